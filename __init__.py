@@ -1,0 +1,48 @@
+"""UniF²ace for Hugging Face: one model that describes faces and generates them.
+
+Importing the package registers its classes with transformers' Auto classes (`AutoConfig`, `AutoModel`,
+`AutoModelForImageTextToText`, `AutoModelForMultimodalLM`, `AutoProcessor`, `AutoImageProcessor`), so that checkpoints
+of model type `"unif2ace"` load without `trust_remote_code`. The pipeline and the trainer are imported on first use,
+because diffusers and the training libraries are not needed to load a model.
+"""
+
+from importlib import import_module
+
+from . import modeling_unif2ace  # noqa: F401  (importing it registers the Auto classes)
+
+
+__version__ = "0.1.0"
+
+# public name -> subpackage that defines it
+_MODULE_OF = {
+    "UniF2aceConfig": "modeling_unif2ace",
+    "UniF2aceTextConfig": "modeling_unif2ace",
+    "UniF2aceVQConfig": "modeling_unif2ace",
+    "UniF2aceFaceEncoderConfig": "modeling_unif2ace",
+    "UniF2aceForConditionalGeneration": "modeling_unif2ace",
+    "UniF2aceModel": "modeling_unif2ace",
+    "UniF2aceTextModel": "modeling_unif2ace",
+    "UniF2aceVQModel": "modeling_unif2ace",
+    "UniF2aceFaceEncoder": "modeling_unif2ace",
+    "UniF2aceProcessor": "modeling_unif2ace",
+    "UniF2aceImageProcessor": "modeling_unif2ace",
+    "UniF2acePipeline": "pipelines",
+    "UniF2acePipelineOutput": "pipelines",
+    "UniF2aceScheduler": "pipelines",
+    "UniF2aceTrainer": "training",
+    "UniF2aceTrainingArguments": "training",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; see {__name__}.__all__ for its names")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value  # the next access is a plain look-up
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

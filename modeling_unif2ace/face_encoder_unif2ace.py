@@ -1,0 +1,206 @@
+"""The face encoder: an improved ResNet (IResNet) that maps an aligned face to an ArcFace identity embedding."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_unif2ace import UniF2aceFaceEncoderConfig
+
+
+# Left eye, right eye (as seen in the picture), nose tip, left and right mouth corner of an aligned face of 112 x 112
+# pixels; (x, y), the centre of the first pixel is (0, 0). The template of ArcFace (Deng et al., CVPR 2019).
+ARCFACE_TEMPLATE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+ARCFACE_TEMPLATE_SIZE = 112
+
+
+def similarity_transform(source, target) -> np.ndarray:
+    """
+    Least-squares rotation, uniform scale and shift that map one set of points to another (Umeyama, PAMI 1991).
+
+    Args:
+        source (array-like of shape `(points, 2)`): Points to be mapped.
+        target (array-like of shape `(points, 2)`): Where they should land.
+
+    Returns:
+        `np.ndarray` of shape `(2, 3)` and float64: the matrix `M` with `target ≈ M @ [x, y, 1]`; never a reflection.
+
+    Raises:
+        ValueError: if the shapes differ or the source points coincide.
+    """
+    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 2 or len(source) < 2:
+        raise ValueError(
+            f"points have shapes {source.shape} and {target.shape}, expected (points, 2) twice with 2 or more points"
+        )
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centred_source, centred_target = source - source_mean, target - target_mean
+    variance = (centred_source**2).sum()
+    if variance < 1e-12:
+        raise ValueError("all source points coincide, expected landmarks at different places")
+    left, singular_values, right = np.linalg.svd(centred_target.T @ centred_source)
+    signs = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0])
+    linear = (singular_values * signs).sum() / variance * (left * signs) @ right
+    return np.column_stack([linear, target_mean - linear @ source_mean])
+
+
+def align_face(image: Image.Image, landmarks, size: int = ARCFACE_TEMPLATE_SIZE) -> Image.Image:
+    """
+    Cut out a face so that its five landmarks lie where ArcFace encoders expect them.
+
+    Args:
+        image (`PIL.Image.Image`): The whole picture.
+        landmarks (array-like of shape `(5, 2)`):
+            (x, y) in pixels of the left eye, right eye (as seen in the picture), nose tip, left and right mouth corner;
+            the centre of the first pixel is (0, 0), as face detectors count.
+        size (`int`, *optional*, defaults to 112): Side of the result, in pixels.
+
+    Returns:
+        `PIL.Image.Image`: RGB, `size` x `size`; black where it reaches beyond the picture.
+
+    Raises:
+        ValueError: if there are not five landmarks.
+    """
+    landmarks = np.asarray(landmarks, dtype=np.float64)
+    if landmarks.shape != (len(ARCFACE_TEMPLATE), 2):
+        raise ValueError(f"landmarks have shape {landmarks.shape}, expected (5, 2): two eyes, nose, two mouth corners")
+    template = np.asarray(ARCFACE_TEMPLATE) * size / ARCFACE_TEMPLATE_SIZE
+    # Pillow asks for the map from the result back to the picture, and counts from the corner of the first pixel
+    back = similarity_transform(template + 0.5, landmarks + 0.5)
+    return image.convert("RGB").transform(
+        (size, size), Image.Transform.AFFINE, back.flatten().tolist(), resample=Image.Resampling.BILINEAR
+    )
+
+
+@dataclass
+class UniF2aceFaceEncoderOutput(ModelOutput):
+    """
+    Output of [`UniF2aceFaceEncoder`].
+
+    Args:
+        embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`):
+            Identity embeddings, not normalised; compare them by cosine.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, channels, feature_grid, feature_grid)`):
+            Feature map of the last stage.
+    """
+
+    embeddings: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+
+
+class UniF2aceFaceEncoderBlock(nn.Module):
+    """IBasicBlock of InsightFace: BN, conv, BN, PReLU, strided conv, BN; no activation after the sum."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.prelu = nn.PReLU(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = hidden_states if self.downsample is None else self.downsample(hidden_states)
+        hidden_states = self.prelu(self.bn2(self.conv1(self.bn1(hidden_states))))
+        return self.bn3(self.conv2(hidden_states)) + residual
+
+
+class UniF2aceFaceEncoder(PreTrainedModel):
+    """
+    IResNet with ArcFace's output layers; with the default configuration the shape of AntelopeV2's `glintr100`.
+
+    Args:
+        config (`UniF2aceFaceEncoderConfig`): Sizes; `stage_blocks` of [3, 13, 30, 3] is IResNet-100.
+    """
+
+    config_class = UniF2aceFaceEncoderConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    base_model_prefix = ""
+    _no_split_modules = ["UniF2aceFaceEncoderBlock"]
+
+    def __init__(self, config: UniF2aceFaceEncoderConfig):
+        super().__init__(config)
+        self.conv1 = nn.Conv2d(config.in_channels, config.stem_channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.stem_channels)
+        self.prelu = nn.PReLU(config.stem_channels)
+        stages, channels = [], config.stem_channels
+        for out_channels, num_blocks in zip(config.stage_channels, config.stage_blocks, strict=True):
+            blocks = [UniF2aceFaceEncoderBlock(channels, out_channels, 2)]
+            blocks += [UniF2aceFaceEncoderBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = out_channels
+        self.layers = nn.ModuleList(stages)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(0.0)
+        self.fc = nn.Linear(channels * config.feature_grid**2, config.embedding_size)
+        self.features = nn.BatchNorm1d(config.embedding_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, nn.Conv2d):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=module.in_features**-0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> UniF2aceFaceEncoderOutput:
+        """
+        Embed aligned faces.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, image_size, image_size)`):
+                RGB in [-1, 1], aligned as [`align_face`] does.
+
+        Returns:
+            [`UniF2aceFaceEncoderOutput`]
+
+        Raises:
+            ValueError: if the pictures have another shape.
+        """
+        size, channels = self.config.image_size, self.config.in_channels
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (channels, size, size):
+            raise ValueError(
+                f"pixel_values have shape {tuple(pixel_values.shape)}, expected (batch_size, {channels}, {size}, {size}); "
+                "resize or align the faces first"
+            )
+        hidden_states = self.prelu(self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))))
+        for stage in self.layers:
+            hidden_states = stage(hidden_states)
+        embeddings = self.features(self.fc(self.dropout(self.bn2(hidden_states)).flatten(1)))
+        return UniF2aceFaceEncoderOutput(embeddings=embeddings, last_hidden_state=hidden_states)
+
+
+__all__ = [
+    "ARCFACE_TEMPLATE",
+    "UniF2aceFaceEncoder",
+    "UniF2aceFaceEncoderOutput",
+    "align_face",
+    "similarity_transform",
+]

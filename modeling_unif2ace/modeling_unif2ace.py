@@ -1,0 +1,709 @@
+"""
+UniF²ace (arXiv 2503.08120): one transformer that understands faces and generates them from text.
+
+Built on transformers' Phi modules, which compute exactly what Show-o's decoder computes; what is ours is the grouped
+experts, the hybrid attention mask, and the two tasks in one batch.
+
+Sequences, as in Show-o:
+    text to image   [PAD …] <|t2i|> bos text eos <|soi|> N codes <|eoi|>
+    understanding   <|mmu|> <|soi|> N codes <|eoi|> text
+Text sees what is before it; the image span sees the text before it and all of itself; nobody sees padding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.phi.modeling_phi import PhiAttention, PhiRotaryEmbedding
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_unif2ace import MMU, T2I, UniF2aceConfig, UniF2aceTextConfig
+from .face_encoder_unif2ace import UniF2aceFaceEncoder
+from .generation_unif2ace import UniF2aceGenerationMixin
+from .image_tokenizer_unif2ace import UniF2aceVQModel
+
+# The experts carry `@use_experts_implementation` in their own file; transformers looks for that text in this one.
+from .moe_unif2ace import (
+    ImageSpan,
+    SpanFeature,
+    TaskRows,
+    UniF2aceExperts,
+    UniF2aceGroupedMoE,
+    UniF2aceMLP,
+    UniF2aceMMURouter,
+    UniF2aceResampler,
+    UniF2aceSequenceMoE,
+    UniF2aceSequenceRouter,
+    UniF2aceT2IRouter,
+    UniF2aceTopKRouter,
+    sinusoidal_embedding,
+)
+
+logger = logging.get_logger(__name__)
+
+
+class UniF2aceDecoderLayer(GradientCheckpointingLayer):
+    """
+    A block: attention, token-level experts, then sequence-level experts on the image span.
+
+    `block_form="parallel"` feeds attention and experts the same normalised input (Phi, Show-o); `"sequential"` gives
+    the experts a LayerNorm of their own after attention (the paper's method figure).
+    """
+
+    def __init__(self, config: UniF2aceTextConfig, layer_idx: int):
+        super().__init__()
+        self.parallel = config.block_form == "parallel"
+        self.self_attn = PhiAttention(config, layer_idx)
+        self.has_experts = layer_idx in config.moe_layers
+        self.mlp = UniF2aceGroupedMoE(config) if self.has_experts else UniF2aceMLP(config, config.intermediate_size)
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if not self.parallel:
+            self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.sequence_moe = UniF2aceSequenceMoE(config) if layer_idx in config.sequence_moe_layers else None
+
+    def feed_forward(self, hidden_states: torch.Tensor, task_rows: TaskRows) -> torch.Tensor:
+        """The grouped experts, or the dense MLP in a layer without them."""
+        return self.mlp(hidden_states, task_rows) if self.has_experts else self.mlp(hidden_states)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        task_rows: TaskRows | None = None,
+        image_span: ImageSpan | None = None,
+        span_features: dict[str, SpanFeature] | None = None,
+        sequence_router_noise: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        normed = self.input_layernorm(hidden_states)
+        attended, _ = self.self_attn(
+            hidden_states=normed,
+            attention_mask=attention_mask,
+            position_embeddings=position_embeddings,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        attended = self.resid_dropout(attended)
+        if self.parallel:
+            hidden_states = attended + self.resid_dropout(self.feed_forward(normed, task_rows)) + hidden_states
+        else:
+            hidden_states = hidden_states + attended
+            normed = self.post_attention_layernorm(hidden_states)
+            hidden_states = hidden_states + self.resid_dropout(self.feed_forward(normed, task_rows))
+        if self.sequence_moe is not None and image_span is not None:
+            hidden_states = self.sequence_moe(hidden_states, image_span, span_features, sequence_router_noise)
+        return hidden_states
+
+
+class UniF2acePreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation, common to the text model, the multimodal model and the model with a head."""
+
+    config: UniF2aceConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["UniF2aceDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, UniF2aceExperts):
+            init.normal_(module.up_proj, mean=0.0, std=std)
+            init.normal_(module.down_proj, mean=0.0, std=std)
+            init.zeros_(module.up_proj_bias)
+            init.zeros_(module.down_proj_bias)
+        elif isinstance(module, UniF2aceTopKRouter):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, UniF2aceSequenceMoE):
+            table = module.kind_table()
+            init.copy_(module.kind_of_expert, table)
+            init.zeros_(module.router.weight)
+            init.copy_(module.router.bias, table[..., 0] * module.copy_bias)
+            for mixing in module.mixing.values():
+                init.zeros_(mixing)  # the softmax starts at one half
+        elif isinstance(module, UniF2aceResampler):
+            init.normal_(module.queries, mean=0.0, std=std)
+            # a quiet start: the residual stream of a fresh model is small too
+            init.normal_(module.out_proj.weight, mean=0.0, std=std / 4)
+        elif isinstance(module, UniF2aceModel) and module.image_position_embeddings is not None:
+            init.normal_(module.image_position_embeddings, mean=0.0, std=std)
+
+
+class UniF2aceTextModel(UniF2acePreTrainedModel):
+    """
+    The decoder over embedded text and image codes. Task rows, image span and features come from [`UniF2aceModel`];
+    without them every row is plain text of the understanding group.
+    """
+
+    config: UniF2aceTextConfig
+    input_modalities = ("text",)
+    _can_record_outputs = {
+        "hidden_states": UniF2aceDecoderLayer,
+        "attentions": PhiAttention,
+        "t2i_router_logits": OutputRecorder(UniF2aceT2IRouter, index=0),
+        "mmu_router_logits": OutputRecorder(UniF2aceMMURouter, index=0),
+        "sequence_router_logits": OutputRecorder(UniF2aceSequenceRouter, index=0),
+    }
+
+    def __init__(self, config: UniF2aceTextConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_dropout = nn.Dropout(config.embd_pdrop)
+        self.layers = nn.ModuleList([UniF2aceDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.rotary_emb = PhiRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        block_sequence_ids: torch.LongTensor | None = None,
+        prepared_mask: bool = False,
+        task_rows: TaskRows | None = None,
+        image_span: ImageSpan | None = None,
+        span_features: dict[str, SpanFeature] | None = None,
+        sequence_router_noise: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Token ids; or give
+                `inputs_embeds` (batch_size, sequence_length, hidden_size).
+            attention_mask (`torch.Tensor` of shape `(batch_size, past + sequence_length)`, *optional*): 0 at padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Rotary positions.
+            past_key_values (`Cache`, *optional*): Keys and values of earlier tokens.
+            block_sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Tokens with the same number from 0 up see each other in both directions; -1 is causal.
+            prepared_mask (`bool`, *optional*, defaults to `False`):
+                `attention_mask` is already the additive 4-D mask, or `None` for "everybody sees everything".
+            task_rows, image_span, span_features: See `moe_unif2ace.py`.
+            sequence_router_noise (`torch.FloatTensor` of shape `(sequence layers, batch_size, experts)`, *optional*):
+                Added to the sequence routers' logits, to explore in training.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        batch_size, length = inputs_embeds.shape[:2]
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
+        if task_rows is None:
+            task_rows = TaskRows(position_ids.new_full((batch_size,), MMU), only=MMU)
+        if not prepared_mask:
+            attention_mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                block_sequence_ids=block_sequence_ids,
+            )
+        hidden_states = self.embed_dropout(inputs_embeds)
+        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        noise = iter(() if sequence_router_noise is None else sequence_router_noise)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,  # positional, for activation checkpointing
+                attention_mask=attention_mask,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                task_rows=task_rows,
+                image_span=image_span,
+                span_features=span_features,
+                sequence_router_noise=next(noise, None) if layer.sequence_moe is not None else None,
+                position_ids=position_ids,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.final_layernorm(hidden_states), past_key_values=past_key_values
+        )
+
+
+@dataclass
+class UniF2aceModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Args:
+        t2i_router_logits (`tuple[torch.FloatTensor]`): Per expert layer (T2I rows, sequence_length, experts).
+        mmu_router_logits (`tuple[torch.FloatTensor]`): The same for the understanding rows.
+        sequence_router_logits (`tuple[torch.FloatTensor]`): Per layer (rows with an image, sequence experts).
+    """
+
+    t2i_router_logits: tuple | None = None
+    mmu_router_logits: tuple | None = None
+    sequence_router_logits: tuple | None = None
+
+
+class UniF2aceModel(UniF2acePreTrainedModel):
+    """
+    Everything but the head: image tokenizer, encoders, resamplers and transformer.
+
+    Images are merged, masks built and tasks told apart here and not in the head class, because TRL and PEFT call this
+    module directly.
+    """
+
+    config: UniF2aceConfig
+
+    def __init__(self, config: UniF2aceConfig):
+        super().__init__(config)
+        self.language_model = UniF2aceTextModel._from_config(config.text_config)
+        self.vq_model = UniF2aceVQModel._from_config(config.vq_config)
+        self.vision_tower = None if config.vision_config is None else CLIPVisionModel._from_config(config.vision_config)
+        self.face_encoder = (
+            None if config.face_config is None else UniF2aceFaceEncoder._from_config(config.face_config)
+        )
+        sizes = {
+            "noise": config.noise_feature_size,
+            "clip": config.clip_feature_size,
+            "face": config.face_feature_size,
+        }
+        used = {*config.text_config.t2i_sequence_experts, *config.text_config.mmu_sequence_experts}
+        if not config.text_config.sequence_moe_layers:
+            used = set()
+        self.resamplers = nn.ModuleDict(
+            {kind: UniF2aceResampler(config, size) for kind, size in sizes.items() if kind in used}
+        )
+        self.image_position_embeddings = None
+        if config.image_position_embeddings:
+            shape = (config.num_image_tokens, config.text_config.hidden_size)
+            self.image_position_embeddings = nn.Parameter(torch.empty(shape))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embeddings of text, special tokens, image codes and mask."""
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        """Replace the embeddings."""
+        self.language_model.embed_tokens = value
+
+    def set_vision_tower(self, vision_tower: CLIPVisionModel | None):
+        """
+        Use a CLIP vision tower that is not part of the checkpoint; `None` takes it away.
+
+        Raises:
+            ValueError: if its width is not `config.clip_feature_size`.
+        """
+        if vision_tower is not None and vision_tower.config.hidden_size != self.config.clip_feature_size:
+            raise ValueError(
+                f"the vision tower gives features of width {vision_tower.config.hidden_size}, but the model was built "
+                f"for clip_feature_size={self.config.clip_feature_size}"
+            )
+        self.vision_tower = vision_tower
+
+    def set_face_encoder(self, face_encoder: UniF2aceFaceEncoder | None):
+        """
+        Use a face encoder that is not part of the checkpoint; `None` takes it away.
+
+        Raises:
+            ValueError: if its embedding is not `config.face_feature_size` long.
+        """
+        if face_encoder is not None and face_encoder.config.embedding_size != self.config.face_feature_size:
+            raise ValueError(
+                f"the face encoder gives embeddings of length {face_encoder.config.embedding_size}, but the model was "
+                f"built for face_feature_size={self.config.face_feature_size}"
+            )
+        self.face_encoder = face_encoder
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
+        """Image codes (B, N) in [0, codebook_size) of `pixel_values` (B, 3, R, R) in [-1, 1]."""
+        return self.vq_model.encode(pixel_values.to(self.vq_model.dtype))
+
+    @torch.no_grad()
+    def encode_clip(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor | None:
+        """
+        CLIP patch features (B, patches, clip_feature_size) of `pixel_values` (B, 3, R, R) in [-1, 1], or `None`
+        without a vision tower. The picture is resized and normalised as CLIP wants it.
+        """
+        if self.vision_tower is None:
+            return None
+        size = self.vision_tower.config.image_size
+        pixels = _resize(pixel_values.float(), size) / 2 + 0.5
+        mean = pixels.new_tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+        std = pixels.new_tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+        output = self.vision_tower(((pixels - mean) / std).to(self.vision_tower.dtype), output_hidden_states=True)
+        return output.hidden_states[self.config.vision_feature_layer][:, 1:]
+
+    @torch.no_grad()
+    def encode_face(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor | None:
+        """
+        Face embedding (B, face_feature_size), normalised, of `pixel_values` (B, 3, R, R) in [-1, 1], or `None`
+        without a face encoder. The whole picture is taken for the face; give `face_features` for aligned crops.
+        """
+        if self.face_encoder is None:
+            return None
+        pixels = _resize(pixel_values.float(), self.face_encoder.config.image_size).to(self.face_encoder.dtype)
+        return F.normalize(self.face_encoder(pixels).embeddings.float(), dim=-1)
+
+    def fill_image_tokens(self, input_ids, pixel_values, image_rows) -> torch.LongTensor:
+        """Put the codes of `pixel_values` in place of the placeholders of the rows `image_rows`."""
+        if len(pixel_values) != len(image_rows):
+            raise ValueError(
+                f"{len(pixel_values)} images were given for {len(image_rows)} understanding rows with an image"
+            )
+        slots = input_ids[image_rows] == self.config.image_token_id  # (images, S)
+        placeholders = slots.sum(-1)
+        wanted = placeholders > 0  # the other rows hold codes already
+        if not wanted.any():
+            return input_ids
+        if (placeholders[wanted] != self.config.num_image_tokens).any():
+            raise ValueError(
+                f"{placeholders.tolist()} image placeholders, expected {self.config.num_image_tokens} in each row"
+            )
+        codes = self.encode_images(pixel_values[wanted]) + self.config.image_code_offset
+        filled = input_ids[image_rows].masked_scatter(slots, codes.to(input_ids.dtype))
+        return input_ids.index_copy(0, image_rows, filled)
+
+    def find_image_span(self, input_ids: torch.LongTensor, task_ids: torch.LongTensor) -> ImageSpan | None:
+        """The places of image codes and mask tokens; one image a row."""
+        is_code = input_ids >= self.config.image_code_offset
+        counts = is_code.sum(-1)
+        rows = counts.nonzero().squeeze(1)
+        if len(rows) == 0:
+            return None
+        num_tokens = self.config.num_image_tokens
+        if (counts[rows] != num_tokens).any():
+            raise ValueError(
+                f"rows have {counts.tolist()} image tokens, expected 0 or {num_tokens}: one whole image a row"
+            )
+        start = is_code[rows].int().argmax(-1)
+        positions = start[:, None] + torch.arange(num_tokens, device=input_ids.device)
+        return ImageSpan(rows=rows, positions=positions, task_ids=task_ids[rows])
+
+    def attention_blocks(self, input_ids, attention_mask, span: ImageSpan) -> torch.LongTensor:
+        """
+        Who sees each other in both directions (B, S): 0 inside the block, -1 outside. Text to image: from start- to
+        end-of-image. Understanding: the whole prefix up to end-of-image, as in Show-o.
+        """
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        start, end = span.positions[:, :1] - 1, span.positions[:, -1:] + 1
+        start = torch.where(span.task_ids[:, None] == T2I, start, 0)
+        inside = (place >= start) & (place <= end)  # (R, S)
+        if attention_mask is not None:
+            inside = inside & attention_mask[span.rows].bool()
+        blocks = torch.full_like(input_ids, -1)
+        return blocks.index_put((span.rows,), inside.long() - 1)
+
+    def place_positions(self, input_ids, attention_mask, task_ids, span: ImageSpan | None) -> torch.LongTensor:
+        """
+        Rotary positions (B, S). Understanding rows count their real tokens. In text-to-image rows start-of-image is
+        at `max_text_length + 1` whatever the padding, as in Show-o, whose prompts are padded to that length.
+        """
+        length = input_ids.shape[1]
+        place = torch.arange(length, device=input_ids.device)
+        if attention_mask is None:
+            positions = place.expand(input_ids.shape)
+        else:
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        image_at = torch.full_like(task_ids, length)  # a prompt alone: the image comes after it
+        if span is not None:
+            image_at = image_at.index_put((span.rows,), span.positions[:, 0] - 1)
+        shifted = (place + (self.config.max_text_length + 1 - image_at)[:, None]).clamp(min=0)
+        return torch.where((task_ids == T2I)[:, None], shifted, positions)
+
+    def embed(self, input_ids: torch.LongTensor, span: ImageSpan | None) -> torch.FloatTensor:
+        """Token embeddings (B, S, H), with the learnt place in the grid where the configuration has it."""
+        inputs_embeds = self.language_model.embed_tokens(input_ids)
+        if span is not None and self.image_position_embeddings is not None:
+            placed = span.gather(inputs_embeds) + self.image_position_embeddings.to(inputs_embeds.dtype)
+            inputs_embeds = span.scatter(inputs_embeds, placed)
+        return inputs_embeds
+
+    def span_features(
+        self,
+        input_ids: torch.LongTensor,
+        span: ImageSpan,
+        clip_features: torch.FloatTensor | None = None,
+        face_features: torch.FloatTensor | None = None,
+        noise_features: torch.FloatTensor | None = None,
+    ) -> dict[str, SpanFeature]:
+        """
+        What the feature experts mix in: the noise feature for text-to-image rows, CLIP and face features
+        ((images, L, clip_feature_size) and (images, face_feature_size)) for understanding rows, resampled.
+        """
+        features = {}
+        t2i = (span.task_ids == T2I).nonzero().squeeze(1)
+        mmu = (span.task_ids == MMU).nonzero().squeeze(1)
+        if "noise" in self.resamplers and len(t2i):
+            if noise_features is None:
+                if self.config.noise_feature == "mask_ratio":
+                    ids = input_ids[span.rows[t2i][:, None], span.positions[t2i]]
+                    ratio = (ids == self.config.mask_token_id).float().mean(-1)
+                    noise_features = sinusoidal_embedding(ratio, self.config.noise_feature_size)
+                else:
+                    noise_features = torch.randn(len(t2i), self.config.noise_feature_size, device=input_ids.device)
+            features["noise"] = SpanFeature(self.resamplers["noise"](noise_features[:, None]), t2i)
+        if face_features is not None:
+            face_features = face_features[:, None]
+        for kind, external in (("clip", clip_features), ("face", face_features)):
+            if kind not in self.resamplers or not len(mmu):
+                continue
+            if external is None:
+                logger.warning_once(
+                    f"No {kind} features: the model has no {kind} encoder or no pixel_values, so its {kind} experts are "
+                    "left out of the routing. Give `pixel_values` and an encoder, or precomputed features."
+                )
+                continue
+            if len(external) != len(mmu):
+                raise ValueError(f"{len(external)} {kind} features for {len(mmu)} understanding rows with an image")
+            features[kind] = SpanFeature(self.resamplers[kind](external), mmu)
+        return features
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        task_ids: torch.LongTensor | None = None,
+        clip_features: torch.FloatTensor | None = None,
+        face_features: torch.FloatTensor | None = None,
+        noise_features: torch.FloatTensor | None = None,
+        sequence_router_noise: torch.FloatTensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UniF2aceModelOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, with image codes or placeholders in place.
+            pixel_values (`torch.FloatTensor` of shape `(images, 3, resolution, resolution)`, *optional*):
+                Pictures in [-1, 1] of the understanding rows, in the order of the rows.
+            attention_mask (`torch.LongTensor` of shape `(batch_size, past + sequence_length)`, *optional*):
+                0 at padding, 1 elsewhere.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Rotary positions; Show-o's rule by default (`place_positions`).
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
+                Embeddings instead of ids, for text without image.
+            task_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                0 text to image, 1 understanding. By default rows with `<|t2i|>` are text to image.
+            clip_features (`torch.FloatTensor` of shape `(images, patches, clip_feature_size)`, *optional*):
+                Precomputed CLIP features; computed from `pixel_values` by default.
+            face_features (`torch.FloatTensor` of shape `(images, face_feature_size)`, *optional*):
+                Precomputed face embeddings, normalised; computed from `pixel_values` by default.
+            noise_features (`torch.FloatTensor` of shape `(text-to-image rows, noise_feature_size)`, *optional*):
+                What the noise expert is told; see `config.noise_feature`.
+            sequence_router_noise (`torch.FloatTensor` of shape `(layers, batch_size, experts)`, *optional*):
+                Added to the sequence routers' logits, to explore in training.
+            mm_token_type_ids: Accepted because processors make it; the ids themselves tell where the image is.
+
+        Raises:
+            ValueError: if images, placeholders and rows do not fit together; the message counts them.
+        """
+        if input_ids is None:
+            outputs = self.language_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                task_rows=None if task_ids is None else TaskRows(task_ids),
+                **kwargs,
+            )
+            return UniF2aceModelOutputWithPast(**outputs)
+
+        if task_ids is None:
+            is_t2i = (input_ids == self.config.special_token_id("<|t2i|>")).any(-1)
+            task_ids = torch.where(is_t2i, T2I, MMU)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        span, features, blocks = None, None, None
+        if past == 0:
+            span = self.find_image_span(input_ids, task_ids)
+        if span is not None:
+            mmu_images = span.rows[span.task_ids == MMU]
+            if pixel_values is not None and len(mmu_images):
+                input_ids = self.fill_image_tokens(input_ids, pixel_values, mmu_images)
+                if clip_features is None and "clip" in self.resamplers:
+                    clip_features = self.encode_clip(pixel_values)
+                if face_features is None and "face" in self.resamplers:
+                    face_features = self.encode_face(pixel_values)
+            features = self.span_features(input_ids, span, clip_features, face_features, noise_features)
+            blocks = self.attention_blocks(input_ids, attention_mask, span)
+        elif pixel_values is not None and past == 0:
+            raise ValueError(f"{len(pixel_values)} images were given, but the text has no image placeholders")
+        if position_ids is None and past == 0:
+            position_ids = self.place_positions(input_ids, attention_mask, task_ids, span)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, span)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            block_sequence_ids=blocks,
+            task_rows=TaskRows(task_ids),
+            image_span=span,
+            span_features=features,
+            sequence_router_noise=sequence_router_noise,
+            **kwargs,
+        )
+        return UniF2aceModelOutputWithPast(**outputs)
+
+
+@dataclass
+class UniF2aceOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Shifted cross-entropy of `labels`.
+        logits (`torch.FloatTensor` of shape `(batch_size, kept, vocab_size)`, *optional*): Prediction scores.
+        image_logits (`torch.FloatTensor` of shape `(n, codebook_size)`, *optional*): At `image_logits_mask`.
+        text_logits (`torch.FloatTensor` of shape `(n, vocab_size)`, *optional*): At `text_logits_mask`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    image_logits: torch.FloatTensor | None = None
+    text_logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    t2i_router_logits: tuple | None = None
+    mmu_router_logits: tuple | None = None
+    sequence_router_logits: tuple | None = None
+
+
+class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerationMixin):
+    """
+    UniF²ace with its language head. `generate` writes text about pictures, and with `generation_mode="image"` draws
+    image codes for prompts.
+    """
+
+    output_modalities = ("image", "text")
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: UniF2aceConfig):
+        super().__init__(config)
+        self.model = UniF2aceModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
+        self.post_init()
+
+    def code_logits(self, hidden_states: torch.FloatTensor) -> torch.FloatTensor:
+        """The head over the image codes only: (…, hidden_size) to (…, codebook_size)."""
+        codes = slice(self.config.image_code_offset, self.config.mask_token_id)
+        return F.linear(hidden_states, self.lm_head.weight[codes], self.lm_head.bias[codes])
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        task_ids: torch.LongTensor | None = None,
+        clip_features: torch.FloatTensor | None = None,
+        face_features: torch.FloatTensor | None = None,
+        noise_features: torch.FloatTensor | None = None,
+        sequence_router_noise: torch.FloatTensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        image_logits_mask: torch.BoolTensor | None = None,
+        text_logits_mask: torch.BoolTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UniF2aceOutput:
+        """
+        Args (see [`UniF2aceModel.forward`] for the others):
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Next-token labels of understanding rows, -100 where there is none. The text-to-image loss is D3Diff's
+                and lives in the trainer.
+            image_logits_mask, text_logits_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`):
+                Compute the head only there, over the codes and over the whole vocabulary; `logits` is then `None`.
+                The head's columns are the most expensive thing in the model.
+            logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Last positions to compute.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            task_ids=task_ids,
+            clip_features=clip_features,
+            face_features=face_features,
+            noise_features=noise_features,
+            sequence_router_noise=sequence_router_noise,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        loss, logits, image_logits, text_logits = None, None, None, None
+        if image_logits_mask is not None:
+            image_logits = self.code_logits(hidden_states[image_logits_mask])
+        if text_logits_mask is not None:
+            text_logits = self.lm_head(hidden_states[text_logits_mask])
+        if image_logits_mask is None and text_logits_mask is None:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, kept])
+        if labels is not None:
+            if logits is None:
+                raise ValueError("labels need all logits: leave image_logits_mask and text_logits_mask out")
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return UniF2aceOutput(
+            loss=loss,
+            logits=logits,
+            image_logits=image_logits,
+            text_logits=text_logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            t2i_router_logits=outputs.t2i_router_logits,
+            mmu_router_logits=outputs.mmu_router_logits,
+            sequence_router_logits=outputs.sequence_router_logits,
+        )
+
+
+def _resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    if pixels.shape[-1] == size:
+        return pixels
+    return F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+
+
+__all__ = [
+    "UniF2aceForConditionalGeneration",
+    "UniF2aceModel",
+    "UniF2aceModelOutputWithPast",
+    "UniF2aceOutput",
+    "UniF2acePreTrainedModel",
+    "UniF2aceTextModel",
+]

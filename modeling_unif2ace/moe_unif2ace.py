@@ -1,0 +1,385 @@
+"""
+The two levels of grouped experts (paper section 3.3).
+
+Shape letters: B rows of the batch, S tokens, R rows that hold an image, N image codes, H width, E experts of one group,
+K experts in use, I expert width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.integrations import use_experts_implementation
+from transformers.models.phi.modeling_phi import PhiMLP
+
+from .configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig, UniF2aceTextConfig
+
+SEQUENCE_EXPERT_KINDS = ("copy", "zero", "noise", "clip", "face")
+
+
+class TaskRows:
+    """
+    Which rows of a batch are text-to-image and which are understanding. The task picks the group of experts, never
+    the router.
+
+    Args:
+        task_ids (`torch.LongTensor` of shape `(batch_size,)`): 0 for text-to-image, 1 for understanding.
+        only (`int`, *optional*):
+            The one task of all rows, when the caller knows it: spares the look at `task_ids`, which on an accelerator
+            waits for the device.
+    """
+
+    def __init__(self, task_ids: torch.LongTensor, only: int | None = None):
+        self.task_ids = task_ids
+        self.index = {}
+        if only is None:
+            num_mmu = int(task_ids.sum())
+            only = {0: T2I, len(task_ids): MMU}.get(num_mmu)
+        self.only = only
+        if only is None:
+            self.index = {task: (task_ids == task).nonzero().squeeze(1) for task in (T2I, MMU)}
+
+    def select(self, states: torch.Tensor, task: int) -> torch.Tensor:
+        """The rows of `states` (B, ...) that belong to `task`; possibly none."""
+        if self.only is not None:
+            return states if self.only == task else states[:0]
+        return states.index_select(0, self.index[task])
+
+    def merge(self, parts: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Put what `select` took apart back together, (B, ...) in the order of the batch."""
+        if self.only is not None:
+            return parts[self.only]
+        order = torch.cat([self.index[T2I], self.index[MMU]]).argsort()
+        return torch.cat([parts[T2I], parts[MMU]]).index_select(0, order)
+
+    def runs(self, task: int) -> bool:
+        """
+        Whether the modules of `task` are to be called. In training always: with no rows they see an empty tensor and
+        get zero gradients instead of none, which data parallel training needs.
+        """
+        return torch.is_grad_enabled() or self.only in (None, task)
+
+
+class UniF2aceTopKRouter(nn.Module):
+    """
+    Chooses `num_experts_per_tok` routed experts for each token by softmax, in float32.
+
+    Returns the logits (B, S, E), the chosen experts' weights (B, S, K) and their indices (B, S, K).
+    """
+
+    def __init__(self, config: UniF2aceTextConfig):
+        super().__init__()
+        self.top_k = config.num_experts_per_tok
+        self.norm_topk_prob = config.norm_topk_prob
+        self.weight = nn.Parameter(torch.empty(config.num_routed_experts, config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        router_logits = F.linear(hidden_states.float(), self.weight.float())  # (B, S, E)
+        top_k_weights, top_k_index = router_logits.softmax(-1).topk(self.top_k, dim=-1)  # (B, S, K)
+        if self.norm_topk_prob:
+            top_k_weights = top_k_weights / top_k_weights.sum(-1, keepdim=True)
+        return router_logits, top_k_weights.to(hidden_states.dtype), top_k_index
+
+
+# transformers records outputs by class, so each group's router needs a class of its own
+class UniF2aceT2IRouter(UniF2aceTopKRouter):
+    """Router of the text-to-image group."""
+
+
+class UniF2aceMMURouter(UniF2aceTopKRouter):
+    """Router of the understanding group."""
+
+
+@use_experts_implementation(has_gate=False, has_bias=True)
+class UniF2aceExperts(nn.Module):
+    """
+    The routed experts of both groups, fused: expert `task * num_routed_experts + i` is expert i of the task's group.
+
+    One parameter for both groups keeps every weight in the graph of every step (DDP, FSDP) and lets rows of both
+    tasks share one dispatch. `forward` is the "eager" implementation; `config._experts_implementation` picks others.
+    """
+
+    def __init__(self, config: UniF2aceTextConfig):
+        super().__init__()
+        self.num_experts = len(TASKS) * config.num_routed_experts
+        hidden_size, width = config.hidden_size, config.routed_expert_intermediate_size
+        self.up_proj = nn.Parameter(torch.empty(self.num_experts, width, hidden_size))
+        self.up_proj_bias = nn.Parameter(torch.empty(self.num_experts, width))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden_size, width))
+        self.down_proj_bias = nn.Parameter(torch.empty(self.num_experts, hidden_size))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        output = torch.zeros_like(hidden_states)  # (B * S, H)
+        for expert in range(self.num_experts):
+            tokens, slots = (top_k_index == expert).nonzero(as_tuple=True)
+            if tokens.numel() == 0:
+                continue
+            inner = self.act_fn(F.linear(hidden_states[tokens], self.up_proj[expert], self.up_proj_bias[expert]))
+            outer = F.linear(inner, self.down_proj[expert], self.down_proj_bias[expert])
+            output = output.index_add(0, tokens, (outer * top_k_weights[tokens, slots, None]).to(output.dtype))
+        return output
+
+
+class UniF2aceMLP(PhiMLP):
+    """Phi's MLP with a width of its own: the shared experts, and the dense MLP of layers without experts."""
+
+    def __init__(self, config: UniF2aceTextConfig, intermediate_size: int):
+        nn.Module.__init__(self)
+        self.config = config
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, config.hidden_size)
+
+
+class UniF2aceGroupedMoE(nn.Module):
+    """
+    Grouped token-level mixture of experts: the shared expert of the row's group plus `num_experts_per_tok` of its
+    routed experts, weighted (paper section 3.3; 1 shared and 8 routed experts a group as its figure draws).
+    """
+
+    def __init__(self, config: UniF2aceTextConfig):
+        super().__init__()
+        self.num_routed_experts = config.num_routed_experts
+        self.shared_experts = nn.ModuleDict(
+            {task: UniF2aceMLP(config, config.shared_expert_intermediate_size) for task in TASKS}
+        )
+        self.t2i_router = UniF2aceT2IRouter(config)
+        self.mmu_router = UniF2aceMMURouter(config)
+        self.experts = UniF2aceExperts(config)
+
+    def forward(self, hidden_states: torch.Tensor, task_rows: TaskRows) -> torch.Tensor:
+        shared, weights, index = {}, {}, {}
+        for task, router, mlp in (
+            (T2I, self.t2i_router, self.shared_experts["t2i"]),
+            (MMU, self.mmu_router, self.shared_experts["mmu"]),
+        ):
+            if not task_rows.runs(task):
+                continue
+            rows = task_rows.select(hidden_states, task)
+            shared[task] = mlp(rows)
+            _, weights[task], group_index = router(rows)
+            index[task] = group_index + task * self.num_routed_experts
+        routed = self.experts(
+            hidden_states.flatten(0, 1),
+            task_rows.merge(index).flatten(0, 1),
+            task_rows.merge(weights).flatten(0, 1),
+        )
+        output = task_rows.merge(shared) + routed.view_as(hidden_states)
+        if task_rows.only is not None and len(shared) == len(TASKS):
+            # the other task's modules saw no rows; keep them in the graph with zero gradients
+            absent = 1 - task_rows.only
+            output = output + shared[absent].sum() + weights[absent].sum()
+        return output
+
+
+@dataclass
+class ImageSpan:
+    """
+    Where the image codes are.
+
+    Args:
+        rows (`torch.LongTensor` of shape `(R,)`): Rows that hold an image.
+        positions (`torch.LongTensor` of shape `(R, N)`): Their codes' places in the sequence.
+        task_ids (`torch.LongTensor` of shape `(R,)`): Their tasks.
+    """
+
+    rows: torch.LongTensor
+    positions: torch.LongTensor
+    task_ids: torch.LongTensor
+
+    def gather(self, states: torch.Tensor) -> torch.Tensor:
+        """The image codes' states, (R, N, H), from (B, S, H)."""
+        return states[self.rows[:, None], self.positions]
+
+    def scatter(self, states: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """`states` (B, S, H) with the image codes' states replaced by `values` (R, N, H)."""
+        return states.index_put((self.rows[:, None], self.positions), values.to(states.dtype))
+
+
+@dataclass
+class SpanFeature:
+    """
+    A feature sequence for some of the rows that hold an image.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(rows with this feature, N, H)`): The resampled feature.
+        index (`torch.LongTensor`): Their places among the R rows of the `ImageSpan`.
+    """
+
+    states: torch.FloatTensor
+    index: torch.LongTensor
+
+
+class UniF2aceSequenceRouter(nn.Module):
+    """
+    One decision per image span and layer: logits (R, E) of the span's group, from the span's mean, in float32.
+
+    The recorded output `sequence_router_logits` holds these, one entry per layer.
+    """
+
+    def __init__(self, config: UniF2aceTextConfig):
+        super().__init__()
+        num_experts = len(config.t2i_sequence_experts)
+        self.weight = nn.Parameter(torch.empty(len(TASKS), num_experts, config.hidden_size))
+        self.bias = nn.Parameter(torch.empty(len(TASKS), num_experts))
+
+    def forward(self, pooled: torch.Tensor, task_ids: torch.LongTensor) -> tuple[torch.Tensor]:
+        logits = torch.einsum("rh,teh->rte", pooled, self.weight.float()) + self.bias.float()  # (R, tasks, E)
+        return (logits[torch.arange(len(task_ids), device=logits.device), task_ids],)
+
+
+class UniF2aceSequenceMoE(nn.Module):
+    """
+    Grouped sequence-level mixture of experts on the image span (paper section 3.3): the weighted sum of the
+    `num_experts_per_sequence` best of the group's experts, weights renormalised, no outer residual.
+
+    `copy` is x, `zero` is 0, `noise`, `clip` and `face` are `w·x + (1 − w)·S(feature)` with `w` from a softmax of two
+    learnt logits of the span's mean. Copy + copy is therefore exactly the identity. The paper does not say where the
+    residual is nor what pooling the router uses; `docs/paper-to-code.md` lists these choices.
+    """
+
+    def __init__(self, config: UniF2aceTextConfig):
+        super().__init__()
+        self.top_k = config.num_experts_per_sequence
+        self.copy_bias = config.sequence_router_copy_bias
+        self.expert_names = [config.sequence_experts(task) for task in TASKS]
+        self.feature_kinds = [
+            kind for kind in ("noise", "clip", "face") if any(kind in names for names in self.expert_names)
+        ]
+        self.router = UniF2aceSequenceRouter(config)
+        self.mixing = nn.ParameterDict(
+            {kind: nn.Parameter(torch.empty(2, config.hidden_size)) for kind in self.feature_kinds}
+        )
+        # (tasks, E, kinds): 1 where expert e of the task's group is of that kind
+        self.kind_of_expert = nn.Buffer(self.kind_table(), persistent=False)
+
+    def kind_table(self) -> torch.Tensor:
+        """One-hot kind of each expert of each group, (tasks, E, kinds)."""
+        table = torch.zeros(len(TASKS), len(self.expert_names[0]), len(SEQUENCE_EXPERT_KINDS))
+        for task, names in enumerate(self.expert_names):
+            for expert, name in enumerate(names):
+                table[task, expert, SEQUENCE_EXPERT_KINDS.index(name)] = 1.0
+        return table
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        span: ImageSpan,
+        features: dict[str, SpanFeature],
+        router_noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        states = span.gather(hidden_states)  # (R, N, H)
+        pooled = states.float().mean(1)  # (R, H)
+        (logits,) = self.router(pooled, span.task_ids)  # (R, E)
+        if router_noise is not None:
+            logits = logits + router_noise[span.rows]
+        kind_of_expert = self.kind_of_expert.to(logits.dtype)[span.task_ids]  # (R, E, kinds)
+        absent = [SEQUENCE_EXPERT_KINDS.index(kind) for kind in self.feature_kinds if kind not in features]
+        if absent:
+            logits = logits.masked_fill(kind_of_expert[:, :, absent].any(-1), -torch.inf)
+        gates, chosen = logits.softmax(-1).topk(self.top_k, dim=-1)  # (R, K)
+        gates = gates / gates.sum(-1, keepdim=True)
+        gates = torch.zeros_like(logits).scatter(-1, chosen, gates)  # (R, E)
+        kind_gates = torch.einsum("re,rek->rk", gates, kind_of_expert)  # (R, kinds)
+
+        keep = kind_gates[:, SEQUENCE_EXPERT_KINDS.index("copy")]  # (R,): what is left of x
+        added = []
+        for kind in self.feature_kinds:
+            if kind not in features:
+                continue
+            gate = kind_gates[:, SEQUENCE_EXPERT_KINDS.index(kind)]
+            share = F.linear(pooled, self.mixing[kind].float()).softmax(-1)  # (R, 2): of x, of the feature
+            keep = keep + gate * share[:, 0]
+            added.append((features[kind], gate * share[:, 1]))
+        output = states * keep[:, None, None].to(states.dtype)
+        for feature, amount in added:
+            amount = amount[feature.index][:, None, None].to(states.dtype)
+            output = output.index_add(0, feature.index, amount * feature.states.to(states.dtype))
+        return span.scatter(hidden_states, output)
+
+
+class UniF2aceResamplerBlock(nn.Module):
+    """Queries read the features by cross-attention, then pass an MLP; both with a residual."""
+
+    def __init__(self, config: UniF2aceConfig):
+        super().__init__()
+        width = config.resampler_hidden_size
+        self.query_layernorm = nn.LayerNorm(width)
+        self.feature_layernorm = nn.LayerNorm(width)
+        self.num_heads = config.resampler_num_heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+        self.mlp_layernorm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.resampler_intermediate_size)
+        self.fc2 = nn.Linear(config.resampler_intermediate_size, width)
+
+    def forward(self, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        features = self.feature_layernorm(features)
+        query, key, value = (
+            states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for states in (self.q_proj(self.query_layernorm(queries)), self.k_proj(features), self.v_proj(features))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        queries = queries + self.out_proj(attended)
+        return queries + self.fc2(F.gelu(self.fc1(self.mlp_layernorm(queries))))
+
+
+class UniF2aceResampler(nn.Module):
+    """
+    Perceiver resampler S: turns a feature sequence (B, L, feature_size) into one state per image code (B, N, H).
+
+    One per modality, shared by all layers: one in every layer would outweigh the model. The paper only says that S
+    maps external features into the sequence's space; the Perceiver is the form used with AntelopeV2 elsewhere
+    (InstantID). Queries do not attend to each other here: the backbone's attention does that.
+    """
+
+    def __init__(self, config: UniF2aceConfig, feature_size: int):
+        super().__init__()
+        width = config.resampler_hidden_size
+        self.queries = nn.Parameter(torch.empty(config.num_image_tokens, width))
+        self.in_proj = nn.Linear(feature_size, width)
+        self.blocks = nn.ModuleList([UniF2aceResamplerBlock(config) for _ in range(config.resampler_depth)])
+        self.out_layernorm = nn.LayerNorm(width)
+        self.out_proj = nn.Linear(width, config.text_config.hidden_size)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = self.in_proj(features.to(self.in_proj.weight.dtype))
+        states = self.queries.expand(len(features), -1, -1)
+        for block in self.blocks:
+            states = block(states, features)
+        return self.out_proj(self.out_layernorm(states))
+
+
+def sinusoidal_embedding(values: torch.Tensor, size: int) -> torch.Tensor:
+    """
+    Sinusoidal embedding (B, size) of `values` (B,) in [0, 1], as diffusion models embed the time step.
+
+    The values are spread to 0 … 1000 first, the range of time steps that the frequencies are made for.
+    """
+    half = size // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=values.device) / half
+    angles = 1000.0 * values.float()[:, None] * 10_000.0**-exponent
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+__all__ = [
+    "ImageSpan",
+    "SpanFeature",
+    "TaskRows",
+    "UniF2aceExperts",
+    "UniF2aceGroupedMoE",
+    "UniF2aceMLP",
+    "UniF2aceMMURouter",
+    "UniF2aceResampler",
+    "UniF2aceSequenceMoE",
+    "UniF2aceSequenceRouter",
+    "UniF2aceT2IRouter",
+    "UniF2aceTopKRouter",
+]

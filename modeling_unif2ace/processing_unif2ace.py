@@ -1,0 +1,316 @@
+"""Text and pictures in, the model's sequences out; the model's output back to text and pictures."""
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.utils import logging
+
+from .image_processing_unif2ace import UniF2aceImageProcessor
+
+
+logger = logging.get_logger(__name__)
+
+GENERATION_MODES = ("text", "image")
+
+# Show-o's layout of a conversation. `{% generation %}` marks the words that the model says, so that TRL's
+# `assistant_only_loss` trains on them alone. The space before them belongs to them: with a byte-level tokenizer it is
+# part of their first token, and the generation prompt ends without it.
+CHAT_TEMPLATE = """\
+{%- macro words(content) -%}
+    {%- if content is string -%}{{- content | trim -}}
+    {%- else -%}
+        {%- for part in content if part['type'] == 'text' -%}
+            {{- '' if loop.first else ' ' -}}{{- part['text'] | trim -}}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- set seen = namespace(images=0) -%}
+{%- for message in messages if message['content'] is not string -%}
+    {%- for part in message['content'] -%}
+        {%- if part['type'] == 'image' -%}{%- set seen.images = seen.images + 1 -%}
+        {%- elif part['type'] != 'text' -%}
+            {{- raise_exception("a message has a part of type '" ~ part['type'] ~ "', expected 'text' or 'image'") -}}
+        {%- endif -%}
+    {%- endfor -%}
+{%- endfor -%}
+{%- if seen.images > 1 -%}
+    {{- raise_exception("a conversation has " ~ seen.images ~ " images, expected at most one: split it") -}}
+{%- endif -%}
+{%- if seen.images -%}{{- '<|mmu|><|soi|><|mask|><|eoi|>' -}}{%- endif -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- if message['role'] == 'system' -%}{{- words(message['content']) ~ ' ' -}}
+    {%- elif message['role'] == 'user' -%}{{- 'USER: \\n' ~ words(message['content']) -}}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- ' ASSISTANT:' -}}
+        {%- generation -%}{{- ' ' ~ words(message['content']) ~ eos_token -}}{%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception("a message has role '" ~ message['role'] ~ "', expected system, user or assistant") -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- ' ASSISTANT:' -}}{%- endif -%}
+"""
+
+
+class UniF2aceProcessor(ProcessorMixin):
+    r"""
+    Prepares the model's inputs and reads its outputs, for both directions.
+
+    ```python
+    prompt = processor(text="a young woman with hoop earrings", generation_mode="image", return_tensors="pt")
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": face}, {"type": "text", "text": "Is she happy?"}]}
+    ]
+    inputs = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ```
+
+    Args:
+        image_processor ([`UniF2aceImageProcessor`]): Prepares pictures.
+        tokenizer (`PreTrainedTokenizerFast`):
+            Covers the model's whole vocabulary: text, special tokens, image codes and the mask token.
+        chat_template (`str`, *optional*): Jinja template of conversations; Show-o's layout when not given.
+        num_image_tokens (`int`, *optional*, defaults to 256):
+            Codes of one image (`config.num_image_tokens`): as many placeholders `<|mask|>` stand for a picture.
+        max_text_length (`int`, *optional*, defaults to 128):
+            Most text tokens of a text-to-image prompt, bos and eos included (`config.max_text_length`).
+
+    Raises:
+        ValueError: if the tokenizer lacks a token that the sequences need.
+    """
+
+    text_kwargs = {"padding": True, "padding_side": "left", "add_special_tokens": False}
+    return_mm_token_type_ids = True
+
+    def __init__(
+        self,
+        image_processor,
+        tokenizer,
+        chat_template: str | None = None,
+        num_image_tokens: int = 256,
+        max_text_length: int = 128,
+    ):
+        self.num_image_tokens = num_image_tokens
+        self.max_text_length = max_text_length
+        self.image_token = tokenizer.mask_token
+        self.image_token_id = tokenizer.mask_token_id
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        self._check_tokenizer()
+
+    def _check_tokenizer(self):
+        tokenizer = self.tokenizer
+        unset = [
+            f"{kind}_token"
+            for kind in ("pad", "bos", "eos", "mask")
+            if f"{kind}_token" not in tokenizer.special_tokens_map
+        ]
+        needed = ("<|t2i|>", "<|mmu|>", "<|soi|>", "<|eoi|>")
+        unknown = [
+            token for token in needed if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)
+        ]
+        if unset or unknown:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(unset + unknown)}, expected one that covers the model's whole "
+                "vocabulary: extend it with `unif2ace.training.train_text_tokenizer.extend_tokenizer`"
+            )
+
+    @classmethod
+    def from_config(cls, config, tokenizer: PreTrainedTokenizerFast) -> "UniF2aceProcessor":
+        """
+        The processor that fits a model.
+
+        Args:
+            config ([`UniF2aceConfig`]): The model's configuration.
+            tokenizer (`PreTrainedTokenizerFast`): The tokenizer of its whole vocabulary.
+
+        Raises:
+            ValueError: if the tokenizer has another number of ids than the model.
+        """
+        if len(tokenizer) != config.text_config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} ids, but the model has vocab_size={config.text_config.vocab_size}: "
+                "they were not made for each other"
+            )
+        image_processor = UniF2aceImageProcessor.from_resolution(config.vq_config.resolution)
+        return cls(
+            image_processor,
+            tokenizer,
+            num_image_tokens=config.num_image_tokens,
+            max_text_length=config.max_text_length,
+        )
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        # Concrete classes: an Auto class would look for remote code again and ask on stdin whether to trust it.
+        kwargs.pop("trust_remote_code", None)
+        return [
+            UniF2aceImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs),
+        ]
+
+    def __call__(
+        self, images=None, text=None, generation_mode: str = "text", **kwargs: Unpack[ProcessingKwargs]
+    ) -> BatchFeature:
+        """
+        Prepare text and pictures for the model.
+
+        Args:
+            images (*optional*):
+                One picture or a list: paths, bytes, PIL pictures, http(s) addresses or uint8 arrays.
+            text (`str` or `list[str]`, *optional*):
+                With `generation_mode="text"` conversations as [`~ProcessorMixin.apply_chat_template`] formats them;
+                plain texts that come with images become the question in a conversation. With `"image"` plain
+                descriptions.
+            generation_mode (`str`, *optional*, defaults to `"text"`):
+                `"text"` to describe, answer and chat; `"image"` to make pictures from descriptions.
+            kwargs: As in other processors. With `"image"`, `truncation=True` cuts a text that is too long and logs
+                what was cut.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask`, long, (batch, length). With `"text"` also
+            `mm_token_type_ids`, long, (batch, length), 1 at the placeholders of a picture's codes; and, with images,
+            `pixel_values`, float32, (images, 3, resolution, resolution) in [-1, 1]. With `"image"` rows are
+            `[PAD..][t2i][bos] text [eos]`, without the image that follows.
+
+        Raises:
+            ValueError: if a description is empty or too long, or the numbers of pictures and placeholders differ.
+            UniF2aceImageError: if a picture cannot be used.
+        """
+        if generation_mode not in GENERATION_MODES:
+            raise ValueError(f"generation_mode={generation_mode!r}, expected one of {', '.join(GENERATION_MODES)}")
+        if generation_mode == "image":
+            return self._describe_wanted_image(images, text, **kwargs)
+        if images is not None and text is not None:
+            text = self._ask_about_images(text)
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def _ask_about_images(self, text: str | list[str]) -> list[str]:
+        """Make questions of plain texts; texts that hold placeholders are conversations already."""
+        texts = [text] if isinstance(text, str) else list(text)
+        if any(self.image_token in item for item in texts):
+            return texts
+        conversations = [
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item}]}] for item in texts
+        ]
+        return self.apply_chat_template(conversations, add_generation_prompt=True)
+
+    def _describe_wanted_image(self, images, text, **kwargs) -> BatchFeature:
+        if images is not None:
+            raise ValueError('images were given with generation_mode="image", which makes a picture from text alone')
+        texts = [text] if isinstance(text, str) else text
+        if not texts or not all(isinstance(item, str) for item in texts):
+            raise ValueError(f"text={text!r}, expected a description or a list of descriptions")
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
+        rows = [self._encode_description(item, bool(options.get("truncation"))) for item in texts]
+        return self._pad_prompts(rows, options["padding"], options.get("return_tensors"))
+
+    def _encode_description(self, text: str, truncation: bool) -> list[int]:
+        """Ids of one description, without control tokens."""
+        if not text.strip():
+            raise ValueError("the text is empty, expected a description of a face")
+        if text.startswith(self.tokenizer.bos_token):
+            raise ValueError(
+                'a conversation was given with generation_mode="image", expected a plain description of the picture'
+            )
+        # split_special_tokens: what looks like a control token in a user's text is text
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        ids = encoded["input_ids"]
+        limit = self.max_text_length - 2
+        if len(ids) > limit:
+            cut = text[encoded["offset_mapping"][limit][0] :].strip()
+            if not truncation:
+                raise ValueError(
+                    f"the text has {len(ids)} tokens, the limit is {limit}: shorten it, or pass truncation=True to "
+                    f"cut {cut!r}"
+                )
+            logger.warning(f"the text has {len(ids)} tokens, the limit is {limit}; this was cut: {cut!r}")
+        return ids[:limit]
+
+    def unconditional_inputs(self, batch_size: int = 1, return_tensors: str | None = "pt") -> BatchFeature:
+        """
+        The prompt of no text, `[t2i][bos][eos]`, against which guidance compares.
+
+        Args:
+            batch_size (`int`, *optional*, defaults to 1): Number of rows.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"` or `None` for lists.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask`, long, (batch_size, 3).
+        """
+        return self._pad_prompts([[] for _ in range(batch_size)], True, return_tensors)
+
+    def _pad_prompts(self, rows: list[list[int]], padding: bool | str, return_tensors: str | None) -> BatchFeature:
+        tokenizer = self.tokenizer
+        head = [tokenizer.convert_tokens_to_ids("<|t2i|>"), tokenizer.bos_token_id]
+        prompts = [head + row + [tokenizer.eos_token_id] for row in rows]
+        padded = tokenizer.pad(
+            {"input_ids": prompts},
+            padding=padding,
+            max_length=self.max_text_length + 1,
+            padding_side="left",
+            verbose=False,
+        )
+        return BatchFeature(dict(padded), tensor_type=return_tensors)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """The placeholders of one picture's codes."""
+        return self.image_token * self.num_image_tokens
+
+    def post_process_multimodal_output(
+        self, generated_outputs, skip_special_tokens: bool = True, generation_mode: str | None = None, **kwargs
+    ) -> list[str] | list[Image.Image]:
+        """
+        Turn the model's output into texts or pictures.
+
+        Args:
+            generated_outputs (`torch.Tensor` or `np.ndarray`):
+                Token ids, (batch, length), or for `generation_mode="image"` pixels in [-1, 1],
+                (batch, resolution, resolution, 3), as `model.decode_image_tokens` returns them.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): Leave control tokens out of texts.
+            generation_mode (`str`, *optional*, defaults to `"text"`): `"text"` or `"image"`.
+            kwargs: Passed to the tokenizer's `decode`.
+
+        Returns:
+            `list[str]` or `list[PIL.Image.Image]`: one for each row.
+
+        Raises:
+            ValueError: if the mode is unknown, or codes are given instead of pixels.
+        """
+        if generation_mode in (None, "text"):
+            return self.post_process_image_text_to_text(generated_outputs, skip_special_tokens, **kwargs)
+        if generation_mode != "image":
+            raise ValueError(f"generation_mode={generation_mode!r}, expected one of {', '.join(GENERATION_MODES)}")
+        pixels = torch.as_tensor(generated_outputs)
+        if not pixels.is_floating_point() or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise ValueError(
+                f"generated_outputs has dtype {pixels.dtype} and shape {tuple(pixels.shape)}, expected floating point "
+                "pixels (batch, height, width, 3): decode codes with `model.decode_image_tokens` first"
+            )
+        levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
+        return [Image.fromarray(picture) for picture in levels.cpu().numpy().astype(np.uint8)]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs, skip_special_tokens: bool = True, **kwargs
+    ) -> list[str]:
+        """
+        Turn token ids into texts.
+
+        Args:
+            generated_outputs (`torch.Tensor`, `np.ndarray` or nested lists): Ids, (batch, length) or (length,).
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): Leave control tokens and image codes out.
+            kwargs: Passed to the tokenizer's `decode`.
+
+        Returns:
+            `list[str]`: one text for each row, without space around it.
+        """
+        texts = self.tokenizer.decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+        return [text.strip() for text in ([texts] if isinstance(texts, str) else texts)]
+
+
+__all__ = ["UniF2aceProcessor"]

@@ -1,0 +1,85 @@
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+
+ROOT = Path(__file__).parent
+
+# The version is read, not imported: importing the package needs torch, which may not be installed yet.
+INIT = (ROOT / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
+
+# The repository root is the package, so every package is named here: `find_packages` would miss the root
+# and pick up `tests` and `build`.
+SUBPACKAGES = [
+    "modeling_unif2ace",
+    "pipelines",
+    "training",
+    "training.data",
+    "training.evaluation",
+    "training.configs",
+    "hub_card",
+]
+
+TRAIN = [
+    "datasets>=5.2,<6",  # streamed and stored training data
+    "evaluate>=0.4.6,<0.5",  # the metrics' common interface
+    "jinja2>=3.1",  # model cards from templates
+    "peft>=0.21,<1",  # LoRA fine-tuning
+    "pyyaml>=6",  # training configurations
+    "resvg-py>=0.5,<0.6",  # draws the painted faces; pinned, since its pixels are the data
+    "tensorboard>=2.19",  # training curves
+    "trl>=1.16,<2",  # preference and supervised tuning of the understanding side
+]
+DATA = [
+    "datasets>=5.2,<6",  # dataset builders
+    "pyarrow>=24",  # parquet files
+    "resvg-py>=0.5,<0.6",  # draws the painted faces
+]
+DEMO = [
+    "gradio>=5",  # the web page of the demo
+]
+DEV = [
+    *TRAIN,
+    *DATA,
+    "pytest>=8.4",  # runs the tests
+    "ruff>=0.12",  # lint and format
+]
+
+setup(
+    name="unif2ace",
+    version=VERSION,
+    description="UniF²ace for Hugging Face: describe and generate faces with one model",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    package_dir={"unif2ace": "."},
+    packages=["unif2ace", *(f"unif2ace.{name}" for name in SUBPACKAGES)],
+    package_data={
+        "unif2ace.hub_card": ["unif2ace-faces/**/*", "templates/*"],
+        "unif2ace.training.configs": ["*.yaml"],
+    },
+    entry_points={"console_scripts": ["unif2ace=unif2ace.cli:main"]},
+    # No torchvision, here or in an extra: a build that does not match torch breaks the import of transformers.
+    install_requires=[
+        "accelerate>=1.12,<2",
+        "diffusers>=0.42,<0.43",
+        "huggingface_hub>=2.4,<3",
+        "numpy>=2",
+        "pillow>=11",
+        "safetensors>=0.8",
+        "tokenizers>=0.23.1,<0.24",
+        "torch>=2.9,<3",
+        "tqdm>=4.67",
+        "transformers>=5.23,<6",
+    ],
+    extras_require={"train": TRAIN, "data": DATA, "demo": DEMO, "dev": DEV},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,89 @@
+"""Arguments of UniF²ace training."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .losses import WEIGHTINGS
+from .masking import SCHEDULES
+
+
+@dataclass
+class UniF2aceTrainingArguments(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] with the arguments of the two tasks.
+
+    > Parameters that control the loss
+
+    Args:
+        alpha (`float`, *optional*, defaults to `0.01`): Weight of D3Diff's score term (paper section 3.2).
+        weighting (`str`, *optional*, defaults to `"inverse_ratio"`):
+            Weight of the score term over the mask ratio: `"inverse_ratio"`, `"elbo"` or `"dse"`.
+        mask_schedule (`str`, *optional*, defaults to `"cosine"`): `"cosine"` or `"linear"`.
+        mmu_weight (`float`, *optional*, defaults to `1.0`): Weight of the understanding loss.
+        t2i_balance_coef (`float`, *optional*, defaults to `0.01`):
+            Weight of the balance loss of the text-to-image group's routers.
+        mmu_balance_coef (`float`, *optional*, defaults to `0.01`): Likewise for the understanding group.
+
+    > Parameters that control the data and the noise
+
+        condition_dropout (`float`, *optional*, defaults to `0.1`):
+            Share of text-to-image rows trained without their text, for guidance.
+        sequence_router_noise (`float`, *optional*, defaults to `1.0`):
+            Standard deviation, at the first step, of the noise on the sequence routers' logits: a router that starts
+            at one expert never learns what the others are good for without it.
+        sequence_router_noise_steps (`int`, *optional*, defaults to `1000`):
+            Steps over which the noise goes to zero, linearly.
+        t2i_fraction (`float`, *optional*):
+            Share of text-to-image rows in every batch, if the data set has a column or attribute `tasks`. The data
+            set's own order when not given.
+
+    > Parameters that control the run
+
+        ema_decay (`float`, *optional*):
+            Decay of the moving average of the weights that is evaluated and finally saved; off when not given. It is
+            warmed up as min(decay, (1 + step)/(10 + step)).
+        max_minutes (`float`, *optional*):
+            Stop after so much training time, a resumed run's earlier parts included, and let the learning rate follow
+            a cosine over the time, ending at zero. `max_steps` still holds.
+
+    Defaults that differ from transformers': `remove_unused_columns=False`, `report_to="none"`, `max_grad_norm=1.0`,
+    `adam_beta2=0.98`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not a number should
+    be seen).
+    """
+
+    alpha: float = field(default=0.01, metadata={"help": "Weight of D3Diff's score term."})
+    weighting: str = field(default="inverse_ratio", metadata={"help": "Weight of the score term over the mask ratio."})
+    mask_schedule: str = field(default="cosine", metadata={"help": "Mask schedule, cosine or linear."})
+    mmu_weight: float = field(default=1.0, metadata={"help": "Weight of the understanding loss."})
+    t2i_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, text-to-image."})
+    mmu_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, understanding."})
+    condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
+    sequence_router_noise: float = field(default=1.0, metadata={"help": "Initial noise on sequence routers' logits."})
+    sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
+    t2i_fraction: float | None = field(default=None, metadata={"help": "Share of text-to-image rows in a batch."})
+    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights; off if not set."})
+    max_minutes: float | None = field(default=None, metadata={"help": "Training time, in minutes."})
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "Where to report to."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not numbers."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, allowed in (("weighting", WEIGHTINGS), ("mask_schedule", SCHEDULES)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}")
+        for name in ("alpha", "mmu_weight", "t2i_balance_coef", "mmu_balance_coef", "sequence_router_noise"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name}={value}, expected 0 or more")
+        for name in ("condition_dropout", "t2i_fraction", "ema_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}, expected 0 to 1")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes={self.max_minutes}, expected more than 0")

@@ -1,0 +1,165 @@
+"""Rows of both tasks to one batch of token sequences in Show-o's layout."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig
+
+IGNORED = -100  # a label that no loss reads
+
+# The words around a turn (Show-o, after LLaVA); the processor's chat template writes the same.
+QUESTION_TURN = "USER: \n{question} ASSISTANT:"
+ANSWER_TURN = " {answer}"
+
+
+class UniF2aceCollator:
+    r"""
+    Make a batch of text-to-image (`"t2i"`) and understanding (`"mmu"`) rows.
+
+    A row is a dictionary with
+
+    - `task`: `"t2i"` or `"mmu"`;
+    - `codes` (N,): the image's codes. May be absent if no row of the batch lacks a picture: the trainer then encodes;
+    - `text` (t2i) or `turns` (mmu): the prompt, or the (question, answer) pairs about the image, one after the other;
+    - `pixel_values` (3, R, R) in [-1, 1], or `image`, a picture for the image processor: needed by mmu rows.
+
+    Text-to-image rows are left padded, understanding rows right padded, to one length L, so that the N codes of every
+    text-to-image row stand in the same columns, L-N-1 to L-2. Codes are the clean ones: the trainer masks them.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the whole vocabulary.
+        config (`UniF2aceConfig`): The model's configuration.
+        image_processor (*optional*): Turns `image` into pixel values; needed only for rows without `pixel_values`.
+        max_length (`int`, *optional*):
+            Longest understanding row; turns that do not fit whole are left out. `max_position_embeddings` by default.
+
+    Returns:
+        A dictionary: `input_ids`, `attention_mask`, `position_ids`, `labels` (B, L) int64; `task_ids` (B,) int64;
+        `pixel_values` float32 of the understanding rows in row order, and, if some row came without codes, of all
+        rows together with `needs_codes` (B,) bool. Labels are the answers of understanding rows with their `eos`,
+        -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as Show-o does.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: UniF2aceConfig,
+        image_processor: Any | None = None,
+        max_length: int | None = None,
+    ):
+        self.tokenizer = tokenizer
+        self.config = config
+        self.image_processor = image_processor
+        self.max_length = max_length or config.text_config.max_position_embeddings
+        shortest = config.num_image_tokens + 8
+        if self.max_length < shortest:
+            raise ValueError(f"max_length={self.max_length} leaves no room for text, expected at least {shortest}")
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.pad, self.t2i, self.mmu, self.soi, self.eoi = map(
+            config.special_token_id, ("[PAD]", "<|t2i|>", "<|mmu|>", "<|soi|>", "<|eoi|>")
+        )
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        for row in rows:
+            if row["task"] not in TASKS:
+                raise ValueError(f"a row has task {row['task']!r}, expected one of {', '.join(map(repr, TASKS))}")
+        task_ids = torch.tensor([TASKS.index(row["task"]) for row in rows])
+        t2i_places = (task_ids == T2I).nonzero()[:, 0].tolist()
+        mmu_places = (task_ids == MMU).nonzero()[:, 0].tolist()
+        prompts = self._prompt_ids([rows[place]["text"] for place in t2i_places])
+        answers = self._dialogue_ids([rows[place]["turns"] for place in mmu_places])
+        codes, needs_codes = self._codes(rows)
+
+        n = self.config.num_image_tokens
+        around = n + 2  # the codes between soi and eoi
+        length = max([len(ids) + around for ids in prompts] + [len(ids) + 1 + around for ids, _ in answers])
+        input_ids = torch.full((len(rows), length), self.pad)
+        labels = torch.full((len(rows), length), IGNORED)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+        position_ids = torch.arange(length).repeat(len(rows), 1)
+
+        for place, ids in zip(t2i_places, prompts, strict=True):
+            start = length - around - len(ids)
+            input_ids[place, start : length - around] = torch.tensor(ids)
+            attention_mask[place, start:] = 1
+        for place, (ids, targets) in zip(mmu_places, answers, strict=True):
+            end = 1 + around + len(ids)
+            input_ids[place, 0] = self.mmu
+            input_ids[place, 1 + around : end] = torch.tensor(ids)
+            labels[place, 1 + around : end] = torch.tensor(targets)
+            attention_mask[place, :end] = 1
+
+        first_code = torch.where(task_ids == T2I, length - n - 1, 2)
+        columns = first_code[:, None] + torch.arange(n)
+        input_ids.scatter_(1, columns, codes)
+        input_ids.scatter_(1, first_code[:, None] - 1, self.soi)
+        input_ids.scatter_(1, first_code[:, None] + n, self.eoi)
+        # the image of a prompt starts at one position whatever the length of its text
+        shift = self.config.max_text_length + 1 - (length - around)
+        position_ids = torch.where((task_ids == T2I)[:, None], (position_ids + shift).clamp(min=0), position_ids)
+
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "labels": labels,
+            "task_ids": task_ids,
+        }
+        pictured = range(len(rows)) if needs_codes.any() else mmu_places
+        if pictured:
+            batch["pixel_values"] = torch.stack([self._pixel_values(rows[place]) for place in pictured])
+        if needs_codes.any():
+            batch["needs_codes"] = needs_codes
+        return batch
+
+    def _encode(self, texts: list[str], **kwargs) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False, **kwargs)["input_ids"] if texts else []
+
+    def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
+        """`[t2i][bos] text [eos]` of each prompt."""
+        longest = self.config.max_text_length - 2
+        encoded = self._encode(texts, truncation=True, max_length=longest)
+        return [[self.t2i, self.bos, *ids, self.eos] for ids in encoded]
+
+    def _dialogue_ids(self, dialogues: list[Sequence[tuple[str, str]]]) -> list[tuple[list[int], list[int]]]:
+        """`[bos] question answer [eos] question answer [eos] ...` of each dialogue, and its labels."""
+        turns = [turn for dialogue in dialogues for turn in dialogue]
+        questions = iter(self._encode([QUESTION_TURN.format(question=question) for question, _ in turns]))
+        answers = iter(self._encode([ANSWER_TURN.format(answer=answer) for _, answer in turns]))
+        room = self.max_length - self.config.num_image_tokens - 3
+        encoded = []
+        for dialogue in dialogues:
+            ids, targets, full = [self.bos], [IGNORED], False
+            for _ in dialogue:
+                question, answer = next(questions), [*next(answers), self.eos]
+                full = full or len(ids) + len(question) + len(answer) > room
+                if not full:
+                    ids += question + answer
+                    targets += [IGNORED] * len(question) + answer
+            encoded.append((ids, targets))
+        return encoded
+
+    def _codes(self, rows: Sequence[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vocabulary ids (B, N) of the codes, mask tokens for the rows without, and which rows these are."""
+        n = self.config.num_image_tokens
+        needs_codes = torch.tensor([row.get("codes") is None for row in rows])
+        ids = torch.full((len(rows), n), self.config.image_token_id)
+        for place, row in enumerate(rows):
+            if not needs_codes[place]:
+                codes = torch.as_tensor(row["codes"], dtype=torch.long)
+                if codes.shape != (n,):
+                    raise ValueError(f"a row has codes of shape {tuple(codes.shape)}, expected ({n},)")
+                ids[place] = codes + self.config.image_code_offset
+        return ids, needs_codes
+
+    def _pixel_values(self, row: dict[str, Any]) -> torch.Tensor:
+        if row.get("pixel_values") is not None:
+            return torch.as_tensor(row["pixel_values"], dtype=torch.float32)
+        if row.get("image") is None:
+            raise ValueError(f"a {row['task']} row has neither `pixel_values` nor `image`; give one of them")
+        if self.image_processor is None:
+            raise ValueError("a row has an `image` but the collator has no `image_processor`; give it one")
+        return self.image_processor(row["image"], return_tensors="pt")["pixel_values"][0]

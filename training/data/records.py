@@ -1,0 +1,76 @@
+"""The one record type of all face data: a picture with its captions, questions, attributes and identity."""
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from .attributes import ATTRIBUTES
+from .questions import QUESTION_KINDS, Question
+
+
+@dataclass
+class FaceRecord:
+    """
+    A face with everything that is known about it. What a data set does not have stays empty.
+
+    Args:
+        image (`PIL.Image.Image`, *optional*): The picture; `None` while it is still to be painted or loaded.
+        captions (`list[str]`, *optional*, defaults to `[]`): Descriptions of the face.
+        questions (`list[Question]`, *optional*, defaults to `[]`): Questions about the face with their right answers.
+        attributes (`dict[str, str]`, *optional*, defaults to `{}`): Known attributes, as in `ATTRIBUTES`.
+        visible (`dict[str, bool]`, *optional*, defaults to `{}`):
+            For known attributes, whether the picture shows them. A missing name means that nobody knows.
+        identity (`str`, *optional*): The name of the person, equal in all pictures of the same person.
+        source (`str`, *optional*, defaults to `""`): The data set that the record comes from.
+        id (`str`, *optional*, defaults to `""`): The name of the record in its source.
+    """
+
+    image: Image.Image | None = None
+    captions: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
+    visible: dict[str, bool] = field(default_factory=dict)
+    identity: str | None = None
+    source: str = ""
+    id: str = ""
+
+    def validate(self) -> "FaceRecord":
+        """
+        Checks the record and returns it.
+
+        Returns:
+            [`FaceRecord`]: The record itself.
+
+        Raises:
+            `TypeError`: If the image is not a PIL image, or a caption is not a text.
+            `ValueError`:
+                If a caption, question or answer is empty, a question is of an unknown kind, an attribute or value is
+                not in the vocabulary, or visibility is given for an attribute that the record does not have.
+        """
+        name = f"Record {self.id!r} of source {self.source!r}"
+        if self.image is not None and not isinstance(self.image, Image.Image):
+            raise TypeError(f"{name} has an image of type {type(self.image).__name__}: give a PIL image or None.")
+        for caption in self.captions:
+            if not isinstance(caption, str):
+                raise TypeError(f"{name} has a caption of type {type(caption).__name__}: captions must be texts.")
+            if not caption.strip():
+                raise ValueError(f"{name} has an empty caption: leave it out or give a text.")
+        for question in self.questions:
+            if question.kind not in QUESTION_KINDS:
+                raise ValueError(f"{name} has a question of kind {question.kind!r}: use one of {QUESTION_KINDS}.")
+            if not question.question.strip() or not question.answer.strip():
+                raise ValueError(
+                    f"{name} has a question without text or answer: {question!r}; leave it out or fill it."
+                )
+        for attribute, value in self.attributes.items():
+            if attribute not in ATTRIBUTES:
+                raise ValueError(f"{name} has the unknown attribute {attribute!r}: use one of {tuple(ATTRIBUTES)}.")
+            if value not in ATTRIBUTES[attribute]:
+                allowed = tuple(ATTRIBUTES[attribute])
+                raise ValueError(
+                    f"{name} has {attribute}={value!r}, which is not a value of it: use one of {allowed}."
+                )
+        for attribute in self.visible:
+            if attribute not in self.attributes:
+                raise ValueError(f"{name} says whether {attribute!r} is visible, but gives no value: add one.")
+        return self
