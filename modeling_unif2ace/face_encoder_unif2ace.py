@@ -62,24 +62,27 @@ def align_face(image: Image.Image, landmarks, size: int = ARCFACE_TEMPLATE_SIZE)
     Args:
         image (`PIL.Image.Image`): The whole picture.
         landmarks (array-like of shape `(5, 2)`):
-            (x, y) in pixels of the left eye, right eye (as seen in the picture), nose tip, left and right mouth corner;
-            the centre of the first pixel is (0, 0), as face detectors count.
+            (x, y) in pixels of the left eye, right eye (as seen in the picture), nose tip, left and right mouth
+            corner; the centre of the first pixel is (0, 0), as face detectors count.
         size (`int`, *optional*, defaults to 112): Side of the result, in pixels.
 
     Returns:
         `PIL.Image.Image`: RGB, `size` x `size`; black where it reaches beyond the picture.
 
     Raises:
-        ValueError: if there are not five landmarks.
+        ValueError: if there are not five landmarks, or all lie in one place.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)
     if landmarks.shape != (len(ARCFACE_TEMPLATE), 2):
         raise ValueError(f"landmarks have shape {landmarks.shape}, expected (5, 2): two eyes, nose, two mouth corners")
     template = np.asarray(ARCFACE_TEMPLATE) * size / ARCFACE_TEMPLATE_SIZE
-    # Pillow asks for the map from the result back to the picture, and counts from the corner of the first pixel
-    back = similarity_transform(template + 0.5, landmarks + 0.5)
+    # Pillow counts from the corner of the first pixel and asks for the map from the result back to the picture
+    matrix = similarity_transform(landmarks + 0.5, template + 0.5)
+    back = np.linalg.inv(np.vstack([matrix, (0.0, 0.0, 1.0)]))[:2]
+    # rounded, lest a coordinate of -1e-14 counts as outside the picture
+    coefficients = back.round(9).flatten().tolist()
     return image.convert("RGB").transform(
-        (size, size), Image.Transform.AFFINE, back.flatten().tolist(), resample=Image.Resampling.BILINEAR
+        (size, size), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
     )
 
 
@@ -187,8 +190,8 @@ class UniF2aceFaceEncoder(PreTrainedModel):
         size, channels = self.config.image_size, self.config.in_channels
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (channels, size, size):
             raise ValueError(
-                f"pixel_values have shape {tuple(pixel_values.shape)}, expected (batch_size, {channels}, {size}, {size}); "
-                "resize or align the faces first"
+                f"pixel_values have shape {tuple(pixel_values.shape)}, expected "
+                f"(batch_size, {channels}, {size}, {size}); resize or align the faces first"
             )
         hidden_states = self.prelu(self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))))
         for stage in self.layers:

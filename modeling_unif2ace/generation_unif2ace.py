@@ -89,9 +89,11 @@ class UniF2aceGenerationMixin(GenerationMixin):
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs.update(pixel_values=pixel_values, clip_features=clip_features, face_features=face_features)
+            # a static cache's ready-made causal mask knows nothing of the image span; forward makes the right one
+            inputs["attention_mask"] = kwargs.get("attention_mask")
         return inputs
 
-    def _prefill(self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor) -> PromptCache:
+    def _encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor) -> PromptCache:
         cache = DynamicCache(config=self.config.text_config)
         self.model(
             input_ids=input_ids,
@@ -132,13 +134,13 @@ class UniF2aceGenerationMixin(GenerationMixin):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        caches, masks = [self._prefill(input_ids, attention_mask)], [attention_mask]
+        caches, masks = [self._encode_text(input_ids, attention_mask)], [attention_mask]
         if guidance:
             if negative_input_ids is None:
                 negative_input_ids = self.unconditional_prompt(input_ids.device)
             if negative_attention_mask is None:
                 negative_attention_mask = torch.ones_like(negative_input_ids)
-            cache, copies = self._prefill(negative_input_ids, negative_attention_mask), len(input_ids)
+            cache, copies = self._encode_text(negative_input_ids, negative_attention_mask), len(input_ids)
             if len(negative_input_ids) == 1:
                 cache = cache.map(lambda states: states.expand(copies, -1, -1, -1))
                 negative_attention_mask = negative_attention_mask.expand(copies, -1)

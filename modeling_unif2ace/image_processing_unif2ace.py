@@ -106,8 +106,8 @@ def _open_file(file, name: str) -> tuple[Image.Image, str]:
         ) from error
     except Image.DecompressionBombError as error:
         raise UniF2aceImageError(
-            f"{name} has more pixels than Pillow opens ({error}): make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
-            "if you trust it"
+            f"{name} has more pixels than Pillow opens ({error}): make it smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except _DECODING_ERRORS as error:
         raise UniF2aceImageError(f"{name} cannot be read ({error}), expected a picture file") from error
@@ -159,6 +159,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         if not np.isfinite(levels).all():
             raise ValueError("it has values that are not finite")
         return _from_levels(levels, 1 if levels.max() <= 1 else 255)
+    if picture.mode == "La":  # Pillow has only this way out of premultiplied grey
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

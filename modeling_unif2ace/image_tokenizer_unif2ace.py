@@ -283,7 +283,7 @@ class UniF2aceVQModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        # torch's own initialisation, which the original keeps: the library's normal(0.02) is too small for narrow layers
+        # torch's own initialisation, as the original: the library's normal(0.02) is too small for narrow layers
         if isinstance(module, nn.Conv2d):
             bound = module.weight[0].numel() ** -0.5
             init.uniform_(module.weight, -bound, bound)
@@ -294,10 +294,14 @@ class UniF2aceVQModel(PreTrainedModel):
 
     def _check_pixels(self, pixel_values: torch.Tensor):
         factor, channels = self.config.downsample_factor, self.config.in_channels
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or any(n % factor for n in pixel_values.shape[2:]):
+        if (
+            pixel_values.ndim != 4
+            or pixel_values.shape[1] != channels
+            or any(n % factor for n in pixel_values.shape[2:])
+        ):
             raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, height, width) with "
-                f"sides that are multiples of {factor}; the image processor makes them"
+                f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, height, width) "
+                f"with sides that are multiples of {factor}; the image processor makes them"
             )
 
     @torch.no_grad()
@@ -336,8 +340,8 @@ class UniF2aceVQModel(PreTrainedModel):
         height, width = shape if shape is not None else (round(codes.shape[-1] ** 0.5),) * 2
         if codes.ndim != 2 or codes.shape[1] != height * width:
             raise ValueError(
-                f"codes has shape {tuple(codes.shape)}, expected (batch, {height * width}) for {height} x {width} codes; "
-                "give `shape` when the image is not square"
+                f"codes has shape {tuple(codes.shape)}, expected (batch, {height * width}) for {height} x {width} "
+                "codes; give `shape` when the image is not square"
             )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
             raise ValueError(

@@ -272,6 +272,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
     """
 
     config: UniF2aceConfig
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: UniF2aceConfig):
         super().__init__(config)
@@ -297,6 +298,14 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             shape = (config.num_image_tokens, config.text_config.hidden_size)
             self.image_position_embeddings = nn.Parameter(torch.empty(shape))
         self.post_init()
+
+    def train(self, mode: bool = True):
+        """Training mode for the transformer only: image tokenizer and encoders are frozen, with their statistics."""
+        super().train(mode)
+        for frozen in (self.vq_model, self.vision_tower, self.face_encoder):
+            if frozen is not None:
+                frozen.eval()
+        return self
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embeddings of text, special tokens, image codes and mask."""

@@ -132,8 +132,8 @@ class UniF2aceProcessor(ProcessorMixin):
         """
         if len(tokenizer) != config.text_config.vocab_size:
             raise ValueError(
-                f"the tokenizer has {len(tokenizer)} ids, but the model has vocab_size={config.text_config.vocab_size}: "
-                "they were not made for each other"
+                f"the tokenizer has {len(tokenizer)} ids, but the model has vocab_size="
+                f"{config.text_config.vocab_size}: they were not made for each other"
             )
         image_processor = UniF2aceImageProcessor.from_resolution(config.vq_config.resolution)
         return cls(

@@ -2,8 +2,8 @@
 Sampling of image codes: mask schedules, one MaskGIT step, one ancestral step. Pure functions on tensors.
 
 Conventions: `codes` is `(batch_size, num_image_tokens)` int64 with values in `[0, codebook_size)`, or `MASKED_CODE`
-where the code is not known yet. `progress` runs from 0 (everything masked) to 1 (nothing masked). No step reads a value
-back from the device, so that a sampling loop never waits for an accelerator.
+where the code is not known yet. `progress` runs from 0 (everything masked) to 1 (nothing masked). No step reads a
+value back from the device, so that a sampling loop never waits for an accelerator.
 """
 
 import math

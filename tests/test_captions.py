@@ -132,8 +132,8 @@ def test_every_wording_of_the_table_is_read():
         ),
         ("young man, young woman, old man", "gender=man age=young"),
         (
-            "a laughing blonde-haired girl with her eyes closed and her head tilted to the right",
-            "gender=woman eyes=closed mouth=laughing tilt=tilted_right",
+            "a laughing blonde-haired, blue-eyed girl with her eyes closed and her head tilted to the right",
+            "gender=woman hair_color=blond eye_color=blue eyes=closed mouth=laughing tilt=tilted_right",
         ),
         (
             "a man with brown skin and black curly hair wearing sunglasses and a red baseball cap",

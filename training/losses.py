@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .masking import MaskSchedule
 
+
 WEIGHTINGS = ("inverse_ratio", "elbo", "dse")
 
 

@@ -15,10 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
+from .data.attributes import ATTRIBUTES, sample_attributes
 from .data.captions import DESCRIBE_PROMPTS, write_caption
-from .data.painted import attributes_of
 from .data.questions import write_questions
-from .data.visibility import assumed_visible
 
 
 BOS_TOKEN, EOS_TOKEN = "<|bos|>", "<|eos|>"
@@ -65,7 +64,7 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerFast, num_bits: int) -> PreTr
         raise ValueError(f"the tokenizer has gaps in its {text_vocab_size} ids, expected ids 0..{text_vocab_size - 1}")
     tokenizer.pad_token = SPECIAL_TOKENS[0]
     tokenizer.mask_token = MASK_TOKEN
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # saved from init_kwargs
     return tokenizer
 
 
@@ -121,50 +120,52 @@ def build_tokenizer(
     return extend_tokenizer(tokenizer, num_bits)
 
 
+# The language is learnt from attributes alone: nothing is painted, and what would be hidden is spoken of as well.
+_ALL_VISIBLE = dict.fromkeys(ATTRIBUTES, True)
+
+
 def painted_texts(count: int, seed: int = 0, questions_per_face: int = 6) -> Iterator[str]:
     """
-    Captions and question turns of the first `count` painted training faces, in the form in which the model reads them.
+    Captions and questions about random painted faces, in the form in which the model reads them.
 
     Args:
         count (`int`): Number of faces.
-        seed (`int`, *optional*, defaults to 0): Seed of the painted data set.
+        seed (`int`, *optional*, defaults to 0): Seed of the faces and of the words.
         questions_per_face (`int`, *optional*, defaults to 6): Questions for each face.
 
     Yields:
-        `str`: a caption, or one part of a conversation.
+        `str`: a caption, or one turn of a conversation.
     """
     for index in range(count):
-        attributes = attributes_of(index, "train", seed)
-        visible = assumed_visible(attributes)
         rng = random.Random(f"text-tokenizer-{seed}-{index}")
-        yield write_caption(attributes, visible, rng, coverage=rng.choice((1.0, 1.0, 0.6, 0.3))).text
+        attributes = sample_attributes(rng)
+        yield write_caption(attributes, _ALL_VISIBLE, rng, coverage=rng.choice((1.0, 1.0, 0.6, 0.3))).text
         yield f"USER: \n{rng.choice(DESCRIBE_PROMPTS)} ASSISTANT:"
-        for question in write_questions(attributes, visible, rng, questions_per_face):
+        for question in write_questions(attributes, _ALL_VISIBLE, rng, questions_per_face):
             yield f"USER: \n{question.question} ASSISTANT: {question.answer}"
 
 
 def caption_lengths(tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 0) -> list[int]:
-    """Tokens of the captions at full coverage of the first `count` painted validation faces, without bos and eos."""
+    """Tokens of the longest kind of captions, everything stated, of `count` faces; bos and eos are not counted."""
     captions = []
     for index in range(count):
-        attributes = attributes_of(index, "validation", seed)
         rng = random.Random(f"caption-length-{seed}-{index}")
-        captions.append(write_caption(attributes, assumed_visible(attributes), rng, coverage=1.0).text)
+        captions.append(write_caption(sample_attributes(rng), _ALL_VISIBLE, rng, coverage=1.0).text)
     return [len(ids) for ids in tokenizer(captions)["input_ids"]]
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m unif2ace.training.train_text_tokenizer",
-        description="Train the text tokenizer on the painted faces' language.",
+        description="Train the text tokenizer on the language of the painted faces.",
         epilog="example: python -m unif2ace.training.train_text_tokenizer --out runs/text_tokenizer",
     )
     parser.add_argument("--out", required=True, help="folder to write the tokenizer to")
     parser.add_argument("--text-vocab-size", type=int, default=1014, help="text ids, bos and eos included (1014)")
     parser.add_argument("--num-bits", type=int, default=10, help="bits of an image code (10)")
     parser.add_argument("--max-length", type=int, default=1024, help="longest sequence of the model (1024)")
-    parser.add_argument("--faces", type=int, default=4000, help="painted faces to read about (4000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the painted data set (0)")
+    parser.add_argument("--faces", type=int, default=4000, help="faces to write about (4000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faces and words (0)")
     options = parser.parse_args(arguments)
 
     texts = painted_texts(options.faces, options.seed)
@@ -172,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer.save_pretrained(options.out)
     lengths = sorted(caption_lengths(tokenizer, 500, options.seed))
     print(
-        f"{options.out}: {len(tokenizer)} tokens; a caption at full coverage has {statistics.mean(lengths):.1f} tokens "
+        f"{options.out}: {len(tokenizer)} tokens; a caption that states all has {statistics.mean(lengths):.1f} tokens "
         f"on average, {lengths[int(0.95 * len(lengths))]} at 95 %, {lengths[-1]} at most"
     )
 

@@ -88,7 +88,16 @@ IDENTITY_PARAMETERS: tuple[str, ...] = (
 
 TAXONOMY: dict[str, dict[str, tuple[str, ...]]] = {
     "appearance": {
-        "hair": ("hair_color", "hair_length", "hair_texture", "bangs", "hairline", "updo", "brow_shape", "brow_thickness"),
+        "hair": (
+            "hair_color",
+            "hair_length",
+            "hair_texture",
+            "bangs",
+            "hairline",
+            "updo",
+            "brow_shape",
+            "brow_thickness",
+        ),
         "beard": ("beard", "mustache", "sideburns"),
         "accessories": ("eyewear", "earrings", "headwear", "headphones", "mask", "necklace", "neckwear"),
         "skin": ("skin", "wrinkles", "eye_bags", "rosy_cheeks", "freckles", "mole"),

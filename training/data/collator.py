@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig
 
+
 IGNORED = -100  # a label that no loss reads
 
 # The words around a turn (Show-o, after LLaVA); the processor's chat template writes the same.
@@ -37,7 +38,7 @@ class UniF2aceCollator:
             Longest understanding row; turns that do not fit whole are left out. `max_position_embeddings` by default.
 
     Returns:
-        A dictionary: `input_ids`, `attention_mask`, `position_ids`, `labels` (B, L) int64; `task_ids` (B,) int64;
+        A dictionary: `input_ids`, `attention_mask`, `labels` (B, L) int64; `task_ids` (B,) int64;
         `pixel_values` float32 of the understanding rows in row order, and, if some row came without codes, of all
         rows together with `needs_codes` (B,) bool. Labels are the answers of understanding rows with their `eos`,
         -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as Show-o does.
@@ -79,7 +80,6 @@ class UniF2aceCollator:
         input_ids = torch.full((len(rows), length), self.pad)
         labels = torch.full((len(rows), length), IGNORED)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
-        position_ids = torch.arange(length).repeat(len(rows), 1)
 
         for place, ids in zip(t2i_places, prompts, strict=True):
             start = length - around - len(ids)
@@ -97,14 +97,10 @@ class UniF2aceCollator:
         input_ids.scatter_(1, columns, codes)
         input_ids.scatter_(1, first_code[:, None] - 1, self.soi)
         input_ids.scatter_(1, first_code[:, None] + n, self.eoi)
-        # the image of a prompt starts at one position whatever the length of its text
-        shift = self.config.max_text_length + 1 - (length - around)
-        position_ids = torch.where((task_ids == T2I)[:, None], (position_ids + shift).clamp(min=0), position_ids)
 
         batch = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "position_ids": position_ids,
             "labels": labels,
             "task_ids": task_ids,
         }

@@ -150,9 +150,7 @@ def _split_range(count: int, parts: int) -> list[tuple[int, int]]:
     return list(zip(bounds, bounds[1:], strict=False))
 
 
-def painted_faces(
-    split: str, count: int, seed: int = 0, size: int = 64, streaming: bool = True, num_shards: int = 16
-):
+def painted_faces(split: str, count: int, seed: int = 0, size: int = 64, streaming: bool = True, num_shards: int = 16):
     """
     The first `count` painted faces of a split as a Hugging Face data set.
 
@@ -320,9 +318,7 @@ def _chunk_files(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].npy"))
 
 
-def _join_chunks(
-    folder: Path, split: str, joined: Path, done: int, chunks: list[tuple[int, int]], size: int
-) -> None:
+def _join_chunks(folder: Path, split: str, joined: Path, done: int, chunks: list[tuple[int, int]], size: int) -> None:
     partial_path = joined.with_name(f".{joined.name}.{os.getpid()}.part")
     shape = (chunks[-1][1], size, size, 3)
     array = np.lib.format.open_memmap(partial_path, mode="w+", dtype=np.uint8, shape=shape)

@@ -13,7 +13,10 @@ from .painter_hair import HairPainter
 
 
 CANVAS_SIZE = 256
-_SHADOW_STOPS = '<stop offset=".3" stop-color="#04041c" stop-opacity="0"/><stop offset="1" stop-color="#04041c" stop-opacity=".72"/>'
+_SHADOW_STOPS = (
+    '<stop offset=".3" stop-color="#04041c" stop-opacity="0"/>'
+    '<stop offset="1" stop-color="#04041c" stop-opacity=".72"/>'
+)
 _LIGHTING = {
     "even": "",
     "left": f'<linearGradient id="shadow" x1="0" y1="0" x2="1" y2="0">{_SHADOW_STOPS}</linearGradient>'
@@ -124,7 +127,11 @@ def _paint_body(attributes: dict[str, str], colors: FaceColors, pen: Pen) -> Non
     """Neck, clothes and what is worn around the neck; the body does not tilt with the head."""
     man = attributes["gender"] == "man"
     neck, shoulder = (32.0, 122.0) if man else (26.0, 106.0)
-    pen.fill([(-neck, 44), (neck, 44), (neck + 2, 92), (neck + 12, 112), (-neck - 12, 112), (-neck - 2, 92)], colors.skin_shade, flat=True)
+    pen.fill(
+        [(-neck, 44), (neck, 44), (neck + 2, 92), (neck + 12, 112), (-neck - 12, 112), (-neck - 2, 92)],
+        colors.skin_shade,
+        flat=True,
+    )
     outline = [(-neck - 4, 92), (-shoulder * 0.62, 102), (-shoulder, 122), (-shoulder - 6, 146)]
     outline += [(-x, y) for x, y in reversed(outline)]
     clothes = attributes["clothes"]
@@ -171,7 +178,13 @@ def _paint_neckwear(attributes: dict[str, str], pen: Pen) -> None:
         pen.ellipse((0, 111), (5.5, 5.5), mix(tie, "#000000", 0.5), flat=True)
     if attributes["necklace"] == "pearl":
         for step in range(-4, 5):
-            pen.ellipse((step * 8.5, 112 - step * step * 1.1), (4.8, 4.8), "#fffaf0", flat=True, extra=' stroke="#80705c" stroke-width="1.5"')
+            pen.ellipse(
+                (step * 8.5, 112 - step * step * 1.1),
+                (4.8, 4.8),
+                "#fffaf0",
+                flat=True,
+                extra=' stroke="#80705c" stroke-width="1.5"',
+            )
     if attributes["necklace"] == "gold":
         chain = [(-33, 96), (-18, 109), (0, 116), (18, 109), (33, 96)]
         pen.line(chain, "#6c4400", 6.5, flat=True)

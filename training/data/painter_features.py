@@ -75,7 +75,7 @@ class FeaturePainter:
         for side in (-1, 1):
             if attributes["cheekbones"] == "high":
                 wedge = [(side * width, 6), (side * 30, 28), (side * 38, 38), (side * width, 26)]
-                pen.fill(wedge, self.colors.skin_shade)
+                pen.fill(wedge, mix(self.colors.skin, self.colors.line, 0.45))
             if attributes["rosy_cheeks"] == "yes":
                 pen.ellipse((side * 40, 23), (14, 10.5), "#f0405a", 0.55)
             if attributes["chubby"] == "yes":
@@ -97,7 +97,7 @@ class FeaturePainter:
                 pen.line([(outer, eye_y - 3), (outer + side * 8, eye_y - 8)], line, 3.5)
                 pen.line([(outer, eye_y + 4), (outer + side * 8, eye_y + 8)], line, 3.5)
             if attributes["freckles"] == "yes":
-                spot = mix(self.colors.skin, "#642004", 0.62)
+                spot = mix(self.colors.line, "#7c2c08", 0.15)
                 for x, y in ((24, 11), (32, 19), (40, 11), (47, 20)):
                     pen.ellipse((side * x, y), (2.9, 2.9), spot)
         if attributes["wrinkles"] == "yes":
@@ -116,7 +116,15 @@ class FeaturePainter:
             area += [(jaw + 12, 60), (0, chin + 10), (-jaw - 12, 60)]
             pen.fill(area, mix(self.colors.facial_hair, "#404048", 0.45), 0.42)
         if attributes["beard"] == "full":
-            area = [(-width - 8, -2), (-width + 12, 12), (-38, 36), (-22, upper + 4), (0, upper), (22, upper + 4), (38, 36)]
+            area = [
+                (-width - 8, -2),
+                (-width + 12, 12),
+                (-38, 36),
+                (-22, upper + 4),
+                (0, upper),
+                (22, upper + 4),
+                (38, 36),
+            ]
             area += [(width - 12, 12), (width + 8, -2), (jaw + 16, 60), (0, chin + 22), (-jaw - 16, 60)]
             pen.fill(area, self.colors.facial_hair)
         if attributes["beard"] == "goatee":
@@ -125,7 +133,12 @@ class FeaturePainter:
             pen.fill(area, self.colors.facial_hair)
         if attributes["sideburns"] == "yes":
             for side in (-1, 1):
-                area = [(side * (width + 8), -34), (side * (width - 14), -34), (side * (width - 17), 20), (side * (width + 6), 26)]
+                area = [
+                    (side * (width + 8), -34),
+                    (side * (width - 14), -34),
+                    (side * (width - 17), 20),
+                    (side * (width + 6), 26),
+                ]
                 pen.fill(area, self.colors.facial_hair, bend=0.2)
 
     def nose(self) -> None:
@@ -134,14 +147,22 @@ class FeaturePainter:
         if kind == "small":
             pen.line([(-8 * scale, low - 3, 56), (0, low + 2, 60), (8 * scale, low - 3, 56)], line, 4.5)
         if kind == "big":
-            bulb = [(-7, -6, 56), (-9, low - 18, 62), (-21 * scale, low - 4, 56), (-15 * scale, low + 6, 58), (0, low + 8, 66)]
+            bulb = [
+                (-7, -6, 56),
+                (-9, low - 18, 62),
+                (-21 * scale, low - 4, 56),
+                (-15 * scale, low + 6, 58),
+                (0, low + 8, 66),
+            ]
             bulb += [(-x, y, depth) for x, y, depth in reversed(bulb[:-1])]
             pen.fill(bulb, self.colors.skin_shade)
             pen.line(bulb[2:7], line, 4.5)
         if kind == "pointy":
             ridge = [(3, -10, 56), (15 * scale, low + 3, 62), (0, low + 11, 76)]
             pen.fill([(-3, -10, 56), *ridge, (-15 * scale, low + 3, 62)], self.colors.skin_shade, straight=True)
-            pen.line([(-15 * scale, low + 3, 62), (0, low + 11, 76), (15 * scale, low + 3, 62)], line, 4, straight=True)
+            pen.line(
+                [(-15 * scale, low + 3, 62), (0, low + 11, 76), (15 * scale, low + 3, 62)], line, 4, straight=True
+            )
         if self.attributes["emotion"] == "disgusted":
             for side in (-1, 1):
                 pen.line([(side * 5, -12, 56), (side * 12, -5, 54)], line, 3.5)
@@ -176,9 +197,22 @@ class FeaturePainter:
         right: Point = (width, middle - lift - skew, depth - 12)
         upper = [left, (-width * 0.5, top - lift * 0.3, depth), (0, top, depth + 6)]
         upper += [(width * 0.5, top - lift * 0.3 - skew * 0.4, depth), right]
-        lower = [(width * 0.55, low - lift * 0.2 - skew * 0.3, depth), (0, low, depth + 6), (-width * 0.55, low - lift * 0.2, depth)]
+        lower = [
+            (width * 0.55, low - lift * 0.2 - skew * 0.3, depth),
+            (0, low, depth + 6),
+            (-width * 0.55, low - lift * 0.2, depth),
+        ]
         if kind == "tongue out":
-            pen.fill([(-10, middle, 50), (10, middle, 50), (11, middle + 18, 50), (0, middle + 26, 50), (-11, middle + 18, 50)], "#f2647c")
+            pen.fill(
+                [
+                    (-10, middle, 50),
+                    (10, middle, 50),
+                    (11, middle + 18, 50),
+                    (0, middle + 26, 50),
+                    (-11, middle + 18, 50),
+                ],
+                "#f2647c",
+            )
             pen.line([(0, middle + 4, 50), (0, middle + 17, 50)], "#b8344c", 3)
         if gap:
             pen.fill(upper + lower, inside)
@@ -195,11 +229,17 @@ class FeaturePainter:
             pen.line(upper, mix(lip, "#200408", 0.6), 3)
         if kind in ("smiling", "laughing"):
             for side, corner in ((-1, left), (1, right)):
-                pen.line([(corner[0] + side * 3, corner[1] - 5, 30), (corner[0] + side * 6, corner[1] + 4, 28)], self.colors.line, 3)
+                pen.line(
+                    [(corner[0] + side * 3, corner[1] - 5, 30), (corner[0] + side * 6, corner[1] + 4, 28)],
+                    self.colors.line,
+                    3,
+                )
 
     def _ring(self, outline: list[Point], color: str, thickness: float) -> str:
         data = self.pen.path(outline, True)
-        return f'<path d="{data}" fill="none" stroke="{color}" stroke-width="{thickness:.1f}" stroke-linejoin="round"/>'
+        return (
+            f'<path d="{data}" fill="none" stroke="{color}" stroke-width="{thickness:.1f}" stroke-linejoin="round"/>'
+        )
 
     def _lip_color(self) -> str:
         if self.attributes["lipstick"] != "none":
@@ -225,12 +265,19 @@ class FeaturePainter:
             return
         x, y, width = side * self.geometry.eye_x, self.geometry.eye_y, self.geometry.eye_width
         height = _EYE_HEIGHTS[self.attributes["eye_size"]] * self.openness
-        lid = [(x - width * 1.15, y + 2), (x - width * 0.6, y - height - 7), (x + width * 0.6, y - height - 7), (x + width * 1.15, y + 2)]
+        lid = [
+            (x - width * 1.15, y + 2),
+            (x - width * 0.6, y - height - 7),
+            (x + width * 0.6, y - height - 7),
+            (x + width * 1.15, y + 2),
+        ]
         self.pen.fill(lid, "#8a35b8", 0.85)
 
     def _closed_eye(self, side: int) -> None:
         x, y, width = side * self.geometry.eye_x, self.geometry.eye_y, self.geometry.eye_width
-        self.pen.line([(x - width, y), (x - width * 0.4, y + 6), (x + width * 0.4, y + 6), (x + width, y)], LASH_COLOR, 4.5)
+        self.pen.line(
+            [(x - width, y), (x - width * 0.4, y + 6), (x + width * 0.4, y + 6), (x + width, y)], LASH_COLOR, 4.5
+        )
         if self.attributes["gender"] == "woman" or self.attributes["makeup"] == "heavy":
             for shift in (-0.6, 0.0, 0.6):
                 self.pen.line([(x + shift * width, y + 6), (x + shift * width * 1.2, y + 12)], LASH_COLOR, 2.5)
@@ -241,7 +288,13 @@ class FeaturePainter:
         height = _EYE_HEIGHTS[self.attributes["eye_size"]] * self.openness * (0.42 if squinting else 1.0)
         heavy = self.attributes["makeup"] == "heavy"
         woman = self.attributes["gender"] == "woman"
-        upper = [(x - width, y + 1), (x - width * 0.5, y - height * 0.84), (x, y - height), (x + width * 0.5, y - height * 0.84), (x + width, y + 1)]
+        upper = [
+            (x - width, y + 1),
+            (x - width * 0.5, y - height * 0.84),
+            (x, y - height),
+            (x + width * 0.5, y - height * 0.84),
+            (x + width, y + 1),
+        ]
         lower = [(x + width * 0.5, y + height * 0.8), (x, y + height * 0.92), (x - width * 0.5, y + height * 0.8)]
         data = pen.path([*upper, *lower], True)
         name = "eye-left" if side < 0 else "eye-right"
@@ -262,7 +315,11 @@ class FeaturePainter:
             outer = x + side * width
             pen.line([(outer - side * 2, y - 1), (outer + side * 6, y - 8)], LASH_COLOR, 4)
         if heavy:
-            pen.line([(x + side * width * 0.5, y - height * 0.84), (x + side * (width * 0.5 + 5), y - height - 6)], LASH_COLOR, 3)
+            pen.line(
+                [(x + side * width * 0.5, y - height * 0.84), (x + side * (width * 0.5 + 5), y - height - 6)],
+                LASH_COLOR,
+                3,
+            )
 
     def _eye_bag(self, side: int) -> None:
         if self.attributes["eye_bags"] == "no":
@@ -275,7 +332,11 @@ class FeaturePainter:
     def _tear(self, side: int) -> None:
         x = side * (self.geometry.eye_x + 2)
         y = self.geometry.eye_y + 12
-        self.pen.fill([(x, y), (x + 7, y + 18), (x, y + 26), (x - 7, y + 18)], "#4ab4ff", extra=' stroke="#eaf8ff" stroke-width="1.5"')
+        self.pen.fill(
+            [(x, y), (x + 7, y + 18), (x, y + 26), (x - 7, y + 18)],
+            "#4ab4ff",
+            extra=' stroke="#eaf8ff" stroke-width="1.5"',
+        )
 
     def brows(self) -> None:
         attributes, geometry = self.attributes, self.geometry
@@ -287,7 +348,11 @@ class FeaturePainter:
             raised = 11.0 if attributes["emotion"] == "contemptuous" and side == 1 else 0.0
             x, y = geometry.eye_x, geometry.brow_y - lift - raised
             inner, outer = y + self.inner_brow, y + self.outer_brow
-            points = [(side * (x - 17), inner + arch * 0.3), (side * (x + 2), (inner + outer) / 2 - arch), (side * (x + 18), outer + arch * 0.5)]
+            points = [
+                (side * (x - 17), inner + arch * 0.3),
+                (side * (x + 2), (inner + outer) / 2 - arch),
+                (side * (x + 18), outer + arch * 0.5),
+            ]
             self.pen.line(points, self.colors.facial_hair, thickness, bend=0.8)
         if attributes["emotion"] == "angry":
             for side in (-1, 1):
@@ -298,7 +363,13 @@ class FeaturePainter:
             return
         width, jaw, chin, side_y = self.geometry.width, self.geometry.jaw, self.geometry.chin, self.geometry.jaw_height
         upper = [(-width * 0.98, 6), (-width * 0.55, 12), (0, 7, 62), (width * 0.55, 12), (width * 0.98, 6)]
-        lower = [(jaw * 1.02, side_y), (jaw * 0.62, chin - 2), (0, chin + 5), (-jaw * 0.62, chin - 2), (-jaw * 1.02, side_y)]
+        lower = [
+            (jaw * 1.02, side_y),
+            (jaw * 0.62, chin - 2),
+            (0, chin + 5),
+            (-jaw * 0.62, chin - 2),
+            (-jaw * 1.02, side_y),
+        ]
         self.pen.fill([*upper, *lower], "#a6dcf2")
         self.pen.line([(-width * 0.7, 36), (0, 40, 62), (width * 0.7, 36)], "#6fb0cf", 3.5)
 
@@ -316,6 +387,7 @@ class FeaturePainter:
                 shape = f'<circle cx="{center_x:.1f}" cy="{center_y:.1f}" r="22"'
             else:
                 tall, corner = (17, 3) if kind == "square glasses" else (18, 10)
-                shape = f'<rect x="{center_x - 23:.1f}" y="{center_y - tall:.1f}" width="46" height="{2 * tall}" rx="{corner}"'
+                place = f'x="{center_x - 23:.1f}" y="{center_y - tall:.1f}"'
+                shape = f'<rect {place} width="46" height="{2 * tall}" rx="{corner}"'
             lens = 'fill="#14161c"' if kind == "sunglasses" else 'fill="none"'
             pen.raw(f'{shape} {lens} stroke="{color}" stroke-width="5"/>')

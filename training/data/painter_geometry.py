@@ -9,7 +9,7 @@ Point = tuple[float, ...]
 CENTER_X, CENTER_Y = 128.0, 118.0
 """Where the origin of face coordinates lies on the canvas of 256 x 256 units (4 units are one pixel at 64 pixels)."""
 
-SKIN_COLORS = {"pale": "#fce4d8", "fair": "#efba94", "tan": "#d0935c", "brown": "#98592e", "dark": "#56301f"}
+SKIN_COLORS = {"pale": "#fce4d8", "fair": "#efba94", "tan": "#d0935c", "brown": "#98592e", "dark": "#603623"}
 HAIR_COLORS = {"black": "#17141c", "brown": "#7a4319", "blond": "#ecc650", "red": "#cc4a16", "gray": "#b9bdc6"}
 EYE_COLORS = {"brown": "#6a360e", "blue": "#2a7de6", "green": "#2aa148", "gray": "#8c99a6"}
 CLOTHES_COLORS = {
@@ -125,7 +125,8 @@ class FaceColors:
         tone = identity["skin_tone"]
         self.skin = mix(SKIN_COLORS[attributes["skin"]], "#b06a48" if tone > 0 else "#ffe6c8", 0.05 * abs(tone))
         self.skin_shade = mix(self.skin, "#541408", 0.24)
-        self.line = mix(self.skin, "#200804", 0.58)
+        # Dark skin needs a nearly black line, or folds and marks vanish at 64 pixels.
+        self.line = mix(self.skin, "#0c0202", 0.85) if attributes["skin"] == "dark" else mix(self.skin, "#200804", 0.6)
         self.hair = HAIR_COLORS[attributes["hair_color"]]
         self.hair_shade = mix(self.hair, "#000000", 0.32)
         if attributes["hair_color"] == "black":
@@ -163,7 +164,12 @@ class Pen:
         return self.geometry.project(*point)
 
     def path(
-        self, points: Sequence[Point], closed: bool = False, flat: bool = False, straight: bool = False, bend: float = 0.5
+        self,
+        points: Sequence[Point],
+        closed: bool = False,
+        flat: bool = False,
+        straight: bool = False,
+        bend: float = 0.5,
     ) -> str:
         """SVG path data of a Catmull-Rom spline (or polygon if `straight`) through `points`."""
         placed = [self.place(point, flat) for point in points]
@@ -197,7 +203,13 @@ class Pen:
         )
 
     def ellipse(
-        self, center: Point, radii: tuple[float, float], color: str, opacity: float = 1.0, flat: bool = False, extra: str = ""
+        self,
+        center: Point,
+        radii: tuple[float, float],
+        color: str,
+        opacity: float = 1.0,
+        flat: bool = False,
+        extra: str = "",
     ) -> None:
         """Filled ellipse that faces the viewer."""
         x, y = self.place(center, flat)

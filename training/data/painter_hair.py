@@ -48,7 +48,15 @@ class HairPainter:
             return
         if self.attributes["updo"] == "ponytail":
             side = 1 if self.geometry.yaw <= 0 else -1
-            tail = [(side * 40, -76), (side * 84, -72), (side * 102, -24), (side * 96, 46), (side * 78, 66), (side * 78, 8), (side * 60, -36)]
+            tail = [
+                (side * 40, -76),
+                (side * 84, -72),
+                (side * 102, -24),
+                (side * 96, 46),
+                (side * 78, 66),
+                (side * 78, 8),
+                (side * 60, -36),
+            ]
             pen.fill(tail, colors.hair, flat=True, extra=self._edge())
             pen.line([(side * 62, -66), (side * 70, -50)], "#e0306c", 8, flat=True)
             return
@@ -74,7 +82,10 @@ class HairPainter:
         if self.attributes["headwear"] in HATS:
             # Under a hat only the hair below its rim is painted, or curls would stick out of the crown.
             top = CENTER_Y - 54
-            self.pen.raw(f'<clipPath id="rim"><rect x="-40" y="{top:.0f}" width="336" height="300"/></clipPath><g clip-path="url(#rim)">')
+            self.pen.raw(
+                f'<clipPath id="rim"><rect x="-40" y="{top:.0f}" width="336" height="300"/></clipPath>'
+                '<g clip-path="url(#rim)">'
+            )
         else:
             self.pen.raw("<g>")
         if self.texture == "curly":
@@ -88,7 +99,13 @@ class HairPainter:
         width, top, side = self.width, self.top, self.side
         count = 5 if side > 0 else 2
         right = self._strand(1, width, -18 if side > 0 else -20, side, count) if side > -18 else [(width, side)]
-        crown = [(width * 0.93, top + 36), (width * 0.62, top + 7), (0, top), (-width * 0.62, top + 7), (-width * 0.93, top + 36)]
+        crown = [
+            (width * 0.93, top + 36),
+            (width * 0.62, top + 7),
+            (0, top),
+            (-width * 0.62, top + 7),
+            (-width * 0.93, top + 36),
+        ]
         if self.texture == "wavy":
             crown = self._wavy_crown()
         # The silhouette of the hair stays, while the hairline turns with the face.
@@ -162,12 +179,21 @@ class HairPainter:
                 continue
             x, y = self.pen.place((side * (self.geometry.width + 4), 21, 10))
             if kind == "stud":
-                self.pen.raw(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="#ffffff" stroke="#3c78b4" stroke-width="3"/>')
+                self.pen.raw(
+                    f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="#ffffff" stroke="#3c78b4" stroke-width="3"/>'
+                )
             if kind == "hoop":
-                self.pen.raw(f'<circle cx="{x:.1f}" cy="{y + 12:.1f}" r="12" fill="none" stroke="#7a4c00" stroke-width="7"/>')
-                self.pen.raw(f'<circle cx="{x:.1f}" cy="{y + 12:.1f}" r="12" fill="none" stroke="#ffd02e" stroke-width="4.5"/>')
+                self.pen.raw(
+                    f'<circle cx="{x:.1f}" cy="{y + 12:.1f}" r="12" fill="none" stroke="#7a4c00" stroke-width="7"/>'
+                )
+                self.pen.raw(
+                    f'<circle cx="{x:.1f}" cy="{y + 12:.1f}" r="12" fill="none" stroke="#ffd02e" stroke-width="4.5"/>'
+                )
             if kind == "drop":
-                self.pen.raw(f'<path d="M{x:.1f} {y:.1f}l9 24a9.5 9.5 0 1 1-18 0z" fill="#00a884" stroke="#00493c" stroke-width="2"/>')
+                self.pen.raw(
+                    f'<path d="M{x:.1f} {y:.1f}l9 24a9.5 9.5 0 1 1-18 0z" '
+                    'fill="#00a884" stroke="#00493c" stroke-width="2"/>'
+                )
 
     def headgear(self) -> None:
         if self.attributes["headphones"] == "yes":
@@ -182,7 +208,10 @@ class HairPainter:
         self.pen.line([*band, *[(-x, y) for x, y in reversed(band[:-1])]], "#2c2e36", 9, flat=True)
         for side in (-1, 1):
             x = CENTER_X + side * (width - 2) - 12
-            self.pen.raw(f'<rect x="{x:.1f}" y="{CENTER_Y - 24:.1f}" width="24" height="48" rx="11" fill="#ff5a1f" stroke="#2c2e36" stroke-width="3"/>')
+            self.pen.raw(
+                f'<rect x="{x:.1f}" y="{CENTER_Y - 24:.1f}" width="24" height="48" rx="11" '
+                'fill="#ff5a1f" stroke="#2c2e36" stroke-width="3"/>'
+            )
 
     def _beanie(self) -> None:
         width, color = max(self.geometry.width, self.width - 4) + 4, "#1f9e9a"
@@ -197,7 +226,14 @@ class HairPainter:
         crown = [(-width, -46), (-width * 0.97, -72), (-width * 0.7, -98), (-width * 0.3, -107), (0, -108)]
         self.pen.fill([*crown, *[(-x, y) for x, y in reversed(crown[:-1])], (0, -52)], color, flat=True)
         self.pen.ellipse((0, -82, 52), (13, 11), "#ffffff")
-        visor = [(-width * 0.86, -56, 34), (0, -66, 60), (width * 0.86, -56, 34), (width * 0.92, -45, 78), (0, -40, 98), (-width * 0.92, -45, 78)]
+        visor = [
+            (-width * 0.86, -56, 34),
+            (0, -66, 60),
+            (width * 0.86, -56, 34),
+            (width * 0.92, -45, 78),
+            (0, -40, 98),
+            (-width * 0.92, -45, 78),
+        ]
         self.pen.fill(visor, mix(color, "#000010", 0.5), bend=0.7)
 
     def _fedora(self) -> None:
@@ -206,7 +242,16 @@ class HairPainter:
         self.pen.fill([*crown, *[(-x, y) for x, y in reversed(crown[:-1])]], color, flat=True)
         band = [(-width * 0.98, -56), (-width * 0.93, -74), (0, -79), (width * 0.93, -74), (width * 0.98, -56)]
         self.pen.fill(band, "#1c1614", flat=True, bend=0.3)
-        brim = [(-width - 40, -52), (-width * 0.8, -62), (0, -65), (width * 0.8, -62), (width + 40, -52), (width * 0.7, -44), (0, -45), (-width * 0.7, -44)]
+        brim = [
+            (-width - 40, -52),
+            (-width * 0.8, -62),
+            (0, -65),
+            (width * 0.8, -62),
+            (width + 40, -52),
+            (width * 0.7, -44),
+            (0, -45),
+            (-width * 0.7, -44),
+        ]
         self.pen.fill(brim, mix(color, "#1c0c00", 0.4), flat=True)
 
     def _headband(self) -> None:

@@ -265,6 +265,8 @@ SPELLINGS: dict[str, str] = {
     "buzz cut hair": "buzz-cut hair",
     "clean shaven": "clean-shaven",
     "dark skinned": "dark-skinned",
+    "-haired": " hair",
+    "-eyed": " eyes",
     "wide-open": "wide open",
 }
 """Other spellings -> the spelling of the table (applied to the text before it is read)."""

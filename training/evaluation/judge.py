@@ -106,11 +106,11 @@ class UniF2aceJudge(PreTrainedModel):
     def __init__(self, config: UniF2aceJudgeConfig):
         super().__init__(config)
         half, quarter, eighth = config.stage_channels
-        stem = max(8, half * 2 // 3)
+        stem, between = max(8, half * 2 // 3), quarter * 2 // 3
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(_convolution(3, stem, 4, 2), _convolution(stem, half, 3, 1)),
-                nn.Sequential(_convolution(half, quarter * 2 // 3, 3, 2), _convolution(quarter * 2 // 3, quarter, 3, 1)),
+                nn.Sequential(_convolution(half, between, 3, 2), _convolution(between, quarter, 3, 1)),
                 nn.Sequential(_convolution(quarter, eighth, 3, 2), _convolution(eighth, eighth, 3, 1)),
             ]
         )
@@ -186,8 +186,8 @@ class UniF2aceJudge(PreTrainedModel):
         size = self.config.image_size
         if isinstance(images, (list, tuple)):
             pictures = [image.convert("RGB") for image in images]
-            pictures = [p if p.size == (size, size) else p.resize((size, size), Image.Resampling.BICUBIC) for p in pictures]
-            images = np.stack([np.asarray(picture) for picture in pictures])
+            # Pillow only copies what has the right size already
+            images = np.stack([np.asarray(p.resize((size, size), Image.Resampling.BICUBIC)) for p in pictures])
         pixels = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[-1]):
             raise ValueError(

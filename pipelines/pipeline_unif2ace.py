@@ -1,0 +1,503 @@
+"""Faces from sentences and sentences from faces, as one diffusers pipeline."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from PIL import Image
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler, row_generators
+
+
+DEFAULT_DESCRIBE_PROMPT = "Describe this face."
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MODEL_TYPE = "unif2ace"
+
+_COMPONENTS = ("transformer", "scheduler", "processor")
+_DOWNLOAD_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+_PUSH_ARGUMENTS = ("repo_id", "token", "private", "commit_message", "create_pr")
+# Code is never fetched, nor weights whose format can run code.
+_NEVER_FETCHED = ["*.py", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.onnx"]
+
+
+@dataclass
+class UniF2acePipelineOutput(BaseOutput):
+    """
+    Output of [`UniF2acePipeline`].
+
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`):
+            `batch_size` pictures: PIL, or `(batch_size, resolution, resolution, 3)` float32 in [0, 1] (`"np"`), or
+            `(batch_size, 3, resolution, resolution)` in [0, 1] (`"pt"`), or the codes (`"latent"`).
+        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): The image codes, in raster order.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    codes: torch.LongTensor | None = None
+
+
+class UniF2acePipeline(DiffusionPipeline):
+    r"""
+    Generates faces from text (`pipe(prompt)`), describes faces (`pipe.describe(image)`) and answers questions about
+    them (`pipe.answer(image, question)`), all with one model.
+
+    Args:
+        transformer ([`UniF2aceForConditionalGeneration`]): The model, with its image tokenizer and encoders.
+        scheduler ([`UniF2aceScheduler`]): Decides which image codes each step reveals.
+        processor ([`UniF2aceProcessor`]): Turns text and pictures into the model's inputs.
+
+    Example:
+
+    ```python
+    >>> from unif2ace import UniF2acePipeline
+
+    >>> pipe = UniF2acePipeline.from_pretrained()
+    >>> image = pipe("a smiling old man with round glasses and a grey beard").images[0]
+    >>> text = pipe.describe(image)
+    >>> answer = pipe.answer(image, "What is on his head?")
+    ```
+    """
+
+    model_cpu_offload_seq = "transformer"
+    _callback_tensor_inputs = ["latents", "logits"]
+
+    def __init__(self, transformer, scheduler, processor):
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, processor=processor)
+        self.image_processor = VaeImageProcessor(do_normalize=True)
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        trust_remote_code: bool = False,
+        **kwargs,
+    ) -> "UniF2acePipeline":
+        r"""
+        Load the pipeline.
+
+        Both layouts are understood: transformers' (`config.json` at the root, the scheduler's configuration in
+        `scheduler/` if there is one) and diffusers' (`model_index.json`, one folder per component).
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
+                A folder or a repository on the Hub; the checkpoint inside the package when not given.
+            dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
+                Type of the weights; `"auto"` is the checkpoint's own. `torch_dtype` is the older name.
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                `False` runs this package's classes and no code of the repository. `True` hands over to
+                [`~diffusers.DiffusionPipeline.from_pretrained`], which runs the repository's code.
+            kwargs: `transformer`, `scheduler` or `processor` replace that component; `revision`, `token`, `cache_dir`,
+                `local_files_only` and `force_download` concern the download; the rest goes to the model's
+                `from_pretrained` (`device_map`, `attn_implementation`, ...).
+
+        Raises:
+            OSError: if there is no such checkpoint, or it is not a UniF²ace one.
+        """
+        path = pretrained_model_name_or_path
+        dtype = dtype or torch_dtype or torch.float32
+        if path is None:
+            path = _bundled_checkpoint()
+        if trust_remote_code or cls.__module__.startswith("diffusers_modules"):
+            return super().from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)
+        components = {name: kwargs.pop(name) for name in _COMPONENTS if kwargs.get(name) is not None}
+        download = {name: kwargs.pop(name) for name in _DOWNLOAD_ARGUMENTS if name in kwargs}
+        folder = _fetch(path, download)
+        model_folder, processor_folder, scheduler_folder = _component_folders(folder)
+        if "transformer" not in components:
+            _check_model_type(model_folder)
+            components["transformer"] = AutoModelForMultimodalLM.from_pretrained(
+                model_folder, dtype=dtype, use_safetensors=True, **kwargs
+            )
+        if "processor" not in components:
+            components["processor"] = AutoProcessor.from_pretrained(processor_folder)
+        if "scheduler" not in components:
+            found = (scheduler_folder / "scheduler_config.json").is_file()
+            components["scheduler"] = (
+                UniF2aceScheduler.from_pretrained(scheduler_folder) if found else UniF2aceScheduler()
+            )
+        pipeline = cls(**components)
+        pipeline.register_to_config(_name_or_path=str(path))
+        return pipeline
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        r"""
+        Save in diffusers' layout: `model_index.json` and one folder per component.
+
+        `model_index.json` names modules without their package, as diffusers expects of a repository that brings its
+        own classes.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Folder, made if needed.
+            safe_serialization (`bool`, *optional*, defaults to `True`): Weights as safetensors.
+            variant (`str`, *optional*): Put into the names of the weight files, as `model.fp16.safetensors`.
+            max_shard_size (`int` or `str`, *optional*): Largest weight file, as `"10GB"`.
+            push_to_hub (`bool`, *optional*, defaults to `False`): Upload the folder once it is complete.
+            kwargs: `repo_id`, `token`, `private`, `commit_message` and `create_pr` of that upload.
+
+        Raises:
+            TypeError: if `kwargs` has another name.
+        """
+        unknown = sorted(set(kwargs) - set(_PUSH_ARGUMENTS))
+        if unknown:
+            raise TypeError(f"save_pretrained got {unknown[0]!r}, expected one of {', '.join(_PUSH_ARGUMENTS)}")
+        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size)
+        folder = Path(save_directory)
+        index_file = folder / "model_index.json"
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index.pop("_name_or_path", None)  # a place on the machine that saved
+        for name, part in self.components.items():
+            index[name] = _bare_name(part)
+        index["_class_name"] = _bare_name(self)
+        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if push_to_hub:
+            api = HfApi(token=kwargs.get("token"))
+            repo_id = kwargs.get("repo_id", folder.resolve().name)
+            repo_id = api.create_repo(repo_id, private=kwargs.get("private"), exist_ok=True).repo_id
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=kwargs.get("commit_message", "Upload pipeline"),
+                create_pr=kwargs.get("create_pr"),
+            )
+
+    # Text to image
+
+    def check_inputs(
+        self,
+        prompt: str | list[str],
+        guidance_scale: float,
+        num_inference_steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        num_images_per_prompt: int,
+        negative_prompt: str | list[str] | None,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...],
+    ):
+        """Raise a `ValueError` or `TypeError` that says how to mend the first argument of `__call__` that is wrong."""
+        _check_texts("prompt", prompt)
+        if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
+            raise ValueError(f"guidance_scale is {guidance_scale}, expected a finite number of at least 0 (1: none)")
+        _check_count("num_inference_steps", num_inference_steps)
+        _check_count("num_images_per_prompt", num_images_per_prompt)
+        num_prompts = 1 if isinstance(prompt, str) else len(prompt)
+        num_images = num_prompts * num_images_per_prompt
+        if isinstance(generator, (list, tuple)) and len(generator) != num_images:
+            raise ValueError(f"{len(generator)} generators for {num_images} images; give one, or one per image")
+        if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
+            raise ValueError(
+                f"{len(negative_prompt)} negative prompts for {num_prompts} prompts; give as many, or one"
+            )
+        if negative_prompt is not None and not (isinstance(negative_prompt, str) and not negative_prompt.strip()):
+            _check_texts("negative_prompt", negative_prompt)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
+        for name in callback_on_step_end_tensor_inputs:
+            if name not in self._callback_tensor_inputs:
+                raise ValueError(
+                    f"callback_on_step_end_tensor_inputs has {name!r}, "
+                    f"expected names from {', '.join(self._callback_tensor_inputs)}"
+                )
+
+    def encode_prompt(
+        self,
+        prompt: list[str],
+        negative_prompt: list[str] | None,
+        guidance: bool,
+        num_images_per_prompt: int,
+        device: torch.device,
+    ) -> Any:
+        """The model's `PromptState`: keys and values of the prompts, and of what guidance leads away from."""
+        inputs = self.processor(text=prompt, generation_mode="image", return_tensors="pt").to(device)
+        negative = {}
+        if guidance and negative_prompt is not None:
+            encoded = self.processor(text=negative_prompt, generation_mode="image", return_tensors="pt").to(device)
+            negative["negative_input_ids"] = encoded["input_ids"]
+            negative["negative_attention_mask"] = encoded["attention_mask"]
+        return self.transformer.encode_prompt(
+            inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            guidance=guidance,
+            num_images_per_prompt=num_images_per_prompt,
+            **negative,
+        )
+
+    def prepare_latents(self, batch_size: int, device: torch.device) -> torch.LongTensor:
+        """Codes of which none is known, `(batch_size, num_image_tokens)` int64."""
+        shape = (batch_size, self.transformer.config.num_image_tokens)
+        return torch.full(shape, self.scheduler.config.mask_token_id, dtype=torch.long, device=device)
+
+    def decode_latents(self, latents: torch.LongTensor, output_type: str) -> Any:
+        """Codes to pictures of `output_type`."""
+        if output_type == "latent":
+            return latents
+        pixels = self.transformer.decode_image_tokens(latents).permute(0, 3, 1, 2)
+        return self.image_processor.postprocess(pixels.float(), output_type=output_type)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the last call."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        guidance_scale: float = 3.0,
+        num_inference_steps: int = 16,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_images_per_prompt: int = 1,
+        negative_prompt: str | list[str] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
+    ) -> UniF2acePipelineOutput | tuple:
+        r"""
+        Generate faces.
+
+        Args:
+            prompt (`str` or `list[str]`): What the faces look like. Longer texts than the model reads are an error.
+            guidance_scale (`float`, *optional*, defaults to 3.0):
+                How strongly a picture follows its prompt: `uncond + guidance_scale · (cond - uncond)`. 1 is none, and
+                costs half. Show-o's scale is one less.
+            num_inference_steps (`int`, *optional*, defaults to 16): Steps in which the codes are revealed.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Makes pictures repeatable: one for all, or one per picture. Picture i depends on its own generator
+                only, so it is the same alone and in a batch.
+            num_images_per_prompt (`int`, *optional*, defaults to 1):
+                Pictures of each prompt; those of the first prompt come first.
+            negative_prompt (`str` or `list[str]`, *optional*):
+                What guidance leads away from, one for all or one per prompt; the empty prompt when not given.
+            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"` (codes).
+            return_dict (`bool`, *optional*, defaults to `True`): `False` returns `(images, codes)`.
+            callback_on_step_end (`Callable`, *optional*):
+                Called as `callback(pipeline, step, timestep, tensors)` after each step; `latents` in the dictionary
+                that it returns replace the codes.
+            callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `("latents",)`):
+                Which of `"latents"` and `"logits"` the callback gets.
+
+        Returns:
+            [`UniF2acePipelineOutput`] or `tuple`.
+
+        Raises:
+            ValueError: if an argument is out of its range, or a text is empty or too long.
+            TypeError: if a text or a number is of another type.
+        """
+        self.check_inputs(
+            prompt,
+            guidance_scale,
+            num_inference_steps,
+            generator,
+            num_images_per_prompt,
+            negative_prompt,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        prompt = [prompt] if isinstance(prompt, str) else list(prompt)
+        if isinstance(negative_prompt, str):
+            negative_prompt = [negative_prompt] * len(prompt) if negative_prompt.strip() else None
+        device = self._execution_device
+        batch_size = len(prompt) * num_images_per_prompt
+        generators = row_generators(generator, batch_size)
+        state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt, device)
+        latents = self.prepare_latents(batch_size, device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        mask_token_id = self.scheduler.config.mask_token_id
+        with self.progress_bar(total=num_inference_steps) as progress_bar:
+            for i, t in enumerate(self.scheduler.timesteps):
+                codes = latents.masked_fill(latents == mask_token_id, MASKED_CODE)
+                logits = self.transformer.predict_codes(codes, state, guidance_scale=guidance_scale)
+                latents = self.scheduler.step(logits, t, latents, generator=generators).prev_sample
+                if callback_on_step_end is not None:
+                    available = {"latents": latents, "logits": logits}
+                    tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
+                    latents = callback_on_step_end(self, i, t, tensors).get("latents", latents)
+                progress_bar.update()
+        images = self.decode_latents(latents, output_type)
+        self.maybe_free_model_hooks()
+        return UniF2acePipelineOutput(images=images, codes=latents) if return_dict else (images, latents)
+
+    # Image to text
+
+    def describe(
+        self,
+        image: Any,
+        prompt: str | None = None,
+        max_new_tokens: int = 160,
+        **generate_kwargs,
+    ) -> str | list[str]:
+        r"""
+        Describe faces.
+
+        Args:
+            image (path, `PIL.Image.Image`, or a list of them): The faces, cropped to the head.
+            prompt (`str`, *optional*, defaults to `"Describe this face."`): The request.
+            max_new_tokens (`int`, *optional*, defaults to 160): Longest answer, in tokens.
+            generate_kwargs: Passed to the model's `generate`; greedy decoding when nothing else is said.
+
+        Returns:
+            `str`, or `list[str]` when a list of pictures was given.
+
+        Raises:
+            ValueError: if a picture cannot be read, or the texts do not fit into the model.
+        """
+        return self.answer(image, prompt or DEFAULT_DESCRIBE_PROMPT, max_new_tokens, **generate_kwargs)
+
+    def answer(
+        self,
+        image: Any,
+        question: str | list[str],
+        max_new_tokens: int = 160,
+        **generate_kwargs,
+    ) -> str | list[str]:
+        r"""
+        Answer questions about faces.
+
+        Args:
+            image (path, `PIL.Image.Image`, or a list of them): The faces, cropped to the head.
+            question (`str` or `list[str]`): One for all pictures, or one for each; several for one picture are fine.
+            max_new_tokens (`int`, *optional*, defaults to 160): Longest answer, in tokens.
+            generate_kwargs: Passed to the model's `generate`; greedy decoding when nothing else is said.
+
+        Returns:
+            `str`, or `list[str]` when a list of pictures or of questions was given.
+
+        Raises:
+            ValueError: if a picture cannot be read, the question is empty, the numbers of pictures and questions
+                differ, or the texts do not fit into the model.
+        """
+        _check_texts("question", question)
+        _check_count("max_new_tokens", max_new_tokens)
+        is_batched = isinstance(image, (list, tuple)) or not isinstance(question, str)
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        if not images:
+            raise ValueError("the list of images is empty, expected at least one")
+        images = self.processor.image_processor.fetch_images(images)
+        questions = [question] * len(images) if isinstance(question, str) else list(question)
+        if len(images) == 1:
+            images = images * len(questions)
+        if len(images) != len(questions):
+            raise ValueError(f"{len(images)} images and {len(questions)} questions; give as many, or one of either")
+        conversations = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+            for image, text in zip(images, questions, strict=True)
+        ]
+        inputs = self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+            sanitize_control_tokens=True,  # what looks like a control token in a question is text
+        ).to(self._execution_device, self.transformer.dtype)
+        length = inputs["input_ids"].shape[1]
+        limit = self.transformer.config.text_config.max_position_embeddings
+        if length + max_new_tokens > limit:
+            raise ValueError(
+                f"picture and question take {length} tokens and the answer up to {max_new_tokens}, but the model "
+                f"reads {limit}: shorten the question or lower max_new_tokens"
+            )
+        generate_kwargs.setdefault("do_sample", False)
+        output = self.transformer.generate(**inputs, max_new_tokens=max_new_tokens, **generate_kwargs)
+        self.maybe_free_model_hooks()
+        texts = self.processor.post_process_image_text_to_text(output[:, length:])
+        return texts if is_batched else texts[0]
+
+
+def _bundled_checkpoint() -> Path:
+    folder = Path(str(resources.files(f"{__package__.rpartition('.')[0]}.hub_card") / "unif2ace-faces"))
+    if not folder.is_dir():
+        raise OSError(f"this installation has no bundled checkpoint in {folder}; name a folder or a Hub repository")
+    return folder
+
+
+def _fetch(path: str | os.PathLike, download: dict[str, Any]) -> Path:
+    """The local folder of a checkpoint; one of the Hub is downloaded, without code."""
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return Path(name)
+    if os.path.exists(name):
+        raise OSError(f"{name} is a file, expected a checkpoint's folder or a repository on the Hub")
+    try:
+        return Path(snapshot_download(name, ignore_patterns=_NEVER_FETCHED, **download))
+    except HFValidationError as error:
+        raise OSError(f"there is no folder {name}, and a repository cannot have that name") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise OSError(
+            f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
+            f"({type(error).__name__}); check the name, the access rights and the connection"
+        ) from error
+
+
+def _component_folders(folder: Path) -> tuple[Path, Path, Path]:
+    """Folders of model, processor and scheduler in a checkpoint of either layout."""
+    if (folder / "model_index.json").is_file():
+        return folder / "transformer", folder / "processor", folder / "scheduler"
+    if (folder / "config.json").is_file():
+        return folder, folder, folder / "scheduler"
+    raise OSError(f"{folder} holds neither model_index.json nor config.json, so it is no checkpoint")
+
+
+def _check_model_type(folder: Path):
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{folder / 'config.json'} is missing or broken, so the model cannot be loaded") from error
+    if config.get("model_type") != MODEL_TYPE:
+        raise OSError(f"{folder} holds a model of type {config.get('model_type')!r}, expected {MODEL_TYPE!r}")
+
+
+def _bare_name(part: Any) -> list[str]:
+    return [type(part).__module__.rpartition(".")[2], type(part).__name__]
+
+
+def _check_texts(name: str, texts: str | list[str]):
+    if not isinstance(texts, (str, list, tuple)):
+        raise TypeError(f"{name} is of type {type(texts).__name__}, expected a text or a list of texts")
+    items = [texts] if isinstance(texts, str) else texts
+    if not items:
+        raise ValueError(f"{name} is an empty list, expected at least one text")
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"{name} holds a {type(item).__name__}, expected texts only")
+        if not item.strip():
+            raise ValueError(f"{name} is empty, expected a text with at least one word")
+
+
+def _check_count(name: str, value: int):
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a whole number")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected at least 1")
+
+
+__all__ = ["UniF2acePipeline", "UniF2acePipelineOutput"]

@@ -1,0 +1,193 @@
+"""The command `unif2ace`: what it prints and writes, and one line with exit code 2 for bad input."""
+
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
+from unif2ace.cli import main
+from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.training.train_text_tokenizer import build_tokenizer
+
+
+BUNDLED = Path(str(resources.files("unif2ace.hub_card") / "unif2ace-faces"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = get_preset("tiny")
+    UniF2aceForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer = build_tokenizer(["a man with a hat", "a woman"] * 2, config.text_vocab_size, config.vq_config.num_bits)
+    UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def quiet_libraries():
+    """The command silences the libraries for its process, which here is that of the tests."""
+    verbosity = transformers.logging.get_verbosity(), diffusers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity[0])
+    diffusers.logging.set_verbosity(verbosity[1])
+    for library in (transformers, diffusers):
+        library.logging.enable_progress_bar()
+
+
+@pytest.fixture
+def run(checkpoint, capsys, tmp_path, monkeypatch):
+    """Run a command on the tiny checkpoint in an empty folder: exit code, lines of stdout, lines of stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, model=checkpoint):
+        if arguments[0] in ("generate", "describe", "ask") and model is not None:
+            arguments = (*arguments, "--model", model)
+        code = main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return code, output.out.splitlines(), output.err.splitlines()
+
+    return run
+
+
+def test_generate_writes_and_reports(run):
+    code, out, err = run("generate", "a man with a hat", "--steps", 3, "--seed", 7, "-o", "new/folder/face.png")
+    assert (code, err) == (0, [])
+    assert len(out) == 1 and re.fullmatch(r"new/folder/face\.png  seed 7  \d+\.\d s", out[0])
+    with Image.open("new/folder/face.png") as picture:
+        assert picture.size == (16, 16) and picture.format == "PNG"
+    assert [path.name for path in Path("new/folder").iterdir()] == ["face.png"]  # no temporary file is left
+
+
+def test_generate_is_repeatable_and_replaces(run):
+    for name in ("a.png", "b.png", "a.png"):
+        assert run("generate", "a man", "--steps", 3, "--seed", 7, "-o", name)[0] == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_random_seed_is_printed_and_usable(run):
+    _, out, _ = run("generate", "a man", "--steps", 2)
+    seed = out[0].split()[2]
+    run("generate", "a man", "--steps", 2, "--seed", seed, "-o", "again.png")
+    assert Path("face.png").read_bytes() == Path("again.png").read_bytes()
+
+
+def test_several_pictures(run):
+    code, out, _ = run("generate", "a man", "--steps", 3, "--seed", 5, "--num-images", 3)
+    assert code == 0 and [line.split("  ")[:2] for line in out] == [
+        [f"face-{i}.png", f"seed {5 + i}"] for i in range(3)
+    ]
+    run("generate", "a man", "--steps", 3, "--seed", 6, "-o", "alone.png")
+    assert Path("alone.png").read_bytes() == Path("face-1.png").read_bytes()
+
+
+def test_grid(run):
+    code, out, _ = run("generate", "a man", "--steps", 2, "--seed", 5, "--num-images", 5, "--grid", "-o", "grid.png")
+    assert code == 0 and len(out) == 5 and all(line.startswith("grid.png") for line in out)
+    with Image.open("grid.png") as grid:
+        assert grid.size == (48, 32)
+
+
+def test_options(run):
+    arguments = ("--steps", 2, "--guidance", 1, "--negative", "a woman", "--device", "cpu", "-o", "face.jpg")
+    assert run("generate", "a man", *arguments)[0] == 0
+    with Image.open("face.jpg") as picture:
+        assert picture.format == "JPEG"
+
+
+def test_describe_and_ask(run):
+    Image.new("RGB", (20, 20), "gray").save("face.png")
+    for arguments in (
+        ("describe", "face.png"),
+        ("describe", "face.png", "--prompt", "Who is it?"),
+        ("ask", "face.png", "Has he a hat?"),
+    ):
+        code, _, err = run(*arguments, "--max-new-tokens", 4)
+        assert (code, err) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "COMMAND"),
+        (("paint",), "paint"),
+        (("generate",), "text"),
+        (("generate", ""), "text is empty"),
+        (("generate", " \n"), "text is empty"),
+        (("generate", "old " * 100), "the limit is 22"),
+        (("generate", "a \udce4"), "not valid UTF-8"),
+        (("generate", "a man", "--steps", "0"), "0 is too small, expected at least 1"),
+        (("generate", "a man", "--steps", "two"), "'two' is not a whole number"),
+        (("generate", "a man", "--seed", "-1"), "out of range"),
+        (("generate", "a man", "--guidance", "nan"), "guidance_scale is nan"),
+        (("generate", "a man", "-o", "face.txt"), "must end in one of .png"),
+        (("generate", "a man", "-o", "folder.png"), "is a folder"),
+        (("generate", "a man", "-o", "empty.png/face.png"), "empty.png"),
+        (("generate", "a man", "--device", "nowhere"), "device 'nowhere' cannot be used"),
+        (("describe", "no.png"), "no.png does not exist"),
+        (("describe", "empty.png"), "not a picture"),
+        (("describe", "cut.png"), "truncated"),
+        (("describe", "text.png"), "not a picture"),
+        (("describe", "folder.png"), "is a folder"),
+        (("ask", "good.png", " "), "question is empty"),
+        (("ask", "good.png", "why " * 300), "the model reads 256"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(run, tmp_path, arguments, message):
+    Image.effect_noise((40, 40), 50).save("good.png")
+    Path("cut.png").write_bytes(Path("good.png").read_bytes()[:400])
+    Path("empty.png").touch()
+    Path("text.png").write_text("no picture")
+    Path("folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments) if arguments else (main([]), [], [message])
+    assert code == 2 and out == []
+    assert len(err) == 1 and message in err[0]
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is written
+
+
+def test_unknown_checkpoints(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    for model, message in (("no/such/folder", "no folder no/such/folder"), ("other", "expected 'unif2ace'")):
+        code, out, err = run("generate", "a man", model=model)
+        assert (code, out, len(err)) == (2, [], 1) and message in err[0]
+
+
+def test_debug_shows_where(run):
+    with pytest.raises(ValueError, match="does not exist"):
+        run("describe", "no.png", "--debug")
+
+
+@pytest.mark.parametrize("command", [(), ("generate",), ("describe",), ("ask",)])
+def test_help_has_an_example(run, command):
+    code, out, err = run(*command, "--help", model=None)
+    assert (code, err) == (0, []) and any(line.startswith("  unif2ace ") for line in out)
+
+
+def test_as_a_process(checkpoint, tmp_path):
+    """In a process of its own, from another folder: no message of a library on either stream."""
+    model = [] if BUNDLED.is_dir() else ["--model", checkpoint]
+    command = [
+        sys.executable,
+        "-m",
+        "unif2ace.cli",
+        "generate",
+        "a smiling man",
+        "--seed",
+        "3",
+        "--steps",
+        "4",
+        *model,
+    ]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (made.returncode, made.stderr) == (0, "") and made.stdout.startswith("face.png  seed 3  ")
+    assert (tmp_path / "face.png").is_file()

@@ -1,0 +1,295 @@
+"""A few steps of training of a tiny model: both tasks, one task, accumulation, averaging, resume."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
+from unif2ace.training.arguments import UniF2aceTrainingArguments
+from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.ema import WeightAverage
+from unif2ace.training.train import last_checkpoint
+from unif2ace.training.train_text_tokenizer import build_tokenizer
+from unif2ace.training.trainer import CLOCK_FILE, EMA_FILE, UniF2aceTrainer
+
+
+TEXTS = ["a red hat", "an old man", "a young woman who smiles", "glasses"]
+
+
+class Rows(Dataset):
+    """Pictures whose codes are told by their text, but for a bit of noise; first the t2i rows, then the mmu rows."""
+
+    def __init__(self, num_t2i=16, num_mmu=16, with_codes=True):
+        generator = torch.Generator().manual_seed(0)
+        self.tasks = ["t2i"] * num_t2i + ["mmu"] * num_mmu
+        self.rows = []
+        for index, task in enumerate(self.tasks):
+            codes = index % len(TEXTS) * 8 + torch.randint(0, 2, (16,), generator=generator)
+            pixels = torch.rand(3, 16, 16, generator=generator) * 2 - 1
+            text = TEXTS[index % len(TEXTS)]
+            row = {"task": task, "codes": codes if with_codes else None, "pixel_values": pixels}
+            self.rows.append(row | ({"text": text} if task == "t2i" else {"turns": [("Who is it?", text)]}))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def collator():
+    config = get_preset("tiny")
+    tokenizer = build_tokenizer([*TEXTS, "USER: \nWho is it? ASSISTANT:"] * 20, config.text_vocab_size, 5)
+    return UniF2aceCollator(tokenizer, config)
+
+
+@pytest.fixture
+def make_trainer(tmp_path, collator):
+    def make(rows=None, name="run", eval_rows=None, **arguments):
+        defaults = {
+            "per_device_train_batch_size": 4,
+            "max_steps": 4,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "t2i_fraction": 0.5,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+        }
+        args = UniF2aceTrainingArguments(str(tmp_path / name), **(defaults | arguments))
+        torch.manual_seed(0)
+        model = UniF2aceForConditionalGeneration(get_preset("tiny"))
+        rows = Rows() if rows is None else rows
+        return UniF2aceTrainer(
+            model=model, args=args, train_dataset=rows, eval_dataset=eval_rows, data_collator=collator
+        )
+
+    return make
+
+
+def logged(trainer, key):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def assert_same(first, second):
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, f"{len(different)} differ, first {different[0]}"
+
+
+def test_both_tasks_learn_and_every_term_is_logged(make_trainer):
+    trainer = make_trainer(Rows(4, 4), max_steps=25, condition_dropout=0.0, sequence_router_noise_steps=5)
+    before = weights(trainer)
+    trainer.train()
+    for key in ("mask_loss", "mmu_loss"):
+        losses = logged(trainer, key)
+        assert len(losses) == 25
+        assert sum(losses[-5:]) < 0.7 * sum(losses[:5]), key
+    last = trainer.state.log_history[-2]
+    for key in (
+        "score_loss",
+        "d3diff_loss",
+        "t2i_balance",
+        "mmu_balance",
+        "t2i_router_entropy",
+        "mmu_sequence_load_3",
+    ):
+        assert key in last, key
+    assert any(f"mask_loss_ratio_{i}" in last for i in range(4))
+
+    after = weights(trainer)
+    frozen = ("model.vq_model", "model.vision_tower", "model.face_encoder")
+    for name in before:
+        if name.startswith(frozen):
+            assert torch.equal(before[name], after[name]), name
+    changed = sum(not torch.equal(before[name], after[name]) for name in before if not name.startswith(frozen))
+    assert changed > 0.95 * sum(not name.startswith(frozen) for name in before)
+
+
+def test_frozen_batch_norm_does_not_learn(make_trainer):
+    trainer = make_trainer(max_steps=1)
+    before = {name: buffer.clone() for name, buffer in trainer.model.model.face_encoder.named_buffers()}
+    trainer.train()
+    assert_same(before, dict(trainer.model.model.face_encoder.named_buffers()))
+
+
+def test_loss_is_the_sum_of_its_terms(make_trainer):
+    trainer = make_trainer(max_steps=2, alpha=0.02, mmu_weight=0.5, t2i_balance_coef=0.1, mmu_balance_coef=0.2)
+    trainer.train()
+    for entry in trainer.state.log_history[:2]:
+        total = entry["mask_loss"] + 0.02 * entry["score_loss"] + 0.5 * entry["mmu_loss"]
+        total += 0.1 * entry["t2i_balance"] + 0.2 * entry["mmu_balance"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(8, 0), (0, 8)])
+def test_one_task_only(make_trainer, counts):
+    trainer = make_trainer(Rows(*counts), t2i_fraction=None, max_steps=2)
+    trainer.train()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert len(logged(trainer, "mask_loss" if counts[0] else "mmu_loss")) == 2
+    assert not logged(trainer, "mmu_loss" if counts[0] else "mask_loss")
+
+
+def test_accumulation_does_not_change_the_step(make_trainer, collator):
+    """The denominators are those of the whole step, whatever the micro-batches hold."""
+    trainer = make_trainer(condition_dropout=0.0, sequence_router_noise=0.0, t2i_balance_coef=0, mmu_balance_coef=0)
+    rows = [Rows()[i] for i in (0, 1, 2, 16)]
+    trainer.model.eval()  # no dropout, and frozen parts stay as they are
+
+    def gradient(batches):
+        trainer.model.zero_grad()
+        total = torch.stack([torch.stack([b["masked"].sum(), n, m]).float() for b, n, m in counts(batches)]).sum(0)
+        for batch in batches:
+            trainer.compute_loss(trainer.model, {**batch, "denominators": total.clamp(min=1)}).backward()
+        return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+    def counts(batches):
+        for batch in batches:
+            answers = (batch["labels"][:, 1:] != -100).sum()
+            yield batch, answers.new_tensor(len(batch["masked"])), answers
+
+    def draw(selected, masked):
+        batch = collator(selected)
+        return {**batch, "masked": masked, "without_text": torch.zeros(len(masked), dtype=torch.bool)}
+
+    masked = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)) < 0.5
+    whole = gradient([draw(rows, masked)])
+    split = gradient([draw(rows[:1], masked[:1]), draw(rows[1:], masked[1:])])
+    for name in whole:
+        torch.testing.assert_close(whole[name], split[name], atol=1e-5, rtol=1e-4)
+
+
+def test_trainer_hands_out_the_denominators_of_the_step(make_trainer):
+    trainer = make_trainer(gradient_accumulation_steps=2)
+    loader = iter(trainer.get_train_dataloader())
+    batches, _ = trainer.get_batch_samples(loader, 2, trainer.args.device)
+    masked = sum(int(batch["masked"].sum()) for batch in batches)
+    for batch in batches:
+        assert batch["denominators"][0].item() == pytest.approx(masked / 2)
+        assert batch["denominators"][1].item() == pytest.approx(4 / 2)
+    assert not torch.equal(batches[0]["masked"], batches[1]["masked"])
+
+
+def test_dropped_text_is_the_unconditional_prompt(make_trainer, collator):
+    trainer = make_trainer()
+    batch = collator([Rows()[2], Rows()[16]])
+    masked = torch.zeros(1, 16, dtype=torch.bool)
+    masked[0, 3] = True
+    inputs = {**batch, "without_text": torch.tensor([True])}
+    hidden = trainer._corrupt(inputs, masked)
+    config = trainer.config
+    real = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
+    special = config.special_token_id
+    assert real[:4] == [special("<|t2i|>"), 0, 1, special("<|soi|>")]
+    assert real[-1] == special("<|eoi|>") and len(real) == 3 + 18
+    assert (inputs["input_ids"][0] == config.mask_token_id).sum() == 1
+    assert hidden.tolist() == [Rows()[2]["codes"][3].item()]
+    assert torch.equal(inputs["input_ids"][1], batch["input_ids"][1])
+    assert inputs["image_logits_mask"].sum() == 1
+
+
+def test_rows_without_codes_are_encoded(make_trainer):
+    trainer = make_trainer(Rows(with_codes=False), max_steps=1)
+    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[16]])
+    inputs = {**batch, "without_text": torch.tensor([False])}
+    masked = torch.ones(1, 16, dtype=torch.bool)
+    hidden = trainer._corrupt(inputs, masked)
+    codes = trainer.model.encode_images(batch["pixel_values"])
+    assert torch.equal(hidden, codes[0])
+    assert torch.equal(inputs["input_ids"][1, 2:18] - trainer.config.image_code_offset, codes[1])
+    assert inputs["pixel_values"].shape[0] == 1
+    trainer.train()
+
+
+def test_resume_equals_an_uninterrupted_run(make_trainer, tmp_path):
+    options = {
+        "max_steps": 6,
+        "ema_decay": 0.9,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "lr_scheduler_type": "constant",
+    }
+    whole = make_trainer(Rows(6, 6), name="whole", **options)
+    whole.train()
+    checkpoint = tmp_path / "whole" / "checkpoint-3"
+    assert (checkpoint / EMA_FILE).exists() and json.loads((checkpoint / CLOCK_FILE).read_text())["seconds"] > 0
+
+    resumed = make_trainer(Rows(6, 6), name="resumed", **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_same(weights(whole), weights(resumed))
+    assert_same(whole.ema.average, resumed.ema.average)
+    assert logged(resumed, "loss")[-3:] == logged(whole, "loss")[-3:]
+
+    (tmp_path / "whole" / "checkpoint-9").mkdir()  # cut off while it was being written
+    assert last_checkpoint(tmp_path / "whole").name == "checkpoint-6"
+    with pytest.raises(FileNotFoundError, match="--resume"):
+        last_checkpoint(tmp_path)
+
+
+def test_average_is_evaluated_and_saved_but_not_trained(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=3, ema_decay=0.5, eval_rows=Rows(4, 4))
+    trainer.train()
+    trained, average = weights(trainer), dict(trainer.ema.average)
+    assert any(not torch.equal(average[name], trained[name]) for name in average)
+
+    metrics = trainer.evaluate()
+    assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]  # the same masks again
+    assert {"eval_mask_loss", "eval_mmu_loss", "eval_score_loss"} <= set(metrics)
+    assert_same(trained, weights(trainer))
+    trainer.save_model(str(tmp_path / "final"))
+    assert_same(trained, weights(trainer))
+    saved = dict(UniF2aceForConditionalGeneration.from_pretrained(tmp_path / "final").named_parameters())
+    assert_same(average, saved)
+
+
+def test_average_follows_its_formula():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    average = WeightAverage(layer, decay=0.5)
+    layer.weight.data.fill_(3.0)
+    average.update(step=1)  # warm-up: decay 2/11
+    assert average.average["weight"].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
+    average.update(step=1000)
+    assert average.average["weight"].item() == pytest.approx((1 * 2 / 11 + 3 * 9 / 11 + 3) / 2)
+
+
+def test_time_budget_stops_and_brings_the_rate_to_zero(make_trainer):
+    trainer = make_trainer(max_steps=100_000, max_minutes=0.05)
+    trainer.train()
+    assert 1 <= trainer.state.global_step < 100_000
+    rates = logged(trainer, "learning_rate")
+    assert rates[-1] < 0.2 * max(rates)
+
+
+def test_decay_is_for_matrices_only(make_trainer):
+    trainer = make_trainer()
+    decayed = trainer.get_decay_parameter_names(trainer.model)
+    assert "model.language_model.layers.0.mlp.experts.up_proj" in decayed
+    assert "lm_head.weight" in decayed
+    assert not [name for name in decayed if "bias" in name or "norm" in name or "embed_tokens" in name]
+
+
+def test_wrong_arguments_are_refused(tmp_path):
+    model = UniF2aceForConditionalGeneration(get_preset("tiny"))
+    with pytest.raises(TypeError, match="UniF2aceTrainingArguments"):
+        UniF2aceTrainer(model=model, args=TrainingArguments(str(tmp_path)))
+    for wrong in ({"weighting": "x"}, {"alpha": -1}, {"condition_dropout": 2}, {"max_minutes": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            UniF2aceTrainingArguments(str(tmp_path), **wrong)

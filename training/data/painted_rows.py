@@ -1,0 +1,91 @@
+"""Training rows of both tasks from the render cache of painted faces."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .captions import DESCRIBE_PROMPTS, write_caption
+from .painted import attributes_of, load_rendered
+from .questions import write_questions
+from .visibility import assumed_visible
+
+
+# Shares of the mixture. Most prompts state everything that can be seen, the rest are short, as users write them.
+FULL_PROMPT_SHARE = 0.55
+SHORT_PROMPT_COVERAGE = (0.3, 0.8)
+CAPTION_SHARE = 0.4  # of the understanding rows; the others are questions
+QUESTIONS = (8, 10)  # about one picture in one row
+
+
+class PaintedRows(Dataset):
+    """
+    Rows for [`~unif2ace.training.data.collator.UniF2aceCollator`]: each picture once as a text-to-image row and once
+    as an understanding row in every pass, with new words in every pass.
+
+    The words of a row depend on `(seed, pass, row)` alone, so that any worker and any resumed run writes the same.
+
+    Args:
+        folder (`str` or `Path`): The render cache: `<split>.npy` (or its chunks) and `<split>_codes.npy`.
+        split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`.
+        count (`int`, *optional*): Pictures to use, from the first on; all that have codes when not given.
+        passes (`int`, *optional*, defaults to 1): How often each picture comes, with other words each time.
+        seed (`int`, *optional*, defaults to 0): Seed of the words.
+        data_seed (`int`, *optional*, defaults to 0): Seed that the pictures were painted with.
+
+    Raises:
+        FileNotFoundError: if the codes or enough pictures are missing.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "train",
+        count: int | None = None,
+        passes: int = 1,
+        seed: int = 0,
+        data_seed: int = 0,
+    ):
+        path = Path(folder) / f"{split}_codes.npy"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist; encode the pictures with "
+                "`python -m unif2ace.training.train_tokenizer --encode`"
+            )
+        self.codes = np.load(path, mmap_mode="r")
+        self.count = len(self.codes) if count is None else count
+        if self.count > len(self.codes):
+            raise FileNotFoundError(f"{path} has the codes of {len(self.codes)} pictures, expected {self.count}")
+        self.pictures = load_rendered(folder, split, at_least=self.count)
+        self.split, self.passes, self.seed, self.data_seed = split, passes, seed, data_seed
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task of each row."""
+        return (["t2i"] * self.count + ["mmu"] * self.count) * self.passes
+
+    def __len__(self) -> int:
+        return 2 * self.count * self.passes
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number, row = divmod(index, 2 * self.count)
+        picture = row % self.count
+        rng = random.Random(f"{self.seed}-{number}-{row}")
+        attributes = attributes_of(picture, self.split, self.data_seed)
+        visible = assumed_visible(attributes)
+        codes = torch.from_numpy(self.codes[picture].astype(np.int64))
+        if row < self.count:
+            coverage = 1.0 if rng.random() < FULL_PROMPT_SHARE else rng.uniform(*SHORT_PROMPT_COVERAGE)
+            text = write_caption(attributes, visible, rng, coverage=coverage).text
+            return {"task": "t2i", "codes": codes, "text": text}
+        if rng.random() < CAPTION_SHARE:
+            turns = [(rng.choice(DESCRIBE_PROMPTS), write_caption(attributes, visible, rng).text)]
+        else:
+            questions = write_questions(attributes, visible, rng, rng.randint(*QUESTIONS))
+            turns = [(question.question, question.answer) for question in questions]
+        pixels = torch.from_numpy(self.pictures[picture].astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+        return {"task": "mmu", "codes": codes, "turns": turns, "pixel_values": pixels}
