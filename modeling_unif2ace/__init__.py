@@ -40,9 +40,7 @@ def register():
         AutoModel.register(config, model, exist_ok=True)
     for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(UniF2aceConfig, UniF2aceForConditionalGeneration, exist_ok=True)
-    AutoImageProcessor.register(
-        UniF2aceConfig, image_processor_classes={"pil": UniF2aceImageProcessor}, exist_ok=True
-    )
+    AutoImageProcessor.register(UniF2aceConfig, image_processor_classes={"pil": UniF2aceImageProcessor}, exist_ok=True)
     AutoProcessor.register(UniF2aceConfig, UniF2aceProcessor, exist_ok=True)
 
 

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPVisionConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+
 TASKS = ("t2i", "mmu")  # a task's id is its place here
 T2I, MMU = 0, 1
 
@@ -147,7 +148,9 @@ class UniF2aceTextConfig(PreTrainedConfig):
         for field in ("moe_layers", "sequence_moe_layers"):
             outside = [layer for layer in getattr(self, field) if not 0 <= layer < self.num_hidden_layers]
             if outside:
-                raise ValueError(f"{name}: {field} names layers {outside}, but there are {self.num_hidden_layers} layers")
+                raise ValueError(
+                    f"{name}: {field} names layers {outside}, but there are {self.num_hidden_layers} layers"
+                )
         if self.moe_layers:
             if not 1 <= self.num_experts_per_tok <= self.num_routed_experts:
                 raise ValueError(

@@ -138,6 +138,8 @@ class UniF2aceFaceEncoder(PreTrainedModel):
     input_modalities = ("image",)
     base_model_prefix = ""
     _no_split_modules = ["UniF2aceFaceEncoderBlock"]
+    # no attention in here: whatever the whole model uses is right
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(self, config: UniF2aceFaceEncoderConfig):
         super().__init__(config)

@@ -273,6 +273,8 @@ class UniF2aceVQModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["UniF2aceVQResnetBlock", "UniF2aceVQAttnBlock"]
+    # the attention blocks are its own and always the same: whatever the whole model uses is right
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _keys_to_ignore_on_load_unexpected = [r"quantize\.(embedding|power_vals)$"]
 
     def __init__(self, config: UniF2aceVQConfig):

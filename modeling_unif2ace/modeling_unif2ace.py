@@ -50,6 +50,7 @@ from .moe_unif2ace import (
     sinusoidal_embedding,
 )
 
+
 logger = logging.get_logger(__name__)
 
 
@@ -278,7 +279,9 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         super().__init__(config)
         self.language_model = UniF2aceTextModel._from_config(config.text_config)
         self.vq_model = UniF2aceVQModel._from_config(config.vq_config)
-        self.vision_tower = None if config.vision_config is None else CLIPVisionModel._from_config(config.vision_config)
+        self.vision_tower = (
+            None if config.vision_config is None else CLIPVisionModel._from_config(config.vision_config)
+        )
         self.face_encoder = (
             None if config.face_config is None else UniF2aceFaceEncoder._from_config(config.face_config)
         )

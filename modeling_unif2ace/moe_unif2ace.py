@@ -16,6 +16,7 @@ from transformers.models.phi.modeling_phi import PhiMLP
 
 from .configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig, UniF2aceTextConfig
 
+
 SEQUENCE_EXPERT_KINDS = ("copy", "zero", "noise", "clip", "face")
 
 

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedModel
 
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.presets_unif2ace import get_preset
+from .data.attributes import ATTRIBUTES, IDENTITY_PARAMETERS
 from .data.captions import write_caption
 from .data.painted import attributes_of, load_rendered
-from .data.painted_identities import paint_people
+from .data.painted_identities import LASTING_ATTRIBUTES, paint_people, person_picture
 from .data.visibility import assumed_visible
 from .evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
 
@@ -41,7 +42,7 @@ def augment(pictures: np.ndarray, rng: np.random.Generator, shift: int = 2, nois
 
 def to_pixel_values(pictures: np.ndarray) -> torch.Tensor:
     """uint8 (batch_size, side, side, 3) -> float (batch_size, 3, side, side) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def attribute_targets(indices, split: str, seed: int, labels: dict[str, list[str]]) -> torch.Tensor:
@@ -194,6 +195,7 @@ class ClipTask(PaintedTask):
             "intermediate_size": 4 * settings["text_hidden_size"],
             "num_hidden_layers": settings["text_layers"],
             "num_attention_heads": settings["text_heads"],
+            "hidden_act": "gelu",
             "max_position_embeddings": settings["max_text_length"],
             "bos_token_id": self.tokenizer.bos_token_id,
             "eos_token_id": self.tokenizer.eos_token_id,
@@ -297,8 +299,36 @@ class ArcFaceHead(nn.Module):
         return F.cross_entropy(self.scale * cosines.scatter(1, people[:, None], with_margin), people), cosines
 
 
+class TraitHead(nn.Module):
+    """
+    Reads off the embedding what a painted person is made of: the identity parameters and the lasting attributes.
+
+    Pushing apart 1,200 people takes long to say anything about a single feature; these are known for painted people,
+    and an embedding that holds them tells people apart.
+    """
+
+    def __init__(self, embedding_size: int, people: int, seed: int):
+        super().__init__()
+        described = [person_picture(person, 0, "train", seed) for person in range(people)]
+        numbers = [[identity[name] for name in IDENTITY_PARAMETERS] for _, identity in described]
+        classes = [[ATTRIBUTES[name].index(face[name]) for name in LASTING_ATTRIBUTES] for face, _ in described]
+        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
+        self.register_buffer("classes", torch.tensor(classes), persistent=False)
+        self.regression = nn.Linear(embedding_size, len(IDENTITY_PARAMETERS))
+        self.classifiers = nn.ModuleList(
+            nn.Linear(embedding_size, len(ATTRIBUTES[name])) for name in LASTING_ATTRIBUTES
+        )
+
+    def forward(self, embeddings: torch.Tensor, people: torch.Tensor) -> torch.Tensor:
+        """Squared error of the parameters plus mean cross-entropy of the attributes."""
+        targets = self.classes[people].unbind(1)
+        heads = zip(self.classifiers, targets, strict=True)
+        terms = [F.cross_entropy(head(embeddings), target) for head, target in heads]
+        return F.mse_loss(self.regression(embeddings), self.numbers[people]) + torch.stack(terms).mean()
+
+
 class FaceTask(EncoderTask):
-    """ArcFace on painted people whose hair, expression, pose, accessories and light change."""
+    """ArcFace and traits on painted people whose hair, expression, pose, accessories and light change."""
 
     def __init__(self, config: dict, settings: dict):
         self.settings, self.folder, self.seed = settings, config["painted"], config["seed"]
@@ -306,11 +336,12 @@ class FaceTask(EncoderTask):
         common = {"seed": self.seed, "size": face_config.image_size, "workers": settings["workers"]}
         counts = (settings["people"], settings["pictures_per_person"])
         self.pictures = paint_people(self.folder, "train", *counts, **common)
-        self.held_out = paint_people(self.folder, "validation", 200, 4, **common)
+        self.held_out = paint_people(self.folder, "validation", settings["held_out_people"], 4, **common)
         self.model = UniF2aceFaceEncoder(face_config)
         self.model.to(memory_format=torch.channels_last)
         self.head = ArcFaceHead(face_config.embedding_size, settings["people"], settings["scale"])
-        self.trained = nn.ModuleDict({"model": self.model, "head": self.head})
+        self.traits = TraitHead(face_config.embedding_size, settings["people"], self.seed)
+        self.trained = nn.ModuleDict({"model": self.model, "head": self.head, "traits": self.traits})
 
     def loss(self, rng, batch_size, progress):
         people = rng.integers(0, self.pictures.shape[0], batch_size)
@@ -319,8 +350,12 @@ class FaceTask(EncoderTask):
         people = torch.from_numpy(people)
         # the margin comes in over the first third: from a random start it would only push everything apart
         margin = self.settings["margin"] * min(1.0, 3.0 * progress)
-        loss, cosines = self.head(self.model(pixels).embeddings, people, margin)
-        return loss, {"arcface_loss": loss.item(), "accuracy": (cosines.argmax(1) == people).float().mean().item()}
+        embeddings = self.model(pixels).embeddings
+        loss, cosines = self.head(embeddings, people, margin)
+        traits = self.traits(embeddings, people)
+        accuracy = (cosines.argmax(1) == people).float().mean()
+        terms = {"arcface_loss": loss.item(), "trait_loss": traits.item(), "accuracy": accuracy.item()}
+        return loss + self.settings["trait_weight"] * traits, terms
 
     @torch.no_grad()
     def evaluate(self) -> dict:

@@ -24,7 +24,6 @@ from ..modeling_unif2ace import (
     UniF2aceConfig,
     UniF2aceFaceEncoder,
     UniF2aceForConditionalGeneration,
-    UniF2aceImageProcessor,
     UniF2aceProcessor,
     UniF2aceVQModel,
     get_preset,
@@ -107,25 +106,6 @@ def build_model(
     return model
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast, config: UniF2aceConfig) -> UniF2aceProcessor:
-    """
-    The processor that belongs to a model.
-
-    Raises:
-        ValueError: if the tokenizer is for another vocabulary.
-    """
-    if len(tokenizer) != config.text_config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, but the model has {config.text_config.vocab_size}"
-        )
-    return UniF2aceProcessor(
-        UniF2aceImageProcessor.from_resolution(config.vq_config.resolution),
-        tokenizer,
-        num_image_tokens=config.num_image_tokens,
-        max_text_length=config.max_text_length - 2,  # the model's limit counts bos and eos
-    )
-
-
 def last_checkpoint(folder: str | Path) -> Path:
     """
     The newest complete checkpoint of a run. One that was being written when the run ended lacks its state and is
@@ -155,7 +135,7 @@ def train(config: dict[str, Any], resume: bool = False) -> Path:
     set_seed(arguments.seed)
     model = build_model(config["preset"], config.get("parts"), config.get("model"))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(config["text_tokenizer"])
-    processor = build_processor(tokenizer, model.config)
+    processor = UniF2aceProcessor.from_config(model.config, tokenizer)
 
     data = dict(config["data"])
     validation = data.pop("validation_count")

@@ -44,6 +44,9 @@ class TokenizerTrainingArguments:
         preset (`str`): Preset whose `vq_config` gives the shape.
         data (`str`): Folder with `train.npy` and `validation.npy`, uint8 `(count, side, side, 3)`.
         output (`str`): Folder for checkpoints, logs and the trained tokenizer.
+        initial (`str`, *optional*): Folder of a tokenizer to start from instead of random weights.
+        freeze_encoder (`bool`, *optional*, defaults to `False`):
+            Train the decoder only: pictures keep their codes, so models trained on these codes stay valid.
         minutes (`float`, *optional*): Length of training in minutes of wall-clock time, over all resumptions.
         steps (`int`, *optional*): Length of training in steps. Give either `minutes` or `steps`.
         batch_size (`int`, *optional*, defaults to 8): Pictures in a step.
@@ -69,6 +72,8 @@ class TokenizerTrainingArguments:
     preset: str
     data: str
     output: str
+    initial: str | None = None
+    freeze_encoder: bool = False
     minutes: float | None = None
     steps: int | None = None
     batch_size: int = 8
@@ -93,6 +98,8 @@ class TokenizerTrainingArguments:
     def __post_init__(self):
         if (self.minutes is None) == (self.steps is None):
             raise ValueError(f"minutes={self.minutes} and steps={self.steps}: give one of the two, it ends training")
+        if self.freeze_encoder and self.initial is None:
+            raise ValueError("freeze_encoder=True without `initial` would keep random codes; name a trained tokenizer")
         if self.perceptual_weight > 0 and self.judge is None:
             raise ValueError(
                 f"perceptual_weight={self.perceptual_weight} needs `judge`, the folder of a trained UniF2aceJudge; "
@@ -209,17 +216,22 @@ def draw_reconstructions(model: UniF2aceVQModel, pictures: np.ndarray, path: Pat
 
 
 class TokenizerTrainer:
-    """Trains a [`UniF2aceVQModel`] from scratch; see [`TokenizerTrainingArguments`]."""
+    """Trains a [`UniF2aceVQModel`]; see [`TokenizerTrainingArguments`]."""
 
     def __init__(self, args: TokenizerTrainingArguments):
         self.args, self.output = args, Path(args.output)
         self.output.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
-        self.model = UniF2aceVQModel(get_preset(args.preset).vq_config)
+        if args.initial is None:
+            self.model = UniF2aceVQModel(get_preset(args.preset).vq_config)
+        else:
+            self.model = UniF2aceVQModel.from_pretrained(args.initial)
+        self.model.encoder.requires_grad_(not args.freeze_encoder)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=args.weight_decay
+            self.trained, lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=args.weight_decay
         )
         self.train, self.validation = load_rendered(args.data, "train"), load_rendered(args.data, "validation")
         self.judge = None
@@ -283,7 +295,7 @@ class TokenizerTrainer:
         loss, parts = tokenizer_loss(self.model(pixels), pixels, self.args, self.judge)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
         self.optimizer.step()
         self.step += 1
         decay = min(self.args.ema_decay, self.step / (self.step + 10))

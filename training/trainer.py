@@ -79,11 +79,13 @@ class _AfterEachStep(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.started = time.monotonic()
+        self.trainer.look_at_clock()
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.ema is not None:
             self.trainer.ema.update(state.global_step)
-        if self.trainer.time_share() >= 1:
+        self.trainer.look_at_clock()
+        if self.trainer.time_share >= 1:
             control.should_training_stop = True
 
 
@@ -128,6 +130,7 @@ class UniF2aceTrainer(Trainer):
         self.evaluation_batch = 0
         self.started = time.monotonic()
         self.earlier_seconds = 0.0
+        self.time_share = 0.0  # of `max_minutes`; see look_at_clock
         self.ema = None
         if args.ema_decay is not None:
             if self.is_fsdp_enabled:
@@ -337,11 +340,20 @@ class UniF2aceTrainer(Trainer):
             if parameter.ndim >= 2 and "bias" not in name and "embedding" not in name and id(parameter) not in tables
         ]
 
-    def time_share(self) -> float:
-        """Share of `max_minutes` that training has taken, earlier parts of a resumed run included; 0 without."""
+    def look_at_clock(self) -> None:
+        """
+        Set `time_share`, the share of `max_minutes` that training has taken, earlier parts of a resumed run included.
+
+        All processes take the first one's clock: with clocks of their own their learning rates, and so their
+        weights, would drift apart.
+        """
         if self.args.max_minutes is None:
-            return 0.0
-        return (self.earlier_seconds + time.monotonic() - self.started) / (60 * self.args.max_minutes)
+            return
+        seconds = self.earlier_seconds + time.monotonic() - self.started
+        share = torch.tensor(seconds / (60 * self.args.max_minutes), device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.broadcast(share, src=0)
+        self.time_share = share.item()
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The scheduler of the arguments, or with `max_minutes` warm-up steps and a cosine over the time."""
@@ -351,7 +363,7 @@ class UniF2aceTrainer(Trainer):
             warmup = max(self.args.get_warmup_steps(num_training_steps), 1)
 
             def factor(step: int) -> float:
-                cosine = (1 + math.cos(math.pi * min(self.time_share(), 1.0))) / 2
+                cosine = (1 + math.cos(math.pi * min(self.time_share, 1.0))) / 2
                 return min(1.0, (step + 1) / warmup) * cosine
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)

@@ -17,7 +17,7 @@ from .visibility import assumed_visible
 FULL_PROMPT_SHARE = 0.55
 SHORT_PROMPT_COVERAGE = (0.3, 0.8)
 CAPTION_SHARE = 0.4  # of the understanding rows; the others are questions
-QUESTIONS = (8, 10)  # about one picture in one row
+QUESTIONS = (5, 7)  # about one picture in one row: about as long as a caption, so that little is padding
 
 
 class PaintedRows(Dataset):

@@ -1,0 +1,256 @@
+"""Both generation modes: caches against recomputation, batches against single rows, guidance, beams, bad input."""
+
+import copy
+
+import pytest
+import torch
+
+from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
+from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    confidence_temperatures,
+    maskgit_step,
+    num_masked_codes,
+    row_generators,
+)
+
+
+NUM_CODES, STEPS = 16, 4
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = UniF2aceForConditionalGeneration(get_preset("tiny")).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)  # a new model is indifferent; this one has opinions that depend on what it reads
+    return model
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    """Two prompts of unequal length, left padded."""
+    pad, t2i = (model.config.special_token_id(token) for token in ("[PAD]", "<|t2i|>"))
+    input_ids = torch.tensor([[pad, pad, t2i, 0, 5, 1], [t2i, 0, 6, 7, 8, 1]])
+    return {"input_ids": input_ids, "attention_mask": (input_ids != pad).long()}
+
+
+@pytest.fixture(scope="module")
+def questions(model):
+    """Two questions of unequal length about two pictures, left padded."""
+    config = model.config
+    pad, mmu, soi, eoi = (config.special_token_id(token) for token in ("[PAD]", "<|mmu|>", "<|soi|>", "<|eoi|>"))
+    image = [mmu, soi, *[config.image_token_id] * NUM_CODES, eoi, 0]
+    input_ids = torch.tensor([[pad, pad, *image, 8], [*image, 9, 10, 11]])
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return {"input_ids": input_ids, "attention_mask": (input_ids != pad).long(), "pixel_values": pixels}
+
+
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def draw(model, prompts, **kwargs):
+    return model.generate(**prompts, generation_mode="image", num_inference_steps=STEPS, **kwargs)
+
+
+def row_of(prompts, row):
+    """One prompt without padding."""
+    real = prompts["attention_mask"][row].bool()
+    return {"input_ids": prompts["input_ids"][row][real][None]}
+
+
+def some_codes(model, rows):
+    return torch.randint(-1, model.config.vq_config.codebook_size, (rows, NUM_CODES))
+
+
+def recomputed_logits(model, codes, prompts):
+    """The image's logits from the whole sequence, without any cache."""
+    config = model.config
+    ids = torch.where(codes < 0, config.mask_token_id, codes + config.image_code_offset)
+    soi, eoi = (torch.full((len(ids), 1), config.special_token_id(token)) for token in ("<|soi|>", "<|eoi|>"))
+    length = prompts["input_ids"].shape[1]
+    mask = torch.nn.functional.pad(prompts["attention_mask"], (0, NUM_CODES + 2), value=1)
+    whole = torch.cat([prompts["input_ids"], soi, ids, eoi], dim=1)
+    logits = model(input_ids=whole, attention_mask=mask).logits
+    return logits[:, length + 1 : -1, config.image_code_offset : config.mask_token_id]
+
+
+# --- pictures
+
+
+@torch.no_grad()
+def test_a_cached_prompt_gives_the_logits_of_the_whole_sequence(model, prompts):
+    codes = some_codes(model, 2)
+    prompt = model.encode_prompt(**prompts)
+    expected = recomputed_logits(model, codes, prompts)
+    logits = model.predict_codes(codes, prompt)
+    assert logits.dtype == torch.float32 and logits.shape == (2, NUM_CODES, 32)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    # reading a prompt does not write into it
+    assert torch.equal(model.predict_codes(codes, prompt), logits)
+
+
+@torch.no_grad()
+def test_a_cached_prompt_draws_the_codes_of_the_whole_sequence(model, prompts):
+    codes = torch.full((2, NUM_CODES), -1)
+    generators = row_generators(seeded(1, 2), 2)
+    for step, noise in enumerate(confidence_temperatures("linear", 1.0, STEPS), start=1):
+        num_masked = num_masked_codes("cosine", step / STEPS, NUM_CODES)
+        codes, _ = maskgit_step(recomputed_logits(model, codes, prompts), codes, num_masked, noise, generators)
+    assert torch.equal(draw(model, prompts, generator=seeded(1, 2), guidance_scale=1.0), codes)
+
+
+def test_drawn_pictures_are_whole(model, prompts):
+    codes = draw(model, prompts, generator=seeded(1, 2))
+    assert codes.shape == (2, NUM_CODES) and codes.min() >= 0 and codes.max() < 32
+    pixels = model.decode_image_tokens(codes)
+    assert pixels.shape == (2, 16, 16, 3) and pixels.abs().max() <= 1 and not pixels.requires_grad
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_a_picture_is_the_same_alone_and_in_a_batch(model, prompts, guidance_scale):
+    both = draw(model, prompts, generator=seeded(1, 2), guidance_scale=guidance_scale)
+    assert not torch.equal(both[0], both[1])
+    for row, number in enumerate((1, 2)):
+        alone = draw(model, row_of(prompts, row), generator=seeded(number), guidance_scale=guidance_scale)
+        assert torch.equal(both[row], alone[0])
+
+
+def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, prompts):
+    first = draw(model, prompts, generator=seeded(1, 2))
+    assert torch.equal(first, draw(model, prompts, generator=seeded(1, 2)))
+    assert not torch.equal(first, draw(model, prompts, generator=seeded(3, 4)))
+
+
+def test_images_of_one_prompt_follow_each_other(model, prompts):
+    images = draw(model, prompts, num_images_per_prompt=2, generator=seeded(1, 2, 3, 4))
+    assert images.shape == (4, NUM_CODES)
+    for image, (row, number) in enumerate([(0, 1), (0, 2), (1, 3), (1, 4)]):
+        alone = draw(model, row_of(prompts, row), generator=seeded(number))
+        assert torch.equal(images[image], alone[0])
+
+
+@torch.no_grad()
+def test_guidance_moves_from_the_unconditional_to_the_conditional_logits(model, prompts):
+    codes = some_codes(model, 2)
+    prompt = model.encode_prompt(**prompts)
+    conditional = model.predict_codes(codes, model.encode_prompt(**prompts, guidance=False))
+    empty = model.unconditional_prompt().expand(2, -1)
+    unconditional = model.predict_codes(codes, model.encode_prompt(empty, guidance=False))
+    assert not torch.allclose(conditional, unconditional)
+    torch.testing.assert_close(model.predict_codes(codes, prompt, 1.0), conditional, atol=1e-5, rtol=1e-5)
+    for scale in (0.0, 2.75):
+        expected = unconditional + scale * (conditional - unconditional)
+        torch.testing.assert_close(model.predict_codes(codes, prompt, scale), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_empty_prompt_is_the_default_negative_prompt(model, prompts):
+    empty = model.unconditional_prompt()
+    default = draw(model, prompts, generator=seeded(1, 2))
+    assert torch.equal(draw(model, prompts, generator=seeded(1, 2), negative_input_ids=empty), default)
+    each = draw(model, prompts, generator=seeded(1, 2), negative_input_ids=empty.expand(2, -1))
+    assert torch.equal(each, default)
+
+
+def test_a_negative_prompt_longer_than_the_prompt_needs_no_padding_by_hand(model, prompts):
+    negative = torch.tensor([[model.config.special_token_id("<|t2i|>"), 0, 20, 21, 22, 23, 24, 1]])
+    both = draw(model, prompts, generator=seeded(1, 2), negative_input_ids=negative)
+    assert not torch.equal(both, draw(model, prompts, generator=seeded(1, 2)))
+    alone = draw(model, row_of(prompts, 0), generator=seeded(1), negative_input_ids=negative)
+    assert torch.equal(both[0], alone[0])
+
+
+@torch.no_grad()
+def test_guidance_without_a_negative_prompt_is_refused(model, prompts):
+    prompt = model.encode_prompt(**prompts, guidance=False)
+    with pytest.raises(ValueError, match=r"guidance_scale=3\.0 needs a prompt encoded with guidance=True"):
+        model.predict_codes(some_codes(model, 2), prompt, 3.0)
+
+
+def test_another_number_of_generators_than_images_is_refused(model, prompts):
+    with pytest.raises(ValueError, match="3 generators for 2 images"):
+        draw(model, prompts, generator=seeded(1, 2, 3))
+
+
+def test_an_unknown_mode_is_refused(model, prompts):
+    with pytest.raises(ValueError, match="generation_mode='video', expected 'text' or 'image'"):
+        model.generate(**prompts, generation_mode="video")
+
+
+# --- text
+
+
+def answer(model, questions, **kwargs):
+    kwargs = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False} | kwargs
+    return model.generate(**questions, **kwargs)[:, questions["input_ids"].shape[1] :]
+
+
+def test_text_is_the_same_with_a_growing_a_fixed_and_no_cache(model, questions):
+    growing = answer(model, questions)
+    assert growing.shape == (2, 6)
+    assert torch.equal(growing, answer(model, questions, cache_implementation="static"))
+    assert torch.equal(growing, answer(model, questions, use_cache=False))
+
+
+def test_an_answer_is_the_same_alone_and_in_a_batch(model, questions):
+    both = answer(model, questions)
+    for row in range(2):
+        alone = row_of(questions, row) | {"pixel_values": questions["pixel_values"][row : row + 1]}
+        assert torch.equal(answer(model, alone), both[row : row + 1])
+
+
+@torch.no_grad()
+def test_answers_follow_from_the_picture(model, questions):
+    logits = model(**questions).logits[:, -1]
+    swapped = model(**questions | {"pixel_values": questions["pixel_values"].flip(0)}).logits[:, -1]
+    assert not torch.allclose(logits, swapped, atol=1e-3)
+
+
+@torch.no_grad()
+def test_each_greedy_token_is_the_best_one_of_a_full_pass(model, questions):
+    whole = torch.cat([questions["input_ids"], answer(model, questions)], dim=1)
+    mask = torch.nn.functional.pad(questions["attention_mask"], (0, 6), value=1)
+    logits = model(input_ids=whole, attention_mask=mask, pixel_values=questions["pixel_values"]).logits[:, -7:-1]
+    logits[..., model.config.image_code_offset :] = -torch.inf
+    logits[..., model.config.text_config.eos_token_id] = -torch.inf  # min_new_tokens forbids it
+    assert torch.equal(logits.argmax(-1), whole[:, -6:])
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_text_holds_no_image_codes_even_if_the_model_wants_them(model, questions, do_sample):
+    eager = copy.deepcopy(model)
+    with torch.no_grad():
+        eager.lm_head.bias[eager.config.image_code_offset :] = 1000.0
+    tokens = answer(eager, questions, do_sample=do_sample)
+    assert (tokens < eager.config.image_code_offset).all()
+    forced = answer(eager, questions, do_sample=do_sample, suppress_tokens=[0])  # the caller's own choice counts
+    assert (forced >= eager.config.image_code_offset).all()
+
+
+def test_beams_run_and_end_at_least_as_likely_as_the_greedy_answer(model, questions):
+    @torch.no_grad()
+    def log_likelihood(tokens):
+        whole = torch.cat([questions["input_ids"], tokens], dim=1)
+        mask = torch.nn.functional.pad(questions["attention_mask"], (0, tokens.shape[1]), value=1)
+        logits = model(input_ids=whole, attention_mask=mask, pixel_values=questions["pixel_values"]).logits[:, -3:-1]
+        return logits.log_softmax(-1).gather(-1, tokens[..., None]).sum((1, 2))
+
+    length = {"max_new_tokens": 2, "min_new_tokens": 2}
+    greedy, beams = answer(model, questions, **length), answer(model, questions, num_beams=4, **length)
+    assert beams.shape == (2, 2)
+    assert (log_likelihood(beams) >= log_likelihood(greedy) - 1e-4).all()
+
+
+def test_several_answers_to_one_question(model, questions):
+    answers = answer(model, questions, do_sample=True, num_return_sequences=3)
+    assert answers.shape == (6, 6)
+
+
+def test_text_without_a_picture(model):
+    answer_ids = model.generate(input_ids=torch.tensor([[0, 5, 6]]), max_new_tokens=3, do_sample=False)
+    assert answer_ids.shape[1] <= 6 and (answer_ids < model.config.image_code_offset).all()

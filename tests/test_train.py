@@ -1,0 +1,46 @@
+"""The training command's configuration, and a model built around trained parts."""
+
+import pytest
+import torch
+
+from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
+from unif2ace.training.train import build_model, load_config, main
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: tiny\ntraining:\n  learning_rate: 1e-3\n  max_steps: 5\n")
+    return path
+
+
+def test_config_reads_numbers_and_overrides(config_file):
+    config = load_config(config_file, ["training.max_steps=20", "training.alpha=5e-2", "data.folder=runs/x"])
+    assert config["training"] == {"learning_rate": 1e-3, "max_steps": 20, "alpha": 5e-2}
+    assert config["data"] == {"folder": "runs/x"}
+    with pytest.raises(ValueError, match="key=value"):
+        load_config(config_file, ["training.max_steps"])
+    with pytest.raises(ValueError, match="'trainning'"):
+        load_config(config_file, ["trainning.max_steps=1"])
+
+
+def test_parts_are_taken_over_with_their_shape(tmp_path):
+    source = UniF2aceForConditionalGeneration(get_preset("tiny")).model
+    for name in ("vq_model", "vision_tower", "face_encoder"):
+        source.get_submodule(name).save_pretrained(tmp_path / name)
+    torch.manual_seed(1)
+    parts = {name: tmp_path / name for name in ("vq_model", "vision_tower", "face_encoder")}
+    changes = {"text_config": {"num_hidden_layers": 1, "moe_layers": [0], "sequence_moe_layers": [0]}}
+    model = build_model("tiny", parts, changes)
+    for name in parts:
+        built, trained = model.model.get_submodule(name).state_dict(), source.get_submodule(name).state_dict()
+        assert all(torch.equal(built[key], trained[key]) for key in trained), name
+    assert len(model.model.language_model.layers) == 1
+    with pytest.raises(ValueError, match="'decoder'"):
+        build_model("tiny", {"decoder": tmp_path})
+
+
+def test_command_reports_mistakes_in_one_line(config_file, capsys):
+    assert main(["--config", str(config_file.with_name("missing.yaml"))]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
