@@ -138,7 +138,8 @@ class UniF2aceTextConfig(PreTrainedConfig):
         _at_least(name, 1, num_hidden_layers=self.num_hidden_layers, num_attention_heads=self.num_attention_heads)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"{name}: hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+                f"{name}: hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -227,8 +228,8 @@ class UniF2aceVQConfig(PreTrainedConfig):
             raise ValueError(f"{name}: the four lists give the levels and must be equally long, got {lengths}")
         if self.resolution % self.downsample_factor:
             raise ValueError(
-                f"{name}: resolution={self.resolution} is not a multiple of {self.downsample_factor}, the side of a code "
-                f"with {len(self.encoder_blocks)} levels"
+                f"{name}: resolution={self.resolution} is not a multiple of {self.downsample_factor}, the side of a "
+                f"code with {len(self.encoder_blocks)} levels"
             )
         _at_least(name, 1, num_bits=self.num_bits, in_channels=self.in_channels)
         for multiplier in (*self.encoder_multipliers, *self.decoder_multipliers):
@@ -330,7 +331,7 @@ class UniF2aceConfig(PreTrainedConfig):
         resampler_hidden_size (`int`, *optional*): Width of the resamplers; `hidden_size` when not given.
         resampler_depth (`int`, *optional*, defaults to 2): Blocks of each resampler.
         resampler_num_heads (`int`, *optional*, defaults to 16): Heads of each resampler.
-        resampler_intermediate_size (`int`, *optional*): MLP width of the resamplers; four times their width by default.
+        resampler_intermediate_size (`int`, *optional*): MLP width of the resamplers; by default 4 times theirs.
         noise_feature (`str`, *optional*, defaults to `"mask_ratio"`):
             What the noise expert is told: `"mask_ratio"`, the sinusoidal embedding of the share of masked codes, or
             `"gaussian"`, a standard normal vector.
@@ -390,7 +391,8 @@ class UniF2aceConfig(PreTrainedConfig):
         if self.text_config.vocab_size != expected:
             raise ValueError(
                 f"{name}: text_config.vocab_size={self.text_config.vocab_size}, expected {expected} = "
-                f"{self.text_vocab_size} text + {len(SPECIAL_TOKENS)} special + {self.vq_config.codebook_size} codes + 1 mask"
+                f"{self.text_vocab_size} text + {len(SPECIAL_TOKENS)} special + {self.vq_config.codebook_size} codes "
+                "+ 1 mask"
             )
         longest = self.max_text_length + 1 + self.num_image_tokens + 2
         if longest > self.text_config.max_position_embeddings:

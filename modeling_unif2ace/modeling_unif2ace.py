@@ -482,8 +482,8 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 continue
             if external is None:
                 logger.warning_once(
-                    f"No {kind} features: the model has no {kind} encoder or no pixel_values, so its {kind} experts are "
-                    "left out of the routing. Give `pixel_values` and an encoder, or precomputed features."
+                    f"No {kind} features: the model has no {kind} encoder or no pixel_values, so its {kind} experts "
+                    "are left out of the routing. Give `pixel_values` and an encoder, or precomputed features."
                 )
                 continue
             if len(external) != len(mmu):

@@ -1,8 +1,8 @@
 """
 The two levels of grouped experts (paper section 3.3).
 
-Shape letters: B rows of the batch, S tokens, R rows that hold an image, N image codes, H width, E experts of one group,
-K experts in use, I expert width.
+Shape letters: B rows of the batch, S tokens, R rows that hold an image, N image codes, H width, E experts of one
+group, K experts in use.
 """
 
 from dataclasses import dataclass
