@@ -1,8 +1,8 @@
 PYTHON ?= python
-CONFIG ?= training/configs/faces.yaml
+CONFIGS := training/configs
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format bench train-faces ci
+.PHONY: help install test test-slow lint format bench train-faces bundle ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,20 @@ format: ## Mend style and formatting
 bench: ## Measure the bundled checkpoint on held-out painted faces
 	$(PYTHON) benchmarks/quality.py
 
-train-faces: ## Train the model of the bundled checkpoint (hours on a CPU; CONFIG=... for another)
-	$(PYTHON) -m unif2ace.training.train $(CONFIG)
+train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, encoders, model (hours on a CPU; resumes)
+	$(PYTHON) -m unif2ace.training.data.painted --split test --count 1000 --out runs/painted
+	$(PYTHON) -m unif2ace.training.data.painted --split validation --count 1000 --out runs/painted
+	$(PYTHON) -m unif2ace.training.data.painted --split train --count 30000 --out runs/painted --workers 2
+	$(PYTHON) -m unif2ace.training.train_text_tokenizer --out runs/text_tokenizer
+	$(PYTHON) -m unif2ace.training.train_encoders judge --config $(CONFIGS)/encoders-faces.yaml
+	$(PYTHON) -m unif2ace.training.train_encoders clip --config $(CONFIGS)/encoders-faces.yaml
+	$(PYTHON) -m unif2ace.training.train_encoders face --config $(CONFIGS)/encoders-faces.yaml
+	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml
+	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
+	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces.yaml
+
+bundle: ## Put the trained model into the package, as the Hub folder it would be
+	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace/final --out hub_card/unif2ace-faces --overwrite
 
 ci: ## Install from scratch by the README's command, lint, test
 	.ci/run

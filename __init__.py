@@ -13,7 +13,7 @@ from . import modeling_unif2ace  # noqa: F401  (importing it registers the Auto 
 
 __version__ = "0.1.0"
 
-# public name -> subpackage that defines it
+# public name -> module that has it
 _MODULE_OF = {
     "UniF2aceConfig": "modeling_unif2ace",
     "UniF2aceTextConfig": "modeling_unif2ace",
@@ -29,8 +29,8 @@ _MODULE_OF = {
     "UniF2acePipeline": "pipelines",
     "UniF2acePipelineOutput": "pipelines",
     "UniF2aceScheduler": "pipelines",
-    "UniF2aceTrainer": "training",
-    "UniF2aceTrainingArguments": "training",
+    "UniF2aceTrainer": "training.trainer",
+    "UniF2aceTrainingArguments": "training.arguments",
 }
 
 __all__ = ["__version__", *_MODULE_OF]
