@@ -61,7 +61,7 @@ class UniF2aceTextConfig(PreTrainedConfig):
             Layers whose MLP is the grouped token-level MoE. All when not given; `[]` is exactly Show-o's MLP.
         num_routed_experts (`int`, *optional*, defaults to 8): Routed experts in each of the two groups.
         num_experts_per_tok (`int`, *optional*, defaults to 2): Routed experts that a token uses.
-        shared_expert_intermediate_size (`int`, *optional*, defaults to 2048): Width of each group's shared expert.
+        shared_expert_intermediate_size (`int`, *optional*, defaults to 1536): Width of each group's shared expert.
         routed_expert_intermediate_size (`int`, *optional*, defaults to 512): Width of each routed expert.
         norm_topk_prob (`bool`, *optional*, defaults to `True`): Make the chosen experts' weights add to one.
         sequence_moe_layers (`list[int]`, *optional*):
@@ -109,7 +109,7 @@ class UniF2aceTextConfig(PreTrainedConfig):
     moe_layers: list[int] | None = None
     num_routed_experts: int = 8
     num_experts_per_tok: int = 2
-    shared_expert_intermediate_size: int = 2048
+    shared_expert_intermediate_size: int = 1536
     routed_expert_intermediate_size: int = 512
     norm_topk_prob: bool = True
     sequence_moe_layers: list[int] | None = None
@@ -165,6 +165,11 @@ class UniF2aceTextConfig(PreTrainedConfig):
         for task in TASKS:
             for expert in self.sequence_experts(task):
                 _one_of(name, f"{task}_sequence_experts", expert, SEQUENCE_EXPERTS[task])
+            if not {"copy", "zero"} & set(self.sequence_experts(task)):
+                raise ValueError(
+                    f"{name}: {task}_sequence_experts={self.sequence_experts(task)} has neither copy nor zero; without "
+                    "an encoder none of its experts could be used"
+                )
         if len(self.t2i_sequence_experts) != len(self.mmu_sequence_experts):
             raise ValueError(
                 f"{name}: {len(self.t2i_sequence_experts)} t2i_sequence_experts but "
@@ -328,8 +333,8 @@ class UniF2aceConfig(PreTrainedConfig):
         image_position_embeddings (`bool`, *optional*, defaults to `False`):
             Learnt embeddings of the place in the code grid, added to code and mask embeddings. Show-o has none;
             a small model trained from scratch learns the grid much faster with them.
-        resampler_hidden_size (`int`, *optional*): Width of the resamplers; `hidden_size` when not given.
-        resampler_depth (`int`, *optional*, defaults to 2): Blocks of each resampler.
+        resampler_hidden_size (`int`, *optional*, defaults to 1024): Width of the resamplers.
+        resampler_depth (`int`, *optional*, defaults to 1): Blocks of each resampler.
         resampler_num_heads (`int`, *optional*, defaults to 16): Heads of each resampler.
         resampler_intermediate_size (`int`, *optional*): MLP width of the resamplers; by default 4 times theirs.
         noise_feature (`str`, *optional*, defaults to `"mask_ratio"`):
@@ -360,8 +365,8 @@ class UniF2aceConfig(PreTrainedConfig):
     text_vocab_size: int = 50_295
     max_text_length: int = 128
     image_position_embeddings: bool = False
-    resampler_hidden_size: int | None = None
-    resampler_depth: int = 2
+    resampler_hidden_size: int = 1024
+    resampler_depth: int = 1
     resampler_num_heads: int = 16
     resampler_intermediate_size: int | None = None
     noise_feature: str = "mask_ratio"
@@ -371,8 +376,6 @@ class UniF2aceConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.resampler_hidden_size is None:
-            self.resampler_hidden_size = self.text_config.hidden_size
         if self.resampler_intermediate_size is None:
             self.resampler_intermediate_size = 4 * self.resampler_hidden_size
         if self.vision_config is not None:

@@ -466,7 +466,10 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         features = {}
         t2i = (span.task_ids == T2I).nonzero().squeeze(1)
         mmu = (span.task_ids == MMU).nonzero().squeeze(1)
-        if "noise" in self.resamplers and len(t2i):
+        # In training a resampler without rows sees an empty tensor: zero gradients instead of none, as data parallel
+        # training needs when all rows of a batch have one task.
+        training = torch.is_grad_enabled()
+        if "noise" in self.resamplers and (len(t2i) or training):
             if noise_features is None:
                 if self.config.noise_feature == "mask_ratio":
                     ids = input_ids[span.rows[t2i][:, None], span.positions[t2i]]
@@ -478,8 +481,10 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         if face_features is not None:
             face_features = face_features[:, None]
         for kind, external in (("clip", clip_features), ("face", face_features)):
-            if kind not in self.resamplers or not len(mmu):
+            if kind not in self.resamplers or not (len(mmu) or training):
                 continue
+            if not len(mmu):
+                external = input_ids.new_zeros(0, 1, self.resamplers[kind].in_proj.in_features, dtype=torch.float32)
             if external is None:
                 logger.warning_once(
                     f"No {kind} features: the model has no {kind} encoder or no pixel_values, so its {kind} experts "

@@ -55,7 +55,7 @@ def tiny() -> UniF2aceConfig:
             "embedding_size": 16,
         },
         vision_model_id=None,
-        resampler_depth=1,
+        resampler_hidden_size=32,
         resampler_num_heads=4,
         noise_feature_size=16,
     )
@@ -113,7 +113,6 @@ def faces() -> UniF2aceConfig:
         vision_model_id=None,
         vision_feature_layer=-1,
         resampler_hidden_size=192,
-        resampler_depth=1,
         resampler_num_heads=6,
         resampler_intermediate_size=384,
         noise_feature_size=64,
@@ -122,8 +121,8 @@ def faces() -> UniF2aceConfig:
 
 def full() -> UniF2aceConfig:
     """
-    Show-o's shape (Phi-1.5, 256 codes of 13 bits) with a shared expert 2048 wide and 8 routed experts 512 wide in
-    each group of all 24 layers. The paper says 1.8B parameters but not the widths; these are one choice that gives it.
+    Show-o's shape (Phi-1.5, 256 codes of 13 bits) with a shared expert 1536 wide and 8 routed experts 512 wide in
+    each group of all 24 layers. The paper says 1.8B parameters but not the widths; with the resamplers these give it.
     """
     return UniF2aceConfig()
 
