@@ -167,8 +167,8 @@ class UniF2aceTextConfig(PreTrainedConfig):
                 _one_of(name, f"{task}_sequence_experts", expert, SEQUENCE_EXPERTS[task])
             if not {"copy", "zero"} & set(self.sequence_experts(task)):
                 raise ValueError(
-                    f"{name}: {task}_sequence_experts={self.sequence_experts(task)} has neither copy nor zero; without "
-                    "an encoder none of its experts could be used"
+                    f"{name}: {task}_sequence_experts={self.sequence_experts(task)} has neither copy nor zero; "
+                    "without an encoder none of its experts could be used"
                 )
         if len(self.t2i_sequence_experts) != len(self.mmu_sequence_experts):
             raise ValueError(
