@@ -116,7 +116,7 @@ def _build_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--guidance",
         type=float,
-        default=3.0,
+        default=4.0,
         help="how strongly the picture follows the text; 1 is no guidance (default: %(default)s)",
     )
     generate.add_argument("--negative", metavar="TEXT", help="what the face must not look like")

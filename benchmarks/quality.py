@@ -207,7 +207,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=500, help="faces, from the first on (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of generated faces (default: 0 1 2)")
     parser.add_argument("--steps", type=int, default=16, help="decoding steps (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (default: %(default)s)")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s (default: all)")
     parser.add_argument("--batch-size", type=int, default=25, help="changes no result (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes for exact visibility (default: 2)")

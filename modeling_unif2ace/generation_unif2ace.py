@@ -226,7 +226,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         negative_input_ids: torch.LongTensor | None = None,
         negative_attention_mask: torch.LongTensor | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float = 4.0,
         num_inference_steps: int = 16,
         num_images_per_prompt: int = 1,
         temperature: float = 1.0,

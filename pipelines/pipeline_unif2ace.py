@@ -269,7 +269,7 @@ class UniF2acePipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str | list[str],
-        guidance_scale: float = 3.0,
+        guidance_scale: float = 4.0,
         num_inference_steps: int = 16,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
@@ -284,7 +284,7 @@ class UniF2acePipeline(DiffusionPipeline):
 
         Args:
             prompt (`str` or `list[str]`): What the faces look like. Longer texts than the model reads are an error.
-            guidance_scale (`float`, *optional*, defaults to 3.0):
+            guidance_scale (`float`, *optional*, defaults to 4.0):
                 How strongly a picture follows its prompt: `uncond + guidance_scale · (cond - uncond)`. 1 is none, and
                 costs half. Show-o's scale is one less.
             num_inference_steps (`int`, *optional*, defaults to 16): Steps in which the codes are revealed.
