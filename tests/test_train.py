@@ -44,3 +44,11 @@ def test_command_reports_mistakes_in_one_line(config_file, capsys):
     assert main(["--config", str(config_file.with_name("missing.yaml"))]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_an_earlier_run_is_not_overwritten(config_file, tmp_path, capsys):
+    (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
+    changes = ["--set", f"training.output_dir={tmp_path / 'run'}"]
+    assert main(["--config", str(config_file), *changes]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-5"]

@@ -4,6 +4,7 @@ Train UniF²ace on painted faces, from a preset and its trained parts.
     python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml
     python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --resume
     python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --set training.max_steps=20
+    python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --set initial=FOLDER
 
 Needs, in this order: the render cache (`training.data.painted`), the image tokenizer and the codes of the pictures
 (`training.train_tokenizer`), the two encoders (`training.train_encoders`), the text tokenizer
@@ -37,7 +38,7 @@ from .trainer import UniF2aceTrainer
 
 PART_CLASSES = {"vq_model": UniF2aceVQModel, "vision_tower": CLIPVisionModel, "face_encoder": UniF2aceFaceEncoder}
 PART_CONFIGS = {"vq_model": "vq_config", "vision_tower": "vision_config", "face_encoder": "face_config"}
-SECTIONS = ("preset", "model", "text_tokenizer", "parts", "data", "training")
+SECTIONS = ("preset", "initial", "model", "text_tokenizer", "parts", "data", "training")
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,12 +131,24 @@ def train(config: dict[str, Any], resume: bool = False) -> Path:
 
     Returns:
         `Path`: The folder of the trained model.
+
+    Raises:
+        ValueError: if the output folder holds an earlier run that is not to be resumed.
     """
+    output = Path(config["training"]["output_dir"])
+    earlier = next((path for path in (*output.glob("checkpoint-*"), output / "final") if path.exists()), None)
+    if earlier is not None and not resume:
+        raise ValueError(f"{earlier} exists: go on from it with --resume, or set another training.output_dir")
     arguments = UniF2aceTrainingArguments(**config["training"])
     set_seed(arguments.seed)
-    model = build_model(config["preset"], config.get("parts"), config.get("model"))
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(config["text_tokenizer"])
-    processor = UniF2aceProcessor.from_config(model.config, tokenizer)
+    if config.get("initial"):  # a trained checkpoint instead of fresh weights; codes must be those of its tokenizer
+        model = UniF2aceForConditionalGeneration.from_pretrained(config["initial"], dtype="float32")
+        processor = UniF2aceProcessor.from_pretrained(config["initial"])
+        tokenizer = processor.tokenizer
+    else:
+        model = build_model(config["preset"], config.get("parts"), config.get("model"))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(config["text_tokenizer"])
+        processor = UniF2aceProcessor.from_config(model.config, tokenizer)
 
     data = dict(config["data"])
     validation = data.pop("validation_count")
@@ -143,7 +156,6 @@ def train(config: dict[str, Any], resume: bool = False) -> Path:
     train_rows = PaintedRows(folder, "train", passes=passes, seed=arguments.seed, **data)
     validation_rows = PaintedRows(folder, "validation", count=validation)
 
-    output = Path(arguments.output_dir)
     trainer = UniF2aceTrainer(
         model=model,
         args=arguments,

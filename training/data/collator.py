@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig
 
+
+logger = logging.get_logger(__name__)
 
 IGNORED = -100  # a label that no loss reads
 
@@ -117,8 +120,13 @@ class UniF2aceCollator:
     def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
         """`[t2i][bos] text [eos]` of each prompt."""
         longest = self.config.max_text_length - 2
-        encoded = self._encode(texts, truncation=True, max_length=longest)
-        return [[self.t2i, self.bos, *ids, self.eos] for ids in encoded]
+        encoded = self._encode(texts)
+        too_long = [len(ids) for ids in encoded if len(ids) > longest]
+        if too_long:
+            logger.warning_once(
+                f"a prompt has {max(too_long)} tokens, the model reads {longest}: the rest of such prompts is cut"
+            )
+        return [[self.t2i, self.bos, *ids[:longest], self.eos] for ids in encoded]
 
     def _dialogue_ids(self, dialogues: list[Sequence[tuple[str, str]]]) -> list[tuple[list[int], list[int]]]:
         """`[bos] question answer [eos] question answer [eos] ...` of each dialogue, and its labels."""
