@@ -90,6 +90,7 @@ def lookup_free_losses(hidden: torch.Tensor, quantized: torch.Tensor) -> tuple[t
 
 
 def swish(hidden: torch.Tensor) -> torch.Tensor:
+    """`x · sigmoid(x)`."""
     return F.silu(hidden)
 
 

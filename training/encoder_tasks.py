@@ -1,6 +1,7 @@
 """What `train_encoders` trains: for each small network its data, its loss and its evaluation."""
 
 import random
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def attribute_loss(logits: dict[str, torch.Tensor], targets: torch.Tensor) -> to
     return torch.stack(terms).sum() / (targets != -100).sum().clamp(min=1)
 
 
-class EncoderTask:
+class EncoderTask(ABC):
     """
     What the training loop needs to know of a network.
 
@@ -80,17 +81,17 @@ class EncoderTask:
     model: PreTrainedModel
     trained: nn.Module
 
+    @abstractmethod
     def loss(
         self, rng: np.random.Generator, batch_size: int, progress: float
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of one batch drawn with `rng`, and its terms for the log; `progress` in [0, 1] of the training."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self) -> dict:
         """Metrics on held-out painted faces."""
-        raise NotImplementedError
 
-    def reload(self) -> None:
+    def reload(self) -> None:  # noqa: B027 - an optional hook
         """Take in data that has appeared since."""
 
     def save(self, folder: Path) -> None:

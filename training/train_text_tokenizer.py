@@ -155,6 +155,7 @@ def caption_lengths(tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m unif2ace.training.train_text_tokenizer",
         description="Train the text tokenizer on the language of the painted faces.",

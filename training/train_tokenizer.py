@@ -364,6 +364,7 @@ def encode_split(model: UniF2aceVQModel, folder: str | Path, split: str, batch_s
 
 
 def main(argv: list[str] | None = None):
+    """The command."""
     parser = argparse.ArgumentParser(
         description="Train the image tokenizer, or turn pictures into its codes.",
         epilog="Example: python -m unif2ace.training.train_tokenizer --config training/configs/tokenizer-faces.yaml",
