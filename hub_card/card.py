@@ -113,16 +113,21 @@ def _stages(configs: Path) -> list[dict]:
     module = "python -m unif2ace.training"
     encoder = f"{module}.train_encoders {{}} --config training/configs/encoders-faces.yaml"
     train_tokenizer = f"{module}.train_tokenizer --config training/configs/tokenizer-faces.yaml"
+    paint = f"{module}.data.painted --out runs/painted"
     stages = [
-        {"what": "paint 30,000 faces", "command": f"{module}.data.painted --split train --count 30000"},
-        {"what": "and some to validate on", "command": f"{module}.data.painted --split validation --count 1000"},
+        {"what": "paint 30,000 faces", "command": f"{paint} --split train --count 30000"},
+        {"what": "and some to validate on", "command": f"{paint} --split validation --count 1000"},
+        {"what": "and to test on", "command": f"{paint} --split test --count 1000"},
         {"what": "text tokenizer", "command": f"{module}.train_text_tokenizer --out runs/text_tokenizer"},
+        # its features are part of the losses of what follows
+        {"what": "attribute classifier", "command": encoder.format("judge"), "minutes": encoders["judge"]["minutes"]},
         {"what": "image tokenizer", "command": train_tokenizer, "minutes": tokenizer.get("minutes")},
         {"what": "codes of all pictures", "command": f"{train_tokenizer} --encode"},
     ]
-    for name, what in (("judge", "attribute classifier"), ("clip", "CLIP encoder"), ("face", "face encoder")):
+    for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
         stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
-    command = f"{module}.train --config training/configs/unif2ace-faces.yaml"
+    command = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train"
+    command += " --config training/configs/unif2ace-faces.yaml"
     return [*stages, {"what": "the model", "command": command}]
 
 

@@ -1,6 +1,5 @@
 """The model as a whole: who sees whom, positions, weights on disk, and the promises of the transformers library."""
 
-import copy
 import json
 import os
 import subprocess
@@ -50,17 +49,6 @@ T2I_TEXT, MMU_TEXT = [0, 5, 6, 7, 1], [0, 8, 9, 10, 1]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def built():
-    torch.manual_seed(0)
-    return UniF2aceForConditionalGeneration(get_preset("tiny")).eval()
-
-
-@pytest.fixture
-def model(built):
-    return copy.deepcopy(built)
 
 
 def with_text(**changes):

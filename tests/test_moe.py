@@ -1,6 +1,5 @@
 """The two levels of experts against slow references, and their promises to training."""
 
-import copy
 import logging
 import math
 
@@ -29,17 +28,6 @@ WIDTH, EXPERTS, NUM_CODES = 32, 4, 16  # of the tiny preset
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def built():
-    torch.manual_seed(0)
-    return UniF2aceForConditionalGeneration(get_preset("tiny")).eval()
-
-
-@pytest.fixture
-def model(built):
-    return copy.deepcopy(built)
 
 
 def text_config(**changes):
