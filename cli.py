@@ -5,12 +5,14 @@ import math
 import os
 import secrets
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from .training.files import replacing
 
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ example:
   unif2ace ask face.png "What is on his head?"
 """
 
+# Commands that live in a module of their own: its place (relative to the package) and a summary. The module has
+# `EXAMPLES`, `add_arguments(parser)` and `run(arguments)`, and is imported only when its command is called.
+MODULES: dict[str, tuple[str, str]] = {}
 
 EXAMPLES = """\
 examples:
@@ -71,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         that is not the input's.
     """
     try:
-        arguments = _build_parser().parse_args(argv)
+        argv = sys.argv[1:] if argv is None else argv
+        arguments = _build_parser(argv[0] if argv else None).parse_args(argv)
     except SystemExit as stop:  # after --help, --version or an error message
         return int(stop.code or EXIT_OK)
     if arguments.debug:
@@ -89,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(arguments, f"{type(error).__name__}: {error} (--debug shows where)", EXIT_BUG)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser(called: str | None) -> argparse.ArgumentParser:
+    """The whole command line; of `MODULES` only the `called` command gets its arguments."""
     parser = _Parser(
         prog="unif2ace",
         description="One model, both directions: a face from a sentence, a sentence from a face.",
@@ -112,7 +119,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="where the picture goes (PNG, JPEG or WebP by its ending; folders are made); several pictures get "
         "numbers: face-0.png, face-1.png, ... (default: %(default)s)",
     )
-    generate.add_argument("--steps", type=_positive, default=16, help="decoding steps (default: %(default)s)")
+    generate.add_argument("--steps", type=positive_int, default=16, help="decoding steps (default: %(default)s)")
     generate.add_argument(
         "--guidance",
         type=float,
@@ -120,25 +127,35 @@ def _build_parser() -> argparse.ArgumentParser:
         help="how strongly the picture follows the text; 1 is no guidance (default: %(default)s)",
     )
     generate.add_argument("--negative", metavar="TEXT", help="what the face must not look like")
-    generate.add_argument("--seed", type=_seed, help="makes the picture repeatable (default: a random one, printed)")
     generate.add_argument(
-        "--num-images", type=_positive, default=1, metavar="N", help="pictures (default: %(default)s)"
+        "--seed", type=seed_int, help="makes the picture repeatable (default: a random one, printed)"
+    )
+    generate.add_argument(
+        "--num-images", type=positive_int, default=1, metavar="N", help="pictures (default: %(default)s)"
     )
     generate.add_argument("--grid", action="store_true", help="put all pictures into one file, side by side")
 
     describe = _add_command(commands, "describe", _describe, "describe the face in a picture", DESCRIBE_EXAMPLES)
     describe.add_argument("image", help="a picture of a face, cropped to the head")
     describe.add_argument("--prompt", help="the request (default: Describe this face.)")
-    _add_length(describe)
+    add_length_argument(describe)
 
     ask = _add_command(commands, "ask", _ask, "answer a question about the face in a picture", ASK_EXAMPLES)
     ask.add_argument("image", help="a picture of a face, cropped to the head")
     ask.add_argument("question", help="the question")
-    _add_length(ask)
+    add_length_argument(ask)
+
+    for name, (place, summary) in MODULES.items():
+        if name != called:
+            commands.add_parser(name, help=summary)
+            continue
+        module = import_module(f".{place}", __package__)
+        parser_of_module = _add_parser(commands, name, module.run, summary, module.EXAMPLES)
+        module.add_arguments(parser_of_module)
     return parser
 
 
-def _add_command(commands, name: str, run, summary: str, examples: str) -> argparse.ArgumentParser:
+def _add_parser(commands, name: str, run, summary: str, examples: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
@@ -146,20 +163,31 @@ def _add_command(commands, name: str, run, summary: str, examples: str) -> argpa
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--debug", action="store_true", help="show warnings, and the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_command(commands, name: str, run, summary: str, examples: str) -> argparse.ArgumentParser:
+    parser = _add_parser(commands, name, run, summary, examples)
+    add_model_arguments(parser)
+    return parser
+
+
+def add_model_arguments(parser: argparse.ArgumentParser):
+    """`--model` and `--device`, which `load_pipeline` reads."""
     parser.add_argument(
         "--model", metavar="PATH", help="a checkpoint's folder or a Hub repository (default: the bundled checkpoint)"
     )
     parser.add_argument(
         "--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)"
     )
-    parser.add_argument("--debug", action="store_true", help="show warnings, and the traceback of an error")
-    parser.set_defaults(run=run)
-    return parser
 
 
-def _add_length(parser: argparse.ArgumentParser):
+def add_length_argument(parser: argparse.ArgumentParser):
+    """`--max-new-tokens` of the commands that write text."""
     parser.add_argument(
-        "--max-new-tokens", type=_positive, default=160, metavar="N", help="longest answer (default: %(default)s)"
+        "--max-new-tokens", type=positive_int, default=160, metavar="N", help="longest answer (default: %(default)s)"
     )
 
 
@@ -176,7 +204,7 @@ class _Version(argparse.Action):
 
 def _generate(arguments: argparse.Namespace):
     _check_text("the text", arguments.text)
-    pipe = _load(arguments)
+    pipe = load_pipeline(arguments)
     files = _output_files(arguments)
     seed = secrets.randbelow(SEED_LIMIT) if arguments.seed is None else arguments.seed
     pictures = []
@@ -185,10 +213,10 @@ def _generate(arguments: argparse.Namespace):
         if arguments.grid:
             print(f"{files[0]}  picture {i}  seed {seed + i}  {seconds:.1f} s", flush=True)
         else:
-            _save(picture, files[i])
+            save_picture(picture, files[i])
             print(f"{files[i]}  seed {seed + i}  {seconds:.1f} s", flush=True)
     if arguments.grid:
-        _save(_grid(pictures), files[0])
+        save_picture(picture_grid(pictures), files[0])
 
 
 def _pictures(
@@ -216,14 +244,14 @@ def _pictures(
 def _describe(arguments: argparse.Namespace):
     if arguments.prompt is not None:
         _check_text("the prompt", arguments.prompt)
-    image = _open_picture(arguments.image)
-    print(_load(arguments).describe(image, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens))
+    image = open_picture(arguments.image)
+    print(load_pipeline(arguments).describe(image, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens))
 
 
 def _ask(arguments: argparse.Namespace):
     _check_text("the question", arguments.question)
-    image = _open_picture(arguments.image)
-    print(_load(arguments).answer(image, arguments.question, max_new_tokens=arguments.max_new_tokens))
+    image = open_picture(arguments.image)
+    print(load_pipeline(arguments).answer(image, arguments.question, max_new_tokens=arguments.max_new_tokens))
 
 
 # Input
@@ -238,13 +266,15 @@ def _check_text(name: str, text: str):
         raise ValueError(f"{name} is not valid UTF-8 at character {error.start}") from error
 
 
-def _open_picture(path: str) -> "Image.Image":
+def open_picture(path: str) -> "Image.Image":
+    """A picture of any usual kind as RGB; `ValueError` or `OSError` says what is wrong with it."""
     from .modeling_unif2ace.image_processing_unif2ace import load_image
 
     return load_image(path)
 
 
-def _load(arguments: argparse.Namespace) -> "UniF2acePipeline":
+def load_pipeline(arguments: argparse.Namespace) -> "UniF2acePipeline":
+    """The pipeline that `--model` and `--device` name."""
     from .pipelines import UniF2acePipeline
 
     device = _device(arguments.device)
@@ -265,14 +295,16 @@ def _device(name: str | None):
         raise ValueError(f"device {name!r} cannot be used here; try cpu") from error
 
 
-def _positive(text: str) -> int:
+def positive_int(text: str) -> int:
+    """An argument's type: a whole number from 1 up."""
     value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too small, expected at least 1")
     return value
 
 
-def _seed(text: str) -> int:
+def seed_int(text: str) -> int:
+    """An argument's type: a seed, 0 to 2**32 - 1."""
     value = _whole(text)
     if not 0 <= value < SEED_LIMIT:
         raise argparse.ArgumentTypeError(f"{value} is out of range, expected 0 to {SEED_LIMIT - 1}")
@@ -312,26 +344,13 @@ def _output_files(arguments: argparse.Namespace) -> list[Path]:
     return files
 
 
-def _save(picture: "Image.Image", file: Path):
+def save_picture(picture: "Image.Image", file: Path):
     """Write a picture completely or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
-    os.close(handle)
-    try:
-        picture.save(name)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that nobody else can read
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with replacing(file) as part:
+        picture.save(part)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _grid(pictures: list["Image.Image"]) -> "Image.Image":
+def picture_grid(pictures: list["Image.Image"]) -> "Image.Image":
     """All pictures in one, row by row, as square as it can be; places that stay empty are white."""
     from PIL import Image
 

@@ -16,7 +16,6 @@ as Markdown beside it, and a contact sheet of generated faces. Everything is see
 
 import argparse
 import json
-import os
 import platform
 import random
 import sys
@@ -49,6 +48,7 @@ from unif2ace.training.evaluation.painted import (
     with_interval,
 )
 from unif2ace.training.evaluation.report import quality_markdown, summary_table
+from unif2ace.training.files import replacing, write_text
 
 
 PARTS = ("tokenizer", "generation", "vqa", "captions")
@@ -154,9 +154,8 @@ def save_sheet(path: Path, originals: np.ndarray, generated: list[Image.Image]) 
         row, column = divmod(number, SHEET_COLUMNS)
         for below, picture in enumerate((Image.fromarray(originals[number]), generated[number])):
             sheet.paste(picture.resize((side, side)), (column * side, (2 * row + below) * side))
-    partial_path = path.with_name(f".{path.name}.part")
-    sheet.save(partial_path, format="PNG")
-    os.replace(partial_path, path)
+    with replacing(path) as part:
+        sheet.save(part, format="PNG")
 
 
 def measure_vqa(pipe: UniF2acePipeline, faces: TestFaces, judge: UniF2aceJudge, options) -> dict:
@@ -185,13 +184,6 @@ def measure_captions(pipe: UniF2acePipeline, faces: TestFaces, judge: UniF2aceJu
 
 
 MEASURES = dict(zip(PARTS, (measure_tokenizer, measure_generation, measure_vqa, measure_captions), strict=True))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    partial_path = path.with_name(f".{path.name}.part")
-    partial_path.write_text(text, encoding="utf-8")
-    os.replace(partial_path, path)
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:

@@ -22,7 +22,8 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConf
 
 from ..modeling_unif2ace import UniF2aceForConditionalGeneration
 from ..pipelines import UniF2aceScheduler
-from .card import make_card, save_card
+from ..training.files import write_text
+from .card import make_card
 
 
 MAX_MEGABYTES = 60
@@ -115,7 +116,7 @@ def bundle(
         UniF2aceScheduler(**SAMPLING).save_pretrained(folder / "scheduler")
         _finish_files(folder)
         card = make_card(folder, model_folder.resolve().parent if run is None else run, quality)
-        save_card(card, folder / "README.md")
+        write_text(folder / "README.md", str(card))
         size = folder_megabytes(folder)
         if size > MAX_MEGABYTES:
             raise ValueError(f"the bundle has {size:.1f} MB, expected at most {MAX_MEGABYTES}: use a smaller preset")

@@ -23,6 +23,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
 from ..training.data.attributes import ATTRIBUTES, sample_attributes
 from ..training.evaluation.report import explanation, questions_table, summary_table, table
+from ..training.files import write_text
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -247,13 +248,6 @@ def _count_parameters(config: UniF2aceConfig) -> int:
         return UniF2aceForConditionalGeneration(config).num_parameters()
 
 
-def save_card(card: ModelCard, path: Path) -> None:
-    """Write a card completely or not at all."""
-    partial_path = path.with_name(f".{path.name}.part")
-    partial_path.write_text(str(card), encoding="utf-8")
-    os.replace(partial_path, path)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -272,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    save_card(card, options.checkpoint / "README.md")
+    write_text(options.checkpoint / "README.md", str(card))
     print(f"wrote {options.checkpoint / 'README.md'}")
     return 0
 

@@ -10,8 +10,9 @@ from transformers import AutoModelForMultimodalLM
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
 from unif2ace.hub_card.bundle import bundle, folder_megabytes, main
-from unif2ace.hub_card.card import checkpoint_sha256, loss_table, make_card, save_card, training_minutes
+from unif2ace.hub_card.card import checkpoint_sha256, loss_table, make_card, training_minutes
 from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.training.files import write_text
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
@@ -125,7 +126,7 @@ def test_card_shows_only_numbers_of_the_same_weights(bundled, run, tmp_path):
     }
     path = tmp_path / "quality.json"
     path.write_text(json.dumps(quality))
-    save_card(make_card(bundled, run, path), tmp_path / "README.md")
+    write_text(tmp_path / "README.md", str(make_card(bundled, run, path)))
     card = ModelCard.load(tmp_path / "README.md")
     assert "| captions: precision | 0.900 [0.880, 0.920] |" in card.text and "Not measured" not in card.text
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}

@@ -12,7 +12,6 @@ the time budget `minutes` is spent, whatever the machine's speed.
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import yaml
 from tqdm import tqdm
 
 from .encoder_tasks import TASKS, EncoderTask
+from .files import replacing, write_json
 
 
 _CHECKPOINT_SECONDS = 60
@@ -54,9 +54,8 @@ def _save_checkpoint(path: Path, task: EncoderTask, optimizer: torch.optim.Optim
         "step": step,
         "seconds": seconds,
     }
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    torch.save(state, partial_path)
-    os.replace(partial_path, path)
+    with replacing(path) as part:
+        torch.save(state, part)
 
 
 def train(task: EncoderTask, settings: dict, seed: int = 0) -> dict:
@@ -123,7 +122,7 @@ def train(task: EncoderTask, settings: dict, seed: int = 0) -> dict:
     task.trained.eval()
     metrics = task.evaluate() | {"steps": step, "minutes": round(seconds / 60, 2)}
     task.save(output / "final")
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(output / "metrics.json", metrics)
     return metrics
 
 

@@ -11,7 +11,6 @@ The first command resumes where it stopped. It leaves `final/` (weights averaged
 import argparse
 import json
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass, fields
@@ -29,6 +28,7 @@ from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel, UniF2a
 from ..modeling_unif2ace.presets_unif2ace import get_preset
 from .data.painted import load_rendered
 from .evaluation.judge import UniF2aceJudge
+from .files import replacing
 
 
 SPLITS = ("train", "validation", "test")
@@ -356,10 +356,8 @@ def encode_split(model: UniF2aceVQModel, folder: str | Path, split: str, batch_s
         rows = np.arange(start, min(start + batch_size, len(pictures)))
         codes[rows] = model.encode(read_pictures(pictures, rows)).numpy()
     path = Path(folder) / f"{split}_codes.npy"
-    unfinished = path.with_suffix(".tmp")
-    with open(unfinished, "wb") as file:
-        np.save(file, codes)
-    os.replace(unfinished, path)  # readers see all of it or nothing
+    with replacing(path) as part:
+        np.save(part, codes)
     return path
 
 

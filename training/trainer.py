@@ -28,6 +28,7 @@ from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel
 from .arguments import UniF2aceTrainingArguments
 from .data.sampler import TaskSampler
 from .ema import WeightAverage
+from .files import write_json
 from .losses import balance_of, d3diff_loss, router_usage
 from .masking import MaskSchedule, sample_masks, step_generator
 
@@ -429,7 +430,7 @@ class UniF2aceTrainer(Trainer):
             if self.ema is not None:
                 self.ema.save(folder / EMA_FILE)
             seconds = self.earlier_seconds + time.monotonic() - self.started
-            (folder / CLOCK_FILE).write_text(json.dumps({"seconds": seconds}))
+            write_json(folder / CLOCK_FILE, {"seconds": seconds})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

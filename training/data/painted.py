@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..files import replacing, write_text
 from .attributes import ATTRIBUTES, sample_attributes, sample_identity
 from .captions import write_caption
 from .painter import paint
@@ -209,16 +210,11 @@ def write_parquet(
     _face_rng(0, split, seed)
     features = painted_features()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with pyarrow.parquet.ParquetWriter(partial_path, features.arrow_schema) as writer:
-            for start in tqdm(range(0, count, 100), desc=path.name, unit="00 faces"):
-                rows = _rows([(start, min(start + 100, count))], split, seed, size)
-                encoded = [features.encode_example(row) for row in rows]
-                writer.write_table(pyarrow.Table.from_pylist(encoded, schema=features.arrow_schema))
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
+    with replacing(path) as part, pyarrow.parquet.ParquetWriter(part, features.arrow_schema) as writer:
+        for start in tqdm(range(0, count, 100), desc=path.name, unit="00 faces"):
+            rows = _rows([(start, min(start + 100, count))], split, seed, size)
+            encoded = [features.encode_example(row) for row in rows]
+            writer.write_table(pyarrow.Table.from_pylist(encoded, schema=features.arrow_schema))
     return path
 
 
@@ -230,10 +226,8 @@ def _paint_block(block: tuple[int, int], split: str, seed: int, size: int) -> np
 
 
 def _save_atomically(path: Path, pictures: np.ndarray) -> None:
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(partial_path, "wb") as file:
-        np.save(file, pictures)
-    os.replace(partial_path, path)
+    with replacing(path) as part:
+        np.save(part, pictures)
 
 
 def _chunk_path(folder: Path, split: str, chunk: int) -> Path:
@@ -250,9 +244,7 @@ def _check_settings(folder: Path, split: str, settings: dict) -> None:
                 f"{path} says that the cache holds {found}, but {settings} is asked for; choose another folder, or "
                 f"replace the cache with --overwrite"
             )
-    partial_path = path.with_suffix(".json.part")
-    partial_path.write_text(json.dumps(settings))
-    os.replace(partial_path, path)
+    write_text(path, json.dumps(settings))
 
 
 def render(
@@ -319,17 +311,16 @@ def _chunk_files(folder: Path, split: str) -> list[Path]:
 
 
 def _join_chunks(folder: Path, split: str, joined: Path, done: int, chunks: list[tuple[int, int]], size: int) -> None:
-    partial_path = joined.with_name(f".{joined.name}.{os.getpid()}.part")
     shape = (chunks[-1][1], size, size, 3)
-    array = np.lib.format.open_memmap(partial_path, mode="w+", dtype=np.uint8, shape=shape)
-    if done:
-        array[:done] = np.load(joined, mmap_mode="r")
-    for number, (start, stop) in enumerate(chunks):
-        if stop > done:
-            array[start:stop] = np.load(_chunk_path(folder, split, number), mmap_mode="r")[: stop - start]
-    array.flush()
-    del array
-    os.replace(partial_path, joined)
+    with replacing(joined) as part:
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        if done:
+            array[:done] = np.load(joined, mmap_mode="r")
+        for number, (start, stop) in enumerate(chunks):
+            if stop > done:
+                array[start:stop] = np.load(_chunk_path(folder, split, number), mmap_mode="r")[: stop - start]
+        array.flush()
+        del array
     for path in _chunk_files(folder, split):
         path.unlink()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..files import replacing
 from .attributes import sample_attributes, sample_identity
 from .painter import paint
 
@@ -77,8 +78,6 @@ def paint_people(
         with ProcessPoolExecutor(workers) as pool:
             painted = pool.map(paint_one, range(people), chunksize=4)
             everyone = np.stack(list(tqdm(painted, total=people, desc=f"painting {split} people", unit="person")))
-        partial_path = path.with_suffix(f".{os.getpid()}.part")
-        with open(partial_path, "wb") as file:
-            np.save(file, everyone)
-        os.replace(partial_path, path)
+        with replacing(path) as part:
+            np.save(part, everyone)
     return np.load(path, mmap_mode="r")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..data.attributes import ATTRIBUTES
 from ..data.painted import attributes_of, identity_of
 from ..data.visibility import visible_attributes
+from ..files import write_text
 
 
 _SAVE_EVERY = 20
@@ -86,9 +87,7 @@ def _read(path: Path, settings: dict) -> list[list[str]]:
 
 
 def _write(path: Path, settings: dict, hidden: list[list[str]]) -> None:
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial_path.write_text("".join(json.dumps(line) + "\n" for line in [settings, *hidden]))
-    os.replace(partial_path, path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in [settings, *hidden]))
 
 
 __all__ = ["exact_visibility"]
