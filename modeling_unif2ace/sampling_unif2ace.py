@@ -1,18 +1,22 @@
 """
-Sampling of image codes: mask schedules, one MaskGIT step, one ancestral step. Pure functions on tensors.
+Sampling of image codes: mask schedules, one MaskGIT, ancestral or entropy-bounded step. Pure functions on tensors.
 
 Conventions: `codes` is `(batch_size, num_image_tokens)` int64 with values in `[0, codebook_size)`, or `MASKED_CODE`
 where the code is not known yet. `progress` runs from 0 (everything masked) to 1 (nothing masked). No step reads a
 value back from the device, so that a sampling loop never waits for an accelerator.
+
+Only masked codes need logits, so every step takes `positions`: the places that `logits` are for, `num_positions` in
+each row ([`masked_positions`]). Without them logits are for all places. The codes drawn are the same either way.
 """
 
 import math
+import re
 
 import torch
 
 
 MASKED_CODE = -1
-MASK_SCHEDULES = ("cosine", "linear", "pow", "sigmoid")
+MASK_SCHEDULES = ("cosine", "linear", "pow", "sigmoid", "arccos", "log", "exp")
 CONFIDENCE_SCHEDULES = ("linear", "showo")
 
 # A seed is drawn as a non-negative int64.
@@ -21,16 +25,32 @@ _SEED_LIMIT = 2**63 - 1
 _COUNT_TOLERANCE = 1e-6
 # Steepness of the sigmoid schedule, as in Show-o's and open-MUSE's code.
 _SIGMOID_RANGE = 3.0
+# "pow" with an exponent: pow0.5, pow3, ...
+_POWER = re.compile(r"pow(\d+(?:\.\d+)?)?")
 
 
-def mask_ratio(schedule: str, progress: float) -> float:
+def check_mask_schedule(schedule: str):
+    """`ValueError` unless `schedule` is one of `MASK_SCHEDULES`, or `"pow"` followed by a positive exponent."""
+    power = _POWER.fullmatch(schedule) if isinstance(schedule, str) else None
+    if schedule not in MASK_SCHEDULES and not (power and float(power[1]) > 0):
+        raise ValueError(
+            f"masking_schedule is {schedule!r}, expected one of {', '.join(MASK_SCHEDULES)}, or pow with an exponent "
+            "as in pow3"
+        )
+
+
+def mask_ratio(schedule: str, progress: float, num_image_tokens: int = 256) -> float:
     r"""
     The share λ of codes that are masked.
 
     Args:
         schedule (`str`): `"cosine"` is cos(πu/2) (MaskGIT, Show-o), `"linear"` is 1 - u, `"pow"` is 1 - u² (MaskGIT's
-            square schedule), `"sigmoid"` is a sigmoid over [-3, 3], stretched to end exactly at 1 and 0.
+            square schedule) and `"pow3"` is 1 - u³ (its cubic one; any exponent), `"sigmoid"` is a sigmoid over
+            [-3, 3], `"arccos"` is arccos(u) · 2/π, `"log"` is -log u / log N and `"exp"` is 1 - N^(u - 1), both of
+            MaskGIT's code; all are stretched to start exactly at 1 and end exactly at 0. Concave ones reveal little at
+            first; `"log"`, and `"pow"` with an exponent below 1, reveal most at first.
         progress (`float`): u in [0, 1].
+        num_image_tokens (`int`, *optional*, defaults to 256): N of `"log"` and `"exp"`.
 
     Returns:
         `float`: λ in [0, 1]; exactly 1 at `progress=0`, exactly 0 at `progress=1`.
@@ -44,13 +64,20 @@ def mask_ratio(schedule: str, progress: float) -> float:
         return math.sin(math.pi / 2 * (1 - progress))  # cos(πu/2), but exactly zero at u = 1
     if schedule == "linear":
         return 1 - progress
-    if schedule == "pow":
-        return 1 - progress**2
+    if schedule == "arccos":
+        return 2 / math.pi * math.acos(progress)
+    if schedule in ("log", "exp") and num_image_tokens < 2:
+        return 1 - progress
+    if schedule == "log":
+        return min(1.0, -math.log(progress) / math.log(num_image_tokens)) if progress > 0 else 1.0
+    if schedule == "exp":
+        return (1 - num_image_tokens ** (progress - 1)) / (1 - 1 / num_image_tokens)
     if schedule == "sigmoid":
         start, end = _sigmoid(-_SIGMOID_RANGE), _sigmoid(_SIGMOID_RANGE)
         # at u = 1 the argument is exactly the upper end of the range, so the difference is exactly zero
         return (end - _sigmoid((2 * progress - 1) * _SIGMOID_RANGE)) / (end - start)
-    raise ValueError(f"mask schedule {schedule!r} is unknown, expected one of {', '.join(MASK_SCHEDULES)}")
+    check_mask_schedule(schedule)
+    return 1 - progress ** float(_POWER.fullmatch(schedule)[1] or 2)  # plain "pow" is the square
 
 
 def num_masked_codes(schedule: str, progress: float, num_image_tokens: int) -> int:
@@ -59,14 +86,16 @@ def num_masked_codes(schedule: str, progress: float, num_image_tokens: int) -> i
     (Show-o).
 
     Args:
-        schedule (`str`): One of `MASK_SCHEDULES`.
+        schedule (`str`): As in [`mask_ratio`].
         progress (`float`): Progress *after* the step, in [0, 1].
-        num_image_tokens (`int`): N.
+        num_image_tokens (`int`): N; fewer than the image has when the others are given (inpainting).
 
     Returns:
         `int`: 0 at `progress=1`, else from 1 to N.
     """
-    ratio = mask_ratio(schedule, progress)
+    if num_image_tokens == 0:
+        return 0
+    ratio = mask_ratio(schedule, progress, num_image_tokens)
     return max(1, math.floor(num_image_tokens * ratio + _COUNT_TOLERANCE)) if ratio > 0 else 0
 
 
@@ -136,12 +165,33 @@ def row_generators(
 
 def uniform_noise(generators: list[torch.Generator], num: int, device: torch.device) -> torch.Tensor:
     """Uniform numbers in [0, 1), `(len(generators), num)` float32 on `device`: row i comes from generator i alone."""
-    rows = [torch.rand(num, generator=generator, device=generator.device).to(device) for generator in generators]
-    return torch.stack(rows)
+    rows = [torch.rand(num, generator=generator, device=generator.device) for generator in generators]
+    if device.type == "cuda" and all(row.device.type == "cpu" for row in rows):
+        # from pinned memory the copy does not make the host wait for the steps that are still running
+        return torch.stack(rows).pin_memory().to(device, non_blocking=True)
+    return torch.stack([row.to(device) for row in rows])
+
+
+def masked_positions(codes: torch.Tensor, num_positions: int) -> torch.Tensor:
+    r"""
+    The places of masked codes, in raster order.
+
+    Args:
+        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
+        num_positions (`int`): Places of each row; where it has fewer masked codes, places of known ones follow.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, num_positions)`.
+    """
+    return (codes != MASKED_CODE).byte().argsort(dim=-1, stable=True)[:, :num_positions]
 
 
 def draw_codes(
-    logits: torch.Tensor, codes: torch.Tensor, generators: list[torch.Generator], temperature: float = 1.0
+    logits: torch.Tensor,
+    codes: torch.Tensor,
+    generators: list[torch.Generator],
+    temperature: float = 1.0,
+    positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     Draw a code for every masked position; known codes stay.
@@ -155,19 +205,22 @@ def draw_codes(
         generators (`list[torch.Generator]`): One per row.
         temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits before the draw; 0 takes the most likely code and draws nothing.
+        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+            `logits` are for these places only, among them every masked one.
 
     Returns:
         `tuple` of two `(batch_size, num_image_tokens)` tensors: the codes without any mask (int64), and the log
         probability (float32) that the model gives to each, at temperature 1: how sure the model is does not depend on
-        how boldly one draws.
+        how boldly one draws. Places without logits have 0.
 
     Raises:
         ValueError: if shapes do not fit or `temperature` is negative.
     """
-    if logits.shape[:-1] != codes.shape:
+    places = codes if positions is None else positions
+    if logits.shape[:-1] != places.shape or len(places) != len(codes):
         raise ValueError(
-            f"logits of shape {tuple(logits.shape)} do not fit codes of shape {tuple(codes.shape)}; "
-            "expected (batch, tokens, codebook size) and (batch, tokens)"
+            f"logits of shape {tuple(logits.shape)} do not fit {'codes' if positions is None else 'positions'} of "
+            f"shape {tuple(places.shape)}; expected (batch, tokens, codebook size) and (batch, tokens)"
         )
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}, expected 0 or more")
@@ -176,23 +229,44 @@ def draw_codes(
         drawn = logits.argmax(-1)
     else:
         cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-        uniform = uniform_noise(generators, codes.shape[-1], logits.device).unsqueeze(-1)
+        uniform = uniform_noise(generators, codes.shape[-1], logits.device)  # one for each place, needed or not
+        if positions is not None:
+            uniform = uniform.gather(1, positions)
         # `uniform` < 1, so the target lies strictly below the total, and the first cumulative value above it belongs
         # to a code of positive probability
-        target = uniform * cumulative[..., -1:]
+        target = uniform.unsqueeze(-1) * cumulative[..., -1:]
         drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    predicted = torch.where(codes == MASKED_CODE, drawn, codes)
+    before = codes if positions is None else codes.gather(1, positions)
+    predicted = torch.where(before == MASKED_CODE, drawn, before)
     chosen = logits.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
-    return predicted, chosen - logits.logsumexp(-1)
+    log_probs = chosen - logits.logsumexp(-1)
+    if positions is None:
+        return predicted, log_probs
+    return codes.scatter(1, positions, predicted), log_probs.new_zeros(codes.shape).scatter(1, positions, log_probs)
+
+
+def code_entropies(
+    logits: torch.Tensor, codes: torch.Tensor, positions: torch.Tensor | None = None
+) -> torch.FloatTensor:
+    """
+    Entropy of each masked code's distribution, in nats, (batch_size, num_image_tokens) float32; 0 at known codes.
+    Arguments as in [`draw_codes`].
+    """
+    log_probs = logits.float().log_softmax(-1)
+    entropies = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
+    if positions is not None:
+        entropies = entropies.new_zeros(codes.shape).scatter(1, positions, entropies)
+    return entropies.masked_fill(codes != MASKED_CODE, 0.0)
 
 
 def maskgit_step(
     logits: torch.Tensor,
     codes: torch.Tensor,
-    num_masked: int,
+    num_masked: int | torch.Tensor,
     confidence_temperature: float,
     generators: list[torch.Generator],
     temperature: float = 1.0,
+    positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     Draw all masked codes, keep the most confident ones (MaskGIT, [arXiv:2202.04200](https://arxiv.org/abs/2202.04200)).
@@ -203,16 +277,18 @@ def maskgit_step(
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
         codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
-        num_masked (`int`): Codes of each row that stay masked; 0 in the last step. See [`num_masked_codes`].
+        num_masked (`int` or `torch.LongTensor` of shape `(batch_size, 1)`):
+            Codes of each row that stay masked; 0 in the last step. See [`num_masked_codes`].
         confidence_temperature (`float`): τ; 0 is no noise. See [`confidence_temperatures`].
         generators (`list[torch.Generator]`): One per row.
         temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`].
+        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*): See [`draw_codes`].
 
     Returns:
         `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
     """
-    predicted, confidence = draw_codes(logits, codes, generators, temperature)
-    if num_masked == 0:
+    predicted, confidence = draw_codes(logits, codes, generators, temperature, positions)
+    if isinstance(num_masked, int) and num_masked == 0:
         return predicted, predicted
     masked = codes == MASKED_CODE
     if confidence_temperature != 0:
@@ -220,7 +296,7 @@ def maskgit_step(
         confidence = confidence - confidence_temperature * (-uniform.clamp(min=1e-20).log()).log()
     confidence = confidence.masked_fill(~masked, math.inf)
     rank = confidence.argsort(dim=-1, stable=True).argsort(dim=-1)  # 0: the least confident
-    again = (masked.sum(-1, keepdim=True) - 1).clamp(0, num_masked)
+    again = (masked.sum(-1, keepdim=True) - 1).clamp(min=0).clamp(max=num_masked)
     return predicted.masked_fill(rank < again, MASKED_CODE), predicted
 
 
@@ -231,6 +307,7 @@ def ancestral_step(
     next_ratio: float,
     generators: list[torch.Generator],
     temperature: float = 1.0,
+    positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     One step of the reverse process of absorbing diffusion: each masked code is revealed on its own with probability
@@ -243,6 +320,7 @@ def ancestral_step(
         next_ratio (`float`): Mask ratio λ_s after the step, in [0, λ_t]; 0 reveals everything.
         generators (`list[torch.Generator]`): One per row.
         temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`].
+        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*): See [`draw_codes`].
 
     Returns:
         `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
@@ -252,9 +330,42 @@ def ancestral_step(
     """
     if not (0 <= next_ratio <= ratio and ratio > 0):
         raise ValueError(f"mask ratios {ratio} -> {next_ratio}: expected a fall from above 0 to 0 or more")
-    predicted, _ = draw_codes(logits, codes, generators, temperature)
+    predicted, _ = draw_codes(logits, codes, generators, temperature, positions)
     reveal = uniform_noise(generators, codes.shape[-1], logits.device) < (ratio - next_ratio) / ratio
     return torch.where(reveal | (codes != MASKED_CODE), predicted, MASKED_CODE), predicted
+
+
+def entropy_bounded_step(
+    logits: torch.Tensor,
+    codes: torch.Tensor,
+    entropy_bound: float,
+    generators: list[torch.Generator],
+    temperature: float = 1.0,
+    positions: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    Reveal as many codes as can be drawn independently without losing more than `entropy_bound`: the k surest ones for
+    which `Σ entropy - max entropy <= entropy_bound`, which bounds their mutual information (EB-Sampler,
+    [arXiv:2505.24857](https://arxiv.org/abs/2505.24857)). At least one code of each row with masked ones.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
+        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
+        entropy_bound (`float`): In nats; infinity reveals everything.
+        generators (`list[torch.Generator]`): One per row.
+        temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`]; entropies are at temperature 1.
+        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*): See [`draw_codes`].
+
+    Returns:
+        `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
+    """
+    predicted, _ = draw_codes(logits, codes, generators, temperature, positions)
+    masked = codes == MASKED_CODE
+    ordered, order = code_entropies(logits, codes, positions).masked_fill(~masked, math.inf).sort(dim=-1, stable=True)
+    others = ordered.cumsum(-1) - ordered  # ascending, so each is the largest so far
+    accepted = (others <= entropy_bound) & ordered.isfinite()  # behind the masked ones inf - inf is NaN: not accepted
+    reveal = torch.zeros_like(masked).scatter(-1, order, accepted)
+    return predicted.masked_fill(masked & ~reveal, MASKED_CODE), predicted
 
 
 def mask_codes(codes: torch.Tensor, num_masked: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
@@ -282,10 +393,14 @@ __all__ = [
     "MASKED_CODE",
     "MASK_SCHEDULES",
     "ancestral_step",
+    "check_mask_schedule",
+    "code_entropies",
     "confidence_temperatures",
     "draw_codes",
+    "entropy_bounded_step",
     "mask_codes",
     "mask_ratio",
+    "masked_positions",
     "maskgit_step",
     "num_masked_codes",
     "row_generators",

@@ -9,10 +9,13 @@ from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     MASK_SCHEDULES,
     MASKED_CODE,
     ancestral_step,
+    code_entropies,
     confidence_temperatures,
     draw_codes,
+    entropy_bounded_step,
     mask_codes,
     mask_ratio,
+    masked_positions,
     maskgit_step,
     num_masked_codes,
     row_generators,
@@ -50,11 +53,12 @@ def sample(seeds, steps=8, sampling="maskgit", rows=None):
     return codes
 
 
-@pytest.mark.parametrize("schedule", MASK_SCHEDULES)
+@pytest.mark.parametrize("schedule", [*MASK_SCHEDULES, "pow3", "pow0.5"])
 def test_schedules_fall_from_one_to_zero(schedule):
     ratios = [mask_ratio(schedule, k / 20) for k in range(21)]
     assert ratios[0] == 1 and ratios[-1] == 0
-    assert all(before > after for before, after in zip(ratios, ratios[1:], strict=False))
+    assert all(before >= after for before, after in zip(ratios, ratios[1:], strict=False))
+    assert len(set(ratios)) > 10 and all(0 <= ratio <= 1 for ratio in ratios)
     assert num_masked_codes(schedule, 0.0, 100) == 100 and num_masked_codes(schedule, 1.0, 100) == 0
     assert num_masked_codes(schedule, 0.999, 4) == 1  # never finished early
 
@@ -63,7 +67,12 @@ def test_schedule_values():
     assert mask_ratio("cosine", 0.25) == pytest.approx(math.cos(math.pi / 8))
     assert mask_ratio("linear", 0.25) == 0.75
     assert mask_ratio("pow", 0.5) == 0.75
+    assert mask_ratio("pow3", 0.5) == 0.875 and mask_ratio("pow0.5", 0.25) == 0.5
     assert mask_ratio("sigmoid", 0.5) == pytest.approx(0.5)
+    assert mask_ratio("arccos", 0.5) == pytest.approx(2 / 3)
+    # MaskGIT's code: -log2(u) / log2(N), and 1 - N^(u - 1) up to the stretch
+    assert mask_ratio("log", 0.25, 256) == pytest.approx(2 / 8)
+    assert mask_ratio("exp", 0.5, 256) == pytest.approx((1 - 1 / 16) / (1 - 1 / 256))
     # four cosine steps of 256 codes (λ = 0.9239, 0.7071, 0.3827)
     assert [num_masked_codes("cosine", k / 4, 256) for k in (1, 2, 3, 4)] == [236, 181, 97, 0]
     # 0.7 x 10 is 7, whatever floating point says
@@ -71,8 +80,10 @@ def test_schedule_values():
 
 
 def test_unknown_schedules_are_named():
-    with pytest.raises(ValueError, match="'square' is unknown.*cosine"):
+    with pytest.raises(ValueError, match="masking_schedule is 'square', expected one of cosine.*pow3"):
         mask_ratio("square", 0.5)
+    with pytest.raises(ValueError, match="'pow0'"):
+        mask_ratio("pow0", 0.5)
     with pytest.raises(ValueError, match="'none' is unknown.*linear"):
         confidence_temperatures("none", 1.0, 4)
     with pytest.raises(ValueError, match="from 0 to 1"):
@@ -212,3 +223,76 @@ def test_mask_codes():
     assert (masked == MASKED_CODE).sum(-1).tolist() == [0, 10, TOKENS]
     known = masked != MASKED_CODE
     assert torch.equal(masked[known], codes[known])
+
+
+# --- logits at masked places only, entropies
+
+
+def half_known(rows):
+    codes = all_masked(rows)
+    for row in range(rows):
+        codes[row, torch.randperm(TOKENS, generator=torch.Generator().manual_seed(row))[: 20 + row]] = row
+    return codes
+
+
+def test_masked_positions_come_first_and_in_order():
+    codes = half_known(3)
+    places = masked_positions(codes, TOKENS)
+    for row in range(3):
+        masked = (codes[row] == MASKED_CODE).nonzero().squeeze(1)
+        assert torch.equal(places[row, : len(masked)], masked) and len(places[row].unique()) == TOKENS
+    assert torch.equal(masked_positions(codes, 5), places[:, :5])
+
+
+@pytest.mark.parametrize("step", ["maskgit", "ancestral", "entropy_bounded"])
+@pytest.mark.parametrize("spare", [0, 3])
+def test_logits_at_masked_places_are_enough(step, spare):
+    codes, logits = half_known(3), random_logits(3)
+    places = masked_positions(codes, TOKENS - 20 + spare)
+    few = logits.gather(1, places[..., None].expand(-1, -1, CODES))
+
+    def take(logits, places=None):
+        rows = generators(1, 2, 3)
+        if step == "maskgit":
+            return maskgit_step(logits, codes, 17, 2.0, rows, positions=places)
+        if step == "ancestral":
+            return ancestral_step(logits, codes, 0.7, 0.2, rows, positions=places)
+        return entropy_bounded_step(logits, codes, 20.0, rows, positions=places)
+
+    for whole, part in zip(take(logits), take(few, places), strict=True):
+        assert torch.equal(whole, part)
+    with pytest.raises(ValueError, match="do not fit positions"):
+        take(logits, places)
+
+
+def test_maskgit_takes_a_count_for_each_row():
+    left = torch.tensor([[5], [0], [60]])
+    codes, _ = maskgit_step(random_logits(3), half_known(3), left, 1.0, generators(1, 2, 3))
+    assert (codes == MASKED_CODE).sum(-1).tolist() == [5, 0, TOKENS - 22 - 1]
+
+
+def test_entropies():
+    logits = torch.zeros(2, TOKENS, CODES)
+    logits[:, 0, 1:] = -math.inf  # certain
+    entropies = code_entropies(logits, all_masked(2))
+    assert entropies[0, 0] == 0
+    torch.testing.assert_close(entropies[:, 1:], torch.full((2, TOKENS - 1), math.log(CODES)))
+    assert (code_entropies(logits, half_known(2))[half_known(2) != MASKED_CODE] == 0).all()
+
+
+def test_entropy_bound_decides_how_many_are_revealed():
+    """Uniform codes of entropy h: k of them may be revealed as long as (k - 1) h <= bound."""
+    entropy = math.log(CODES)
+    for bound, revealed in ((0.0, 1), (2.5 * entropy, 3), (4.01 * entropy, 5), (math.inf, TOKENS)):
+        codes, predicted = entropy_bounded_step(torch.zeros(2, TOKENS, CODES), all_masked(2), bound, generators(1, 2))
+        assert (codes != MASKED_CODE).sum(-1).tolist() == [revealed] * 2
+        assert torch.equal(codes[codes != MASKED_CODE], predicted[codes != MASKED_CODE])
+    # the surest first: the first half is certain and costs nothing
+    logits = torch.zeros(1, TOKENS, CODES)
+    logits[:, : TOKENS // 2, 0] = 100.0
+    codes, _ = entropy_bounded_step(logits, all_masked(1), 0.5, generators(1))
+    assert (codes != MASKED_CODE).sum() == TOKENS // 2 + 1 and (codes[0, : TOKENS // 2] == 0).all()
+    known = half_known(1)
+    after, _ = entropy_bounded_step(random_logits(1), known, 0.0, generators(1))
+    assert torch.equal(after[known != MASKED_CODE], known[known != MASKED_CODE])
+    assert (after == MASKED_CODE).sum() == (known == MASKED_CODE).sum() - 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unif2ace import UniF2aceScheduler
+from unif2ace.modeling_unif2ace.sampling_unif2ace import MASK_SCHEDULES, mask_ratio, num_masked_codes
 
 
 ROWS, TOKENS, CODES = 3, 36, 20
@@ -62,6 +63,137 @@ def test_single_generator_and_none():
         scheduler.step(logits, 3, sample, generator=generators(1, 2, 3))
 
 
+# What diffusers' scheduler tests ask of every scheduler, in the terms of masked codes
+
+
+SAMPLINGS = ["maskgit", "ancestral", "entropy_bounded"]
+EVERY_SCHEDULE = [*MASK_SCHEDULES, "pow3", "pow0.5"]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_saved_and_loaded_schedulers_take_the_same_steps(sampling, tmp_path):
+    for schedule in EVERY_SCHEDULE:
+        scheduler = UniF2aceScheduler(masking_schedule=schedule, sampling=sampling, early_exit_entropy=0.1)
+        scheduler.save_pretrained(tmp_path)
+        loaded = UniF2aceScheduler.from_pretrained(tmp_path)
+        settings = {name: value for name, value in scheduler.config.items() if name[0] != "_"}
+        assert settings.items() <= loaded.config.items()
+        assert torch.equal(run(loaded, [1])[0], run(scheduler, [1])[0])
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+@pytest.mark.parametrize("steps", [1, 2, 7, TOKENS, 3 * TOKENS])
+def test_step_counts_are_exact(schedule, steps):
+    scheduler = UniF2aceScheduler(masking_schedule=schedule)
+    _, counts = run(scheduler, [1, 2], steps)
+    assert len(scheduler.timesteps) == len(counts) == steps
+    before = TOKENS
+    for step, count in enumerate(counts, start=1):
+        planned = num_masked_codes(schedule, step / steps, TOKENS)
+        before = min(planned, max(before - 1, 0))  # a step reveals at least one, and never hides any
+        assert count == [before] * 2
+    assert before == 0
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+def test_every_mask_ratio_is_reachable(schedule):
+    """With as many steps as it takes, every number of masked codes from N to 0 is seen by the model."""
+    scheduler = UniF2aceScheduler(masking_schedule=schedule)
+    _, counts = run(scheduler, [1], 12 * TOKENS)
+    assert {count for (count,) in counts} | {TOKENS} >= set(range(TOKENS // 2 + 1)) | {TOKENS}
+    codes = torch.zeros(1, TOKENS, dtype=torch.long)
+    for count in range(TOKENS + 1):
+        assert (scheduler.add_noise(codes, mask_ratio=count / TOKENS) == -1).sum() == count
+
+
+def test_moments_of_the_masking_distribution():
+    """Every place is masked equally often and pairs are as correlated as in draws without replacement, to 4 sigma."""
+    rows, share = 4000, 0.25
+    codes = torch.zeros(rows, TOKENS, dtype=torch.long)
+    masked = UniF2aceScheduler().add_noise(codes, mask_ratio=share, generator=generators(*range(rows))) == -1
+    count = round(share * TOKENS)
+    assert (masked.sum(-1) == count).all()
+    deviation = (share * (1 - share) / rows) ** 0.5
+    assert ((masked.double().mean(0) - share).abs() < 4 * deviation).all()
+    both = (masked[:, :-1] & masked[:, 1:]).double().mean()
+    expected = count * (count - 1) / (TOKENS * (TOKENS - 1))
+    assert abs(both - expected) < 4 * (expected / (rows * (TOKENS - 1))) ** 0.5 * 2
+
+
+def test_moments_of_the_ancestral_counts():
+    """Codes masked after a step are Binomial(N, λ): mean and variance over many rows, to 4 sigma."""
+    rows, scheduler = 400, UniF2aceScheduler(masking_schedule="cosine", sampling="ancestral")
+    scheduler.set_timesteps(4)
+    sample, streams = torch.full((rows, TOKENS), -1), generators(*range(rows))
+    for timestep in scheduler.timesteps[:3]:
+        sample = scheduler.step(torch.zeros(rows, TOKENS, CODES), timestep, sample, generator=streams).prev_sample
+        ratio = mask_ratio("cosine", 1 - int(timestep) / 4)
+        counts, variance = (sample == -1).sum(-1).double(), TOKENS * ratio * (1 - ratio)
+        assert counts.mean().item() == pytest.approx(TOKENS * ratio, abs=4 * (variance / rows) ** 0.5)
+        assert counts.var().item() == pytest.approx(variance, rel=4 * (2 / rows) ** 0.5)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("editing", [False, True])
+def test_logits_at_the_masked_places_give_the_same_codes(sampling, editing):
+    """A loop that asks for `masked_positions` only ends where a loop over all places does."""
+    table = torch.randn(CODES + 1, TOKENS, CODES, generator=torch.Generator().manual_seed(1))
+    ends = []
+    for few in (False, True):
+        scheduler = UniF2aceScheduler(sampling=sampling, entropy_bound=20.0)
+        sample, streams = torch.full((3, TOKENS), -1), generators(1, 2, 3)
+        if editing:
+            sample[0, 8:], sample[1, :], sample[2, :20] = 4, 5, 6
+        scheduler.set_timesteps(9, initially_masked=(sample == -1).sum(-1).tolist() if editing else None)
+        for timestep in scheduler.timesteps:
+            logits, places = table[sample].mean(1), None  # logits depend on the codes so far, as a model's do
+            if few:
+                places = scheduler.masked_positions(sample, timestep)
+                assert places.shape == (3, scheduler.max_masked(timestep, TOKENS))
+                logits = logits.gather(1, places[..., None].expand(-1, -1, CODES))
+            sample = scheduler.step(logits, timestep, sample, streams, positions=places).prev_sample
+        ends.append(sample)
+    assert torch.equal(*ends) and (ends[0] >= 0).all()
+    if editing:
+        assert (ends[0][0, 8:] == 4).all() and (ends[0][1] == 5).all() and (ends[0][2, :20] == 6).all()
+
+
+def test_the_schedule_is_spread_over_the_masked_codes():
+    scheduler = UniF2aceScheduler(masking_schedule="linear")
+    sample = torch.zeros(2, TOKENS, dtype=torch.long)
+    sample[0, :8], sample[1, :4] = -1, -1
+    scheduler.set_timesteps(4, initially_masked=[8, 4])
+    counts, streams = [], generators(1, 2)
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(torch.zeros(2, TOKENS, CODES), timestep, sample, streams).prev_sample
+        counts.append((sample == -1).sum(-1).tolist())
+    assert counts == [[6, 3], [4, 2], [2, 1], [0, 0]]
+
+
+def test_entropy_bounded_steps_follow_the_entropy():
+    """Certain codes are revealed at once, uniform ones a few at a time; the last step reveals what is left."""
+    scheduler = UniF2aceScheduler(sampling="entropy_bounded", entropy_bound=1.0)
+    assert scheduler.may_finish_early and not UniF2aceScheduler().may_finish_early
+    scheduler.set_timesteps(5)
+    certain = torch.zeros(2, TOKENS, CODES)
+    certain[0, :, 3] = 100.0
+    sample, left = torch.full((2, TOKENS), -1), []
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(certain, timestep, sample, generators(1, 2)).prev_sample
+        left.append((sample == -1).sum(-1).tolist())
+    assert left == [[0, 35], [0, 34], [0, 33], [0, 32], [0, 0]]
+
+
+def test_early_exit_finishes_sure_rows_only():
+    scheduler = UniF2aceScheduler(early_exit_entropy=1.0)
+    scheduler.set_timesteps(6)
+    logits = torch.zeros(2, TOKENS, CODES)
+    logits[0, :, 3] = 20.0
+    output = scheduler.step(logits, scheduler.timesteps[0], torch.full((2, TOKENS), -1), generators(1, 2))
+    assert (output.prev_sample == -1).sum(-1).tolist() == [0, num_masked_codes("cosine", 1 / 6, TOKENS)]
+    assert scheduler.may_finish_early
+
+
 def test_config_round_trip(tmp_path):
     scheduler = UniF2aceScheduler(
         masking_schedule="pow", sampling="ancestral", temperature=0.5, confidence_temperature=3.0
@@ -95,7 +227,9 @@ def test_add_noise():
     ("arguments", "message"),
     [
         ({"masking_schedule": "square"}, "masking_schedule is 'square', expected one of cosine"),
-        ({"sampling": "ddim"}, "sampling is 'ddim', expected one of maskgit, ancestral"),
+        ({"sampling": "ddim"}, "sampling is 'ddim', expected one of maskgit, ancestral, entropy_bounded"),
+        ({"entropy_bound": -1.0}, "entropy_bound is -1.0"),
+        ({"early_exit_entropy": float("inf")}, "early_exit_entropy is inf"),
         ({"confidence_schedule": "cosine"}, "confidence_schedule is 'cosine'"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"confidence_temperature": float("nan")}, "confidence_temperature is nan"),
