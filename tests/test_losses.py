@@ -1,5 +1,6 @@
 """D3Diff and balance losses against values worked out by hand and against the literal score entropy."""
 
+import copy
 import itertools
 import math
 
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from unif2ace.training.losses import (
+    WEIGHTINGS,
     balance_loss,
     d3diff_loss,
     d3diff_loss_padded,
@@ -52,6 +54,15 @@ def _batch_of_known_cross_entropy():
     return logits, torch.zeros(2, 4, dtype=torch.long), masked
 
 
+def _random_batch():
+    """Four rows of eight codes, of which 6, 3, 7 and 3 are masked; logits of seven codes."""
+    generator = torch.Generator().manual_seed(0)
+    masked = torch.tensor([[1] * 6 + [0] * 2, [0, 1, 0, 1, 0, 0, 0, 1], [1] * 7 + [0]]).bool()
+    masked = torch.cat([masked, masked.new_tensor([[0] * 5 + [1] * 3])])
+    logits = torch.randn(4, 8, 7, generator=generator)
+    return logits, torch.randint(0, 7, (4, 8), generator=generator), masked
+
+
 @pytest.mark.parametrize(
     ("weighting", "score", "total"),
     [("inverse_ratio", 5.5, 1.455), ("elbo", 6.517826, 1.465178), ("dse", 2.0, 1.42)],
@@ -68,6 +79,84 @@ def test_alpha_zero_is_the_mask_term_exactly():
     logits, targets, masked = _batch_of_known_cross_entropy()
     loss = d3diff_loss_padded(logits, targets, masked, alpha=0)
     assert loss.loss.item() == loss.mask_loss.item()
+
+
+def test_alpha_zero_is_masked_cross_entropy_bit_for_bit():
+    logits, targets, masked = _random_batch()
+    loss = d3diff_loss_padded(logits, targets, masked, alpha=0)
+    assert torch.equal(loss.loss, F.cross_entropy(logits[masked], targets[masked], reduction="none").sum() / 19)
+    assert loss.loss.item() == pytest.approx(F.cross_entropy(logits[masked], targets[masked]).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("literal", [score_entropy, score_entropy_paper])
+@pytest.mark.parametrize(
+    ("weighting", "rate"),
+    [
+        ("dse", lambda ratio: torch.ones_like(ratio)),
+        ("inverse_ratio", lambda ratio: 1 / (1 - ratio)),  # linear: σ' = λ'/(1 - λ)
+        ("elbo", lambda ratio: math.pi / 2 * (1 - ratio**2).sqrt() / (1 - ratio)),  # cosine
+    ],
+)
+def test_score_term_is_the_literal_score_entropy_times_the_rate(weighting, rate, literal):
+    """
+    All of a batch: same gradient, same value up to a constant without θ, which is 0 in RADD's parametrisation.
+    """
+    logits, targets, masked = _random_batch()
+    ratio = (masked.sum(-1) / masked.shape[1])[masked.nonzero()[:, 0]].double()
+    closed_logits, literal_logits = (logits.clone().double().requires_grad_() for _ in range(2))
+    closed = d3diff_loss_padded(closed_logits, targets, masked, weighting=weighting).score_loss
+    log_probs = literal_logits[masked].log_softmax(-1)
+    written_out = (rate(ratio) * literal(log_probs, targets[masked], ratio)).sum() / len(masked)
+    constant = 0.0
+    if literal is score_entropy_paper:
+        odds = (1 - ratio) / ratio
+        constant = (rate(ratio) * (1 + odds * (1 - ratio).log())).sum() / len(masked)
+    torch.testing.assert_close(written_out - constant, closed.double(), atol=1e-5, rtol=1e-5)
+    closed.backward()
+    written_out.backward()
+    torch.testing.assert_close(closed_logits.grad, literal_logits.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_inverse_ratio_is_n_times_the_mean_of_row_means():
+    """So with a per-row mask term D3Diff is (1 + α·N) times the mask term: a weight, not another loss."""
+    logits, targets, masked = _random_batch()
+    loss = d3diff_loss_padded(logits, targets, masked, alpha=0.01)
+    rows = [F.cross_entropy(logits[i][masked[i]], targets[i][masked[i]]) for i in range(len(masked))]
+    row_mean = torch.stack(rows).mean()
+    torch.testing.assert_close(loss.score_loss, masked.shape[1] * row_mean)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("num_masked", [1, 16])
+def test_first_and_last_mask_ratio_are_finite(weighting, num_masked):
+    logits = torch.randn(2, 16, 7).requires_grad_()
+    masked = torch.arange(16).expand(2, -1) < num_masked  # λ = 1/N and λ = 1
+    loss = d3diff_loss_padded(logits, torch.zeros(2, 16, dtype=torch.long), masked, weighting=weighting).loss
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_no_text_to_image_row_is_zero(weighting):
+    """No row means no row: not, through a slice like `[-0:]`, the whole batch."""
+    logits = torch.randn(0, 7).requires_grad_()
+    none = torch.zeros(0, dtype=torch.long)
+    loss = d3diff_loss(logits, none, none, none, 16, weighting=weighting)
+    loss.loss.backward()
+    assert loss.loss.item() == loss.mask_loss.item() == loss.score_loss.item() == 0
+    assert loss.token_loss.shape == (0,) and logits.grad.shape == (0, 7)
+
+
+def test_logits_of_other_states_change_nothing(built):
+    """The head is cut to the codes before the softmax: text, special and mask tokens have no say."""
+    hidden_states = torch.randn(3, built.config.text_config.hidden_size)
+    before = built.code_logits(hidden_states).log_softmax(-1)
+    assert before.shape == (3, 2**built.config.vq_config.num_bits)
+    changed = copy.deepcopy(built)
+    with torch.no_grad():
+        changed.lm_head.bias[: built.config.image_code_offset] += 100
+        changed.lm_head.bias[built.config.mask_token_id :] += 100
+    assert torch.equal(before, changed.code_logits(hidden_states).log_softmax(-1))
 
 
 def test_linear_elbo_is_the_inverse_ratio():
