@@ -24,12 +24,13 @@ from .modeling_unif2ace import (
     UniF2acePreTrainedModel,
     UniF2aceTextModel,
 )
+from .peft_unif2ace import register_peft_defaults
 from .presets_unif2ace import PRESETS, get_preset
 from .processing_unif2ace import UniF2aceProcessor
 
 
 def register():
-    """Make `from_pretrained` of the Auto classes find ours; nothing needs `trust_remote_code` then."""
+    """Make the Auto classes and PEFT's defaults know our models; nothing needs `trust_remote_code` then."""
     for config, model in (
         (UniF2aceConfig, UniF2aceModel),
         (UniF2aceTextConfig, UniF2aceTextModel),
@@ -42,6 +43,7 @@ def register():
         auto_class.register(UniF2aceConfig, UniF2aceForConditionalGeneration, exist_ok=True)
     AutoImageProcessor.register(UniF2aceConfig, image_processor_classes={"pil": UniF2aceImageProcessor}, exist_ok=True)
     AutoProcessor.register(UniF2aceConfig, UniF2aceProcessor, exist_ok=True)
+    register_peft_defaults()
 
 
 register()

@@ -19,12 +19,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from .lora_unif2ace import UniF2aceLoraMixin, adapter_base
 from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler, row_generators
 
 
 DEFAULT_DESCRIBE_PROMPT = "Describe this face."
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MODEL_TYPE = "unif2ace"
+BUNDLED_NAME = "unif2ace-faces"  # the folder of the checkpoint inside the package
 
 _COMPONENTS = ("transformer", "scheduler", "processor")
 _DOWNLOAD_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -49,7 +51,7 @@ class UniF2acePipelineOutput(BaseOutput):
     codes: torch.LongTensor | None = None
 
 
-class UniF2acePipeline(DiffusionPipeline):
+class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
     r"""
     Generates faces from text (`pipe(prompt)`), describes faces (`pipe.describe(image)`) and answers questions about
     them (`pipe.answer(image, question)`), all with one model.
@@ -99,7 +101,8 @@ class UniF2acePipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
-                A folder or a repository on the Hub; the checkpoint inside the package when not given.
+                A folder or a repository on the Hub; the checkpoint inside the package when not given. That of a LoRA
+                adapter loads its base model with the adapter.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
                 Type of the weights; `"auto"` is the checkpoint's own. `torch_dtype` is the older name.
             trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -121,6 +124,11 @@ class UniF2acePipeline(DiffusionPipeline):
         components = {name: kwargs.pop(name) for name in _COMPONENTS if kwargs.get(name) is not None}
         download = {name: kwargs.pop(name) for name in _DOWNLOAD_ARGUMENTS if name in kwargs}
         folder = _fetch(path, download)
+        base = adapter_base(folder)
+        if base is not None:
+            pipeline = cls.from_pretrained(_named_base(base), dtype=dtype, **components, **download, **kwargs)
+            pipeline.load_lora_weights(folder)
+            return pipeline
         model_folder, processor_folder, scheduler_folder = _component_folders(folder)
         if "transformer" not in components:
             _check_model_type(model_folder)
@@ -163,7 +171,9 @@ class UniF2acePipeline(DiffusionPipeline):
 
         Raises:
             TypeError: if `kwargs` has another name.
+            ValueError: if the model holds LoRA adapters: see `fuse_lora` and `unload_lora_weights`.
         """
+        self._refuse_adapters()
         unknown = sorted(set(kwargs) - set(_PUSH_ARGUMENTS))
         if unknown:
             raise TypeError(f"save_pretrained got {unknown[0]!r}, expected one of {', '.join(_PUSH_ARGUMENTS)}")
@@ -434,10 +444,15 @@ class UniF2acePipeline(DiffusionPipeline):
 
 
 def _bundled_checkpoint() -> Path:
-    folder = Path(str(resources.files(f"{__package__.rpartition('.')[0]}.hub_card") / "unif2ace-faces"))
+    folder = Path(str(resources.files(f"{__package__.rpartition('.')[0]}.hub_card") / BUNDLED_NAME))
     if not folder.is_dir():
         raise OSError(f"this installation has no bundled checkpoint in {folder}; name a folder or a Hub repository")
     return folder
+
+
+def _named_base(name: str) -> str | None:
+    """An adapter's base as `from_pretrained` takes it: `None` for the bundled checkpoint, a folder or a repository."""
+    return None if name == BUNDLED_NAME and not os.path.isdir(name) else name
 
 
 def _fetch(path: str | os.PathLike, download: dict[str, Any]) -> Path:
