@@ -3,77 +3,33 @@ Generation for both modes: text by transformers' `generate` with its caches, ima
 prompt.
 
 Text never sees the image, so a prompt's keys and values are the same at every denoising step: they are computed once
-(`encode_prompt`) and only read afterwards (`predict_codes`), and only the image span runs at each step.
+(`encode_prompt`) and only read afterwards (`predict_codes`). At each step only the image span runs, with guidance in
+one batch, and the head only at masked places. Nothing in a step waits for the device.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 
 from .configuration_unif2ace import T2I
-from .moe_unif2ace import ImageSpan, TaskRows
-from .sampling_unif2ace import confidence_temperatures, maskgit_step, num_masked_codes, row_generators
-
-
-class PromptCache:
-    """
-    Keys and values of a prompt that attention layers read and never write.
-
-    Looks like a cache to attention: `update` returns the prompt's keys and values followed by the given ones.
-    """
-
-    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]):
-        self.layers = layers
-
-    @classmethod
-    def from_cache(cls, cache: Cache) -> "PromptCache":
-        """What a finished forward pass left in `cache`."""
-        return cls([(layer.keys, layer.values) for layer in cache.layers])
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
-        """The prompt's keys and values with the given ones behind them; nothing is stored."""
-        keys, values = self.layers[layer_idx]
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Length of the prompt, padding included."""
-        return self.layers[layer_idx][0].shape[-2]
-
-    def map(self, function) -> "PromptCache":
-        """A cache with `function` applied to every tensor (rows, heads, length, head_dim)."""
-        return PromptCache([(function(keys), function(values)) for keys, values in self.layers])
-
-
-@dataclass
-class PromptState:
-    """
-    Encoded text-to-image prompts.
-
-    Args:
-        cache (`PromptCache`): The rows' keys and values; with guidance first all prompts, then all negative prompts.
-        attention_mask (`torch.LongTensor` of shape `(rows, length)`, *optional*): 0 at padding; `None` without any.
-        batch_size (`int`): Images: prompts times images per prompt.
-        guided (`bool`): Whether the second half holds the negative prompts.
-    """
-
-    cache: PromptCache
-    attention_mask: torch.LongTensor | None
-    batch_size: int
-    guided: bool
-
-    def prompts_only(self) -> "PromptState":
-        """The same without the negative prompts."""
-        if not self.guided:
-            return self
-        mask = None if self.attention_mask is None else self.attention_mask[: self.batch_size]
-        return PromptState(self.cache.map(lambda states: states[: self.batch_size]), mask, self.batch_size, False)
+from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan
+from .moe_unif2ace import ImageSpan, TaskRows, sinusoidal_embedding
+from .sampling_unif2ace import (
+    confidence_temperatures,
+    masked_positions,
+    maskgit_step,
+    num_masked_codes,
+    row_generators,
+)
 
 
 class UniF2aceGenerationMixin(GenerationMixin):
     """Text and image generation of [`UniF2aceForConditionalGeneration`]."""
+
+    static_image_shapes = False
+    _remembers_empty_prompt = False
+    _empty_prompt: tuple[tuple, PromptCache] | None = None
 
     def prepare_inputs_for_generation(
         self,
@@ -110,6 +66,45 @@ class UniF2aceGenerationMixin(GenerationMixin):
         eos = text.eos_token_id if isinstance(text.eos_token_id, int) else text.eos_token_id[0]
         return torch.tensor([[self.config.special_token_id("<|t2i|>"), text.bos_token_id, eos]], device=device)
 
+    def remember_unconditional_prompt(self, remember: bool = True):
+        """
+        Keep the empty prompt's keys and values from its next use on: it is the same for every prompt, so it need be
+        computed once per model only.
+
+        Off by default, because a model cannot tell every change of its weights: an optimizer's steps are noticed, but
+        merged adapters leave no trace. Who switches it on, a server say, calls this again after such a change.
+
+        Args:
+            remember (`bool`, *optional*, defaults to `True`): Whether to keep them.
+        """
+        self._remembers_empty_prompt = remember
+        self._empty_prompt = None
+
+    def _encode_empty_prompt(self, device: torch.device) -> PromptCache:
+        changes = sum(
+            weight._version for weight in self.model.language_model.parameters() if not weight.is_inference()
+        )
+        made_for = (device, self.dtype, changes)
+        if self._empty_prompt is not None and self._empty_prompt[0] == made_for:
+            return self._empty_prompt[1]
+        input_ids = self.unconditional_prompt(device)
+        cache = self._encode_text(input_ids, torch.ones_like(input_ids))
+        if self._remembers_empty_prompt and not torch.is_grad_enabled():
+            self._empty_prompt = made_for, cache
+        return cache
+
+    def compile_image_decoding(self, **options):
+        """
+        Compile the denoising step with `torch.compile`. From then on all steps have the same shapes: prompts are
+        padded to `config.max_text_length + 1` and all codes get logits, so that nothing is compiled twice for one
+        batch size, and CUDA graphs (`mode="reduce-overhead"`) can be used. The codes stay the same.
+
+        Args:
+            options: Of `torch.compile`; `fullgraph=True` and `dynamic=False` unless given.
+        """
+        self.static_image_shapes = True
+        self.predict_codes = torch.compile(self.predict_codes, **{"fullgraph": True, "dynamic": False, **options})
+
     def encode_prompt(
         self,
         input_ids: torch.LongTensor,
@@ -137,16 +132,21 @@ class UniF2aceGenerationMixin(GenerationMixin):
         caches, masks = [self._encode_text(input_ids, attention_mask)], [attention_mask]
         if guidance:
             if negative_input_ids is None:
-                negative_input_ids = self.unconditional_prompt(input_ids.device)
-            if negative_attention_mask is None:
-                negative_attention_mask = torch.ones_like(negative_input_ids)
-            cache, copies = self._encode_text(negative_input_ids, negative_attention_mask), len(input_ids)
-            if len(negative_input_ids) == 1:
+                cache = self._encode_empty_prompt(input_ids.device)
+                negative_attention_mask = input_ids.new_ones(1, cache.get_seq_length())
+            else:
+                if negative_attention_mask is None:
+                    negative_attention_mask = torch.ones_like(negative_input_ids)
+                cache = self._encode_text(negative_input_ids, negative_attention_mask)
+            if len(negative_attention_mask) == 1:
+                copies = len(input_ids)
                 cache = cache.map(lambda states: states.expand(copies, -1, -1, -1))
                 negative_attention_mask = negative_attention_mask.expand(copies, -1)
             caches.append(cache)
             masks.append(negative_attention_mask)
         length = max(mask.shape[1] for mask in masks)
+        if self.static_image_shapes:
+            length = max(length, self.config.max_text_length + 1)
 
         def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # left pad along the tokens, repeat images, stack
             padded = [F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
@@ -159,65 +159,109 @@ class UniF2aceGenerationMixin(GenerationMixin):
         mask = merge([mask[..., None] for mask in masks])[..., 0]
         return PromptState(
             cache=PromptCache(layers),
-            attention_mask=None if bool(mask.all()) else mask,
+            attention_mask=None if not self.static_image_shapes and bool(mask.all()) else mask,
             batch_size=len(input_ids) * num_images_per_prompt,
             guided=guidance,
         )
 
     def predict_codes(
-        self, codes: torch.LongTensor, prompt: PromptState, guidance_scale: float = 1.0
+        self,
+        codes: torch.LongTensor,
+        prompt: PromptState,
+        guidance_scale: float = 1.0,
+        positions: torch.LongTensor | None = None,
+        settled: SettledCodes | None = None,
     ) -> torch.FloatTensor:
         """
-        Logits of every image code: one denoising step's forward pass over the image span.
+        Logits of image codes: one denoising step's forward pass over the image span.
 
         Args:
             codes (`torch.LongTensor` of shape `(batch_size, N)`): Codes in [0, codebook_size), -1 where masked.
             prompt (`PromptState`): From `encode_prompt`.
             guidance_scale (`float`, *optional*, defaults to 1.0):
                 `uncond + guidance_scale · (cond − uncond)`; 1 is no guidance. Show-o's scale is this minus one.
+            positions (`torch.LongTensor` of shape `(batch_size, K)`, *optional*):
+                Places whose logits are wanted ([`masked_positions`]); all N when not given. The head's columns are
+                the most expensive thing in a small model.
+            settled (`SettledCodes`, *optional*):
+                Reuses keys and values of known codes from earlier steps; needs `positions`. Not exact.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, N, codebook_size)`, float32.
+            `torch.FloatTensor` of shape `(batch_size, N or K, codebook_size)`, float32.
+
+        Raises:
+            ValueError: if guidance is asked for without negative prompts, or `settled` without `positions`.
         """
         guided = guidance_scale != 1.0
         if guided and not prompt.guided:
             raise ValueError(f"guidance_scale={guidance_scale} needs a prompt encoded with guidance=True")
+        if settled is not None and positions is None:
+            raise ValueError("settled codes need `positions`, the places of the masked ones")
         if not guided:
             prompt = prompt.prompts_only()
-        config, num_tokens = self.config, codes.shape[1]
-        ids = torch.where(codes < 0, config.mask_token_id, codes + config.image_code_offset)
-        ids = F.pad(ids, (1, 0), value=config.special_token_id("<|soi|>"))
-        ids = F.pad(ids, (0, 1), value=config.special_token_id("<|eoi|>"))
-        if guided:
-            ids = torch.cat([ids, ids])
-        rows = torch.arange(len(ids), device=ids.device)
-        task_ids = torch.full_like(rows, T2I)
-        positions = torch.arange(1, num_tokens + 1, device=ids.device).expand(len(ids), -1)
-        span = ImageSpan(rows=rows, positions=positions, task_ids=task_ids)
-        mask = None
-        if prompt.attention_mask is not None:  # all see the prompt's real tokens and the whole span
-            seen = F.pad(prompt.attention_mask, (0, ids.shape[1]), value=1)[:, None, None]
-            dtype = self.model.language_model.dtype
-            mask = torch.zeros(seen.shape, dtype=dtype, device=ids.device)
-            mask = mask.masked_fill(seen == 0, torch.finfo(dtype).min).expand(-1, -1, ids.shape[1], -1)
-        start = config.max_text_length + 1
-        outputs = self.model.language_model(
-            inputs_embeds=self.model.embed(ids, span),
-            attention_mask=mask,
-            prepared_mask=True,
-            position_ids=torch.arange(start, start + ids.shape[1], device=ids.device)[None],
-            past_key_values=prompt.cache,
-            use_cache=False,
-            is_causal=False,
-            task_rows=TaskRows(task_ids, only=T2I),
-            image_span=span,
-            span_features=self.model.span_features(ids, span),
-        )
-        logits = self.code_logits(outputs.last_hidden_state[:, 1:-1]).float()
+        copies = 2 if guided else 1
+        hidden_states = self._run_image_span(codes.repeat(copies, 1), prompt, positions, settled)
+        if positions is not None:
+            index = positions.repeat(copies, 1)[..., None].expand(-1, -1, hidden_states.shape[-1])
+            hidden_states = hidden_states.gather(1, index)
+        logits = self.code_logits(hidden_states).float()
         if guided:
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + guidance_scale * (conditional - unconditional)
         return logits
+
+    def _run_image_span(
+        self,
+        codes: torch.LongTensor,
+        prompt: PromptState,
+        positions: torch.LongTensor | None,
+        settled: SettledCodes | None,
+    ) -> torch.FloatTensor:
+        """The last hidden state at every code, (rows, N, H); with `settled` zeros where nothing was computed."""
+        config, (num_rows, num_tokens) = self.config, codes.shape
+        device = codes.device
+        computed = None if settled is None else settled.begin(num_rows, positions)
+        ids = torch.where(codes < 0, config.mask_token_id, codes + config.image_code_offset)
+        start = config.max_text_length + 1  # the place of start-of-image
+        if computed is None:
+            ids = F.pad(ids, (1, 0), value=config.special_token_id("<|soi|>"))
+            ids = F.pad(ids, (0, 1), value=config.special_token_id("<|eoi|>"))
+            place_in_span = torch.arange(1, num_tokens + 1, device=device).expand(num_rows, -1)
+            position_ids = torch.arange(start, start + ids.shape[1], device=device)[None]
+        else:
+            ids = ids.gather(1, computed)
+            place_in_span = torch.arange(ids.shape[1], device=device).expand(num_rows, -1)
+            position_ids = start + 1 + computed
+        rows = torch.arange(num_rows, device=device)
+        task_ids = torch.full_like(rows, T2I)
+        fields = {"rows": rows, "positions": place_in_span, "task_ids": task_ids, "only": T2I, "places": computed}
+        span = ImageSpan(**fields) if settled is None else SettledSpan(**fields, settled=settled)
+        noise_features = None
+        if config.noise_feature == "mask_ratio":
+            noise_features = sinusoidal_embedding((codes < 0).float().mean(-1), config.noise_feature_size)
+        mask = None
+        if prompt.attention_mask is not None:  # all see the prompt's real tokens and the whole span
+            seen = F.pad(prompt.attention_mask, (0, num_tokens + 2), value=1)[:, None, None]
+            dtype = self.model.language_model.dtype
+            mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+            mask = mask.masked_fill(seen == 0, torch.finfo(dtype).min).expand(-1, -1, ids.shape[1], -1)
+        outputs = self.model.language_model(
+            inputs_embeds=self.model.embed(ids, span),
+            attention_mask=mask,
+            prepared_mask=True,
+            position_ids=position_ids,
+            past_key_values=prompt.cache if settled is None else settled.behind(prompt.cache),
+            use_cache=False,
+            is_causal=False,
+            task_rows=TaskRows(task_ids, only=T2I),
+            image_span=span,
+            span_features=self.model.span_features(ids, span, noise_features=noise_features),
+        )
+        if computed is None:
+            return outputs.last_hidden_state[:, 1:-1]
+        hidden_states = outputs.last_hidden_state.new_zeros(num_rows, num_tokens, outputs.last_hidden_state.shape[-1])
+        index = computed[..., None].expand(-1, -1, hidden_states.shape[-1])
+        return hidden_states.scatter(1, index, outputs.last_hidden_state)
 
     @torch.no_grad()
     def generate_image_codes(
@@ -253,15 +297,16 @@ class UniF2aceGenerationMixin(GenerationMixin):
         codes = input_ids.new_full((prompt.batch_size, num_tokens), -1)
         generators = row_generators(generator, prompt.batch_size)
         noise_levels = confidence_temperatures("linear", confidence_temperature, num_inference_steps)
+        masked, positions = num_tokens, None
         for step, noise_level in enumerate(noise_levels, start=1):
-            codes, _ = maskgit_step(
-                self.predict_codes(codes, prompt, guidance_scale),
-                codes,
-                num_masked_codes(masking_schedule, step / num_inference_steps, num_tokens),
-                noise_level,
-                generators,
-                temperature,
+            if not self.static_image_shapes:
+                positions = masked_positions(codes, masked)
+            logits = self.predict_codes(codes, prompt, guidance_scale, positions)
+            # a step reveals at least one code, also where the schedule would keep as many
+            masked = min(
+                num_masked_codes(masking_schedule, step / num_inference_steps, num_tokens), max(masked - 1, 1)
             )
+            codes, _ = maskgit_step(logits, codes, masked, noise_level, generators, temperature, positions)
         return codes
 
     @torch.no_grad()
@@ -299,4 +344,4 @@ class UniF2aceGenerationMixin(GenerationMixin):
         return self.model.encode_images(pixel_values)
 
 
-__all__ = ["PromptCache", "PromptState", "UniF2aceGenerationMixin"]
+__all__ = ["PromptCache", "PromptState", "SettledCodes", "UniF2aceGenerationMixin"]

@@ -447,7 +447,8 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         """Token embeddings (B, S, H), with the learnt place in the grid where the configuration has it."""
         inputs_embeds = self.language_model.embed_tokens(input_ids)
         if span is not None and self.image_position_embeddings is not None:
-            placed = span.gather(inputs_embeds) + self.image_position_embeddings.to(inputs_embeds.dtype)
+            table = span.place(self.image_position_embeddings)
+            placed = span.gather(inputs_embeds) + table.to(inputs_embeds.dtype)
             inputs_embeds = span.scatter(inputs_embeds, placed)
         return inputs_embeds
 
@@ -464,8 +465,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         ((images, L, clip_feature_size) and (images, face_feature_size)) for understanding rows, resampled.
         """
         features = {}
-        t2i = (span.task_ids == T2I).nonzero().squeeze(1)
-        mmu = (span.task_ids == MMU).nonzero().squeeze(1)
+        t2i, mmu = span.rows_of(T2I), span.rows_of(MMU)
         # In training a resampler without rows sees an empty tensor: zero gradients instead of none, as data parallel
         # training needs when all rows of a batch have one task.
         training = torch.is_grad_enabled()
@@ -477,7 +477,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                     noise_features = sinusoidal_embedding(ratio, self.config.noise_feature_size)
                 else:
                     noise_features = torch.randn(len(t2i), self.config.noise_feature_size, device=input_ids.device)
-            features["noise"] = SpanFeature(self.resamplers["noise"](noise_features[:, None]), t2i)
+            features["noise"] = SpanFeature(span.place(self.resamplers["noise"](noise_features[:, None])), t2i)
         if face_features is not None:
             face_features = face_features[:, None]
         for kind, external in (("clip", clip_features), ("face", face_features)):

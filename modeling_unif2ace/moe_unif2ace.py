@@ -187,11 +187,35 @@ class ImageSpan:
         rows (`torch.LongTensor` of shape `(R,)`): Rows that hold an image.
         positions (`torch.LongTensor` of shape `(R, N)`): Their codes' places in the sequence.
         task_ids (`torch.LongTensor` of shape `(R,)`): Their tasks.
+        only (`int`, *optional*): The one task of all rows, when the caller knows it; spares a wait for the device.
+        places (`torch.LongTensor` of shape `(R, K)`, *optional*):
+            The codes' places in the grid, when the sequence holds only some of them; `positions` is then (R, K) too.
     """
 
     rows: torch.LongTensor
     positions: torch.LongTensor
     task_ids: torch.LongTensor
+    only: int | None = None
+    places: torch.LongTensor | None = None
+
+    def rows_of(self, task: int) -> torch.LongTensor:
+        """Which of the R rows belong to `task`."""
+        if self.only is not None:
+            rows = torch.arange(len(self.task_ids), device=self.task_ids.device)
+            return rows if self.only == task else rows[:0]
+        return (self.task_ids == task).nonzero().squeeze(1)
+
+    def place(self, grid: torch.Tensor) -> torch.Tensor:
+        """Of something (N, H) or (R, N, H) for the whole grid, what belongs to the codes that the sequence holds."""
+        if self.places is None:
+            return grid
+        if grid.ndim == 2:
+            return grid[self.places]
+        return grid.gather(1, self.places[..., None].expand(-1, -1, grid.shape[-1]))
+
+    def mean(self, states: torch.Tensor) -> torch.Tensor:
+        """The image's mean (R, H), float32, of the codes' states (R, N, H)."""
+        return states.float().mean(1)
 
     def gather(self, states: torch.Tensor) -> torch.Tensor:
         """The image codes' states, (R, N, H), from (B, S, H)."""
@@ -275,7 +299,7 @@ class UniF2aceSequenceMoE(nn.Module):
         router_noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         states = span.gather(hidden_states)  # (R, N, H)
-        pooled = states.float().mean(1)  # (R, H)
+        pooled = span.mean(states)  # (R, H)
         (logits,) = self.router(pooled, span.task_ids)  # (R, E)
         if router_noise is not None:
             logits = logits + router_noise[span.rows]

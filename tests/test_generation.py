@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
+from unif2ace.modeling_unif2ace.image_decoding_unif2ace import SettledCodes
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     confidence_temperatures,
+    masked_positions,
     maskgit_step,
     num_masked_codes,
     row_generators,
 )
+from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 NUM_CODES, STEPS = 16, 4
@@ -182,6 +185,105 @@ def test_an_unknown_mode_is_refused(model, prompts):
         model.generate(**prompts, generation_mode="video")
 
 
+# --- less work
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_logits_of_some_places_are_those_of_all_places(model, prompts, guidance_scale):
+    codes, prompt = some_codes(model, 2), model.encode_prompt(**prompts)
+    places = masked_positions(codes, 5)
+    some = model.predict_codes(codes, prompt, guidance_scale, positions=places)
+    every = model.predict_codes(codes, prompt, guidance_scale)
+    assert some.shape == (2, 5, 32)
+    torch.testing.assert_close(some, every.gather(1, places[..., None].expand(-1, -1, 32)), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_loop_over_all_places_draws_the_same_codes(model, prompts):
+    prompt, codes = model.encode_prompt(**prompts), torch.full((2, NUM_CODES), -1)
+    rows = row_generators(seeded(1, 2), 2)
+    for step, noise in enumerate(confidence_temperatures("linear", 1.0, STEPS), start=1):
+        left = num_masked_codes("cosine", step / STEPS, NUM_CODES)
+        codes, _ = maskgit_step(model.predict_codes(codes, prompt, 3.0), codes, left, noise, rows)
+    assert torch.equal(draw(model, prompts, generator=seeded(1, 2), guidance_scale=3.0), codes)
+
+
+def test_a_compiled_step_is_one_graph_for_all_prompts_and_draws_the_same_codes(model, prompts):
+    """Full graph: a look at the device inside of the step would be an error."""
+    eager = [draw(model, prompts, generator=seeded(1, 2))]
+    longer = {"input_ids": torch.tensor([[model.config.special_token_id("<|t2i|>"), 0, *range(20, 32), 1]] * 2)}
+    eager.append(draw(model, longer, generator=seeded(1, 2)))
+    compiled = copy.deepcopy(model)
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled.compile_image_decoding(backend=backend)
+    assert torch.equal(draw(compiled, prompts, generator=seeded(1, 2)), eager[0])
+    assert torch.equal(draw(compiled, longer, generator=seeded(1, 2)), eager[1])
+    assert len(graphs) == 1
+
+
+def test_the_empty_prompt_is_computed_once_when_asked(model, prompts, monkeypatch):
+    model, encoded = copy.deepcopy(model), []
+    encode = model._encode_text
+    monkeypatch.setattr(model, "_encode_text", lambda ids, mask: encoded.append(ids.shape) or encode(ids, mask))
+    first = draw(model, prompts, generator=seeded(1, 2))
+    assert encoded == [(2, 6), (1, 3)]
+    model.remember_unconditional_prompt()
+    draw(model, prompts, generator=seeded(1, 2))
+    encoded.clear()
+    assert torch.equal(draw(model, prompts, generator=seeded(1, 2)), first) and encoded == [(2, 6)]
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight.mul_(2)  # as an optimizer's step does
+    encoded.clear()
+    changed = draw(model, prompts, generator=seeded(1, 2))
+    assert encoded == [(2, 6), (1, 3)]
+    model.remember_unconditional_prompt(False)
+    assert torch.equal(draw(model, prompts, generator=seeded(1, 2)), changed)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_settled_codes_reused_right_after_they_were_computed_change_nothing(model, prompts, guidance_scale):
+    """When no code has changed since the last step, what is reused is what would be computed."""
+    codes, prompt = some_codes(model, 2), model.encode_prompt(**prompts)
+    codes[:, 3:9] = -1
+    places = masked_positions(codes, int((codes < 0).sum(-1).max()))
+    settled, exact = SettledCodes(refresh_every=3), model.predict_codes(codes, prompt, guidance_scale, places)
+    for reused in (False, True, True, False):
+        logits = model.predict_codes(codes, prompt, guidance_scale, places, settled)
+        assert (settled.computed is not None) == reused
+        torch.testing.assert_close(logits, exact, atol=1e-5, rtol=1e-5)
+    if guidance_scale != 1:  # another number of rows: everything is computed
+        model.predict_codes(codes, prompt, 1.0, places, settled)
+        assert settled.computed is None
+
+
+@torch.no_grad()
+def test_codes_revealed_by_the_last_step_are_computed_again(model, prompts):
+    codes, prompt = torch.full((2, NUM_CODES), -1), model.encode_prompt(**prompts)
+    settled = SettledCodes(refresh_every=4)
+    model.predict_codes(codes, prompt, 1.0, masked_positions(codes, NUM_CODES), settled)
+    revealed = codes.clone()
+    revealed[:, :6] = 3
+    places = masked_positions(revealed, NUM_CODES - 6)
+    logits = model.predict_codes(revealed, prompt, 1.0, places, settled)
+    assert settled.computed.shape == (2, NUM_CODES) and logits.shape == (2, NUM_CODES - 6, 32)
+    exact = model.predict_codes(revealed, prompt, 1.0, places)
+    stale = model.predict_codes(torch.full((2, NUM_CODES), -1), prompt, 1.0, places)
+    assert (logits - exact).abs().mean() < 0.2 * (stale - exact).abs().mean()
+    model.predict_codes(revealed, prompt, 1.0, places, settled)
+    assert settled.computed.shape == (2, NUM_CODES - 6)
+    with pytest.raises(ValueError, match="settled codes need `positions`"):
+        model.predict_codes(codes, prompt, 1.0, settled=settled)
+    with pytest.raises(ValueError, match="refresh_every is 0"):
+        SettledCodes(0)
+
+
 # --- text
 
 
@@ -254,3 +356,44 @@ def test_several_answers_to_one_question(model, questions):
 def test_text_without_a_picture(model):
     answer_ids = model.generate(input_ids=torch.tensor([[0, 5, 6]]), max_new_tokens=3, do_sample=False)
     assert answer_ids.shape[1] <= 6 and (answer_ids < model.config.image_code_offset).all()
+
+
+def test_beams_are_the_same_with_a_growing_and_a_fixed_cache(model, questions):
+    beams = answer(model, questions, num_beams=3)
+    assert torch.equal(beams, answer(model, questions, num_beams=3, cache_implementation="static"))
+
+
+class Collected:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.tokens, self.ended = [], False
+
+    def put(self, value):
+        self.tokens.extend(value.flatten().tolist())
+
+    def end(self):
+        self.ended = True
+
+
+def test_tokens_are_streamed_as_they_are_made(model, questions):
+    alone = row_of(questions, 1) | {"pixel_values": questions["pixel_values"][1:]}
+    streamer = Collected()
+    tokens = answer(model, alone, streamer=streamer)
+    assert streamer.ended and streamer.tokens == alone["input_ids"][0].tolist() + tokens[0].tolist()
+
+
+def test_stop_strings_end_an_answer(model, questions):
+    config = model.config
+    tokenizer = build_tokenizer(
+        ["a man with a hat and a beard"] * 3, config.text_vocab_size, config.vq_config.num_bits
+    )
+    free = answer(model, questions, min_new_tokens=None, max_new_tokens=12, tokenizer=tokenizer)
+    texts = [tokenizer.decode(row) for row in free]
+    stop = tokenizer.decode(free[0][3])
+    stopped = answer(
+        model, questions, min_new_tokens=None, max_new_tokens=12, tokenizer=tokenizer, stop_strings=[stop]
+    )
+    assert stopped.shape[1] <= free.shape[1] and tokenizer.decode(stopped[0]).count(stop) >= 1
+    real = (stopped[0] != model.config.text_config.pad_token_id).sum()
+    assert torch.equal(stopped[0][:real], free[0][:real]) and real <= 4, texts
