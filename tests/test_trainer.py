@@ -9,9 +9,9 @@ from transformers import TrainingArguments
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.training.arguments import UniF2aceTrainingArguments
+from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.ema import WeightAverage
-from unif2ace.training.train import last_checkpoint
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 from unif2ace.training.trainer import CLOCK_FILE, EMA_FILE, UniF2aceTrainer
 

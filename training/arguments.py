@@ -8,6 +8,9 @@ from .losses import WEIGHTINGS
 from .masking import SCHEDULES
 
 
+BALANCE_SCOPES = ("step", "micro_batch")
+
+
 @dataclass
 class UniF2aceTrainingArguments(TrainingArguments):
     r"""
@@ -24,6 +27,10 @@ class UniF2aceTrainingArguments(TrainingArguments):
         t2i_balance_coef (`float`, *optional*, defaults to `0.01`):
             Weight of the balance loss of the text-to-image group's routers.
         mmu_balance_coef (`float`, *optional*, defaults to `0.01`): Likewise for the understanding group.
+        balance_scope (`str`, *optional*, defaults to `"step"`):
+            What the expert loads of the balance loss are counted over. `"step"`: all micro-batches and processes of
+            the optimizer step before, so that the loss does not depend on how a step is split. `"micro_batch"`: the
+            micro-batch itself, as in Switch and Mixtral; then it does.
 
     > Parameters that control the data and the noise
 
@@ -35,8 +42,8 @@ class UniF2aceTrainingArguments(TrainingArguments):
         sequence_router_noise_steps (`int`, *optional*, defaults to `1000`):
             Steps over which the noise goes to zero, linearly.
         t2i_fraction (`float`, *optional*):
-            Share of text-to-image rows in every batch, if the data set has a column or attribute `tasks`. The data
-            set's own order when not given.
+            Share of text-to-image rows in every batch; the data set needs a column `task` or an attribute `tasks`.
+            Rows are only shuffled when not given.
 
     > Parameters that control the run
 
@@ -58,6 +65,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
     mmu_weight: float = field(default=1.0, metadata={"help": "Weight of the understanding loss."})
     t2i_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, text-to-image."})
     mmu_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, understanding."})
+    balance_scope: str = field(default="step", metadata={"help": "Loads over a step or a micro_batch."})
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
     sequence_router_noise: float = field(default=1.0, metadata={"help": "Initial noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
@@ -73,7 +81,8 @@ class UniF2aceTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("weighting", WEIGHTINGS), ("mask_schedule", SCHEDULES)):
+        choices = (("weighting", WEIGHTINGS), ("mask_schedule", SCHEDULES), ("balance_scope", BALANCE_SCOPES))
+        for name, allowed in choices:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}")

@@ -143,16 +143,20 @@ def _literal_score_entropy(log_probs, targets, odds, scale):
 @dataclass
 class RouterUsage:
     """
-    How the tokens of a batch were routed, `(layers, E)` each: `load`, the share of the chosen slots that an expert got
-    (adds up to 1, no gradient), and `probability`, the router's mean probability.
+    How the tokens of a batch were routed, `(layers, E)` each: `counts`, how many tokens chose an expert; `load`, its
+    share of all choices, which adds up to 1 and has no gradient; `probability`, the router's mean probability.
     """
 
+    counts: torch.Tensor
     load: torch.Tensor
     probability: torch.Tensor
 
 
 def router_usage(
-    router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None, top_k: int
+    router_logits: tuple[torch.Tensor, ...],
+    attention_mask: torch.Tensor | None,
+    top_k: int,
+    num_tokens: torch.Tensor | float | None = None,
 ) -> RouterUsage:
     """
     Measure the routing of one group.
@@ -161,14 +165,19 @@ def router_usage(
         router_logits (`tuple` of `torch.Tensor` of shape `(B, S, E)` or `(B, E)`): Logits of each layer's router.
         attention_mask (`torch.Tensor` of shape `(B, S)` or `(B,)`, *optional*): 0 at padding, which is left out.
         top_k (`int`): Experts that a token uses.
+        num_tokens (`float`, *optional*):
+            Tokens to divide the probabilities by: with those of the whole optimizer step, of which this is a part, the
+            parts add up. The tokens at hand when not given.
     """
     probability = torch.stack(router_logits).float().softmax(-1).flatten(1, -2)  # (layers, tokens, E)
     chosen = torch.zeros_like(probability).scatter_(-1, probability.detach().topk(top_k, dim=-1).indices, 1.0)
     tokens = probability.new_ones(probability.shape[1]) if attention_mask is None else attention_mask.flatten().float()
-    count = tokens.sum().clamp(min=1)
+    counts = torch.einsum("lte,t->le", chosen, tokens)
+    total = tokens.sum().clamp(min=1)
     return RouterUsage(
-        load=torch.einsum("lte,t->le", chosen, tokens) / (count * top_k),
-        probability=torch.einsum("lte,t->le", probability, tokens) / count,
+        counts=counts,
+        load=counts / (total * top_k),
+        probability=torch.einsum("lte,t->le", probability, tokens) / (total if num_tokens is None else num_tokens),
     )
 
 

@@ -43,14 +43,15 @@ class MaskSchedule:
         return 1 / ratio
 
 
-def step_generator(seed: int, step: int, micro_step: int = 0, rank: int = 0) -> torch.Generator:
+def row_generator(seed: int, step: int, row: int) -> torch.Generator:
     """
-    A CPU generator for one micro-batch of one process.
+    A CPU generator for one row of an optimizer step.
 
-    It depends on the four numbers alone, all known after a resume: a run that was interrupted draws the masks that it
-    would have drawn without the interruption, which the global random state cannot promise (data loaders prefetch).
+    `row` is the row's place in the whole step, over all processes and micro-batches. So the noise of a step depends
+    neither on how the step is split nor on what happened before: runs with other micro-batches or processes, and runs
+    that were interrupted, draw the same. The global random state can promise neither (data loaders prefetch).
     """
-    return torch.Generator().manual_seed(random.Random(f"{seed}-{step}-{micro_step}-{rank}").getrandbits(63))
+    return torch.Generator().manual_seed(random.Random(f"{seed}-{step}-{row}").getrandbits(63))
 
 
 def sample_masks(

@@ -31,6 +31,7 @@ from ..modeling_unif2ace import (
 )
 from .arguments import UniF2aceTrainingArguments
 from .callbacks import JsonLog
+from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.painted_rows import PaintedRows
 from .trainer import UniF2aceTrainer
@@ -105,20 +106,6 @@ def build_model(
     for name, part in trained.items():
         model.model.get_submodule(name).load_state_dict(part.state_dict())
     return model
-
-
-def last_checkpoint(folder: str | Path) -> Path:
-    """
-    The newest complete checkpoint of a run. One that was being written when the run ended lacks its state and is
-    passed over.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    complete = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    if not complete:
-        raise FileNotFoundError(f"{folder} holds no complete checkpoint to resume from; run without --resume")
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def train(config: dict[str, Any], resume: bool = False) -> Path:

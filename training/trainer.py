@@ -3,11 +3,14 @@ Training of both tasks at once.
 
 Text-to-image rows learn by D3Diff (`losses.py`) to restore masked image codes, understanding rows by cross-entropy to
 say the answers; one forward pass serves both. All randomness of a step (masks, dropped prompts, router noise) comes
-from `(seed, step, micro-step, rank)`, so an interrupted and resumed run equals an uninterrupted one.
+from `(seed, step, row of the step)`, and all denominators are those of the whole step: a step is the same however it
+is split into micro-batches and processes, and an interrupted and resumed run equals an uninterrupted one bit for bit.
 """
 
 import json
 import math
+import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,73 +23,53 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 from transformers import CLIPVisionModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.utils import logging
 
 from ..modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel
 from .arguments import UniF2aceTrainingArguments
-from .data.sampler import TaskSampler
+from .averages import Averages
+from .checkpoints import is_write_error, marked_incomplete
+from .data.rows import check_rows
+from .data.sampler import ShuffledSampler, TaskSampler
 from .ema import WeightAverage
 from .files import write_json
 from .losses import balance_of, d3diff_loss, router_usage
-from .masking import MaskSchedule, sample_masks, step_generator
+from .masking import MaskSchedule, row_generator, sample_masks
+from .routing import StepLoad, summarize_load
 
+
+logger = logging.get_logger(__name__)
 
 FROZEN = (UniF2aceVQModel, CLIPVisionModel, UniF2aceFaceEncoder)
+NUM_EMPTY_PROMPT_TOKENS = 3  # `<|t2i|> bos eos`, the prompt without text
 RATIO_BUCKETS = 4  # the text-to-image loss is also logged by quarter of the mask ratio
 EMA_FILE = "ema.safetensors"
 CLOCK_FILE = "training_clock.json"
-
-
-class Averages:
-    """Sums and counts under a fixed list of names: every process must reduce the same list, or it hangs."""
-
-    def __init__(self, names: list[str]):
-        self.names = names
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.values: dict[str, torch.Tensor] = {}
-
-    def add(self, name: str, total: torch.Tensor, count: torch.Tensor | float) -> None:
-        """Add `count` observations that sum up to `total`; both may be vectors for `name_0`, `name_1`, ..."""
-        total = total.detach().float()
-        pair = torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=total.device).expand_as(total)])
-        self.values[name] = self.values[name] + pair if name in self.values else pair
-
-    def means(self, trainer: Trainer) -> dict[str, float]:
-        """The mean of each name over all processes; names without observations are left out."""
-        table = torch.zeros(2, len(self.names), dtype=torch.float64)
-        for name, pair in self.values.items():
-            if pair.dim() == 1:
-                table[:, self.names.index(name)] = pair.cpu()
-            else:
-                first = self.names.index(f"{name}_0")
-                table[:, first : first + pair.shape[1]] = pair.cpu()
-        if trainer.args.world_size > 1:
-            table = trainer.accelerator.reduce(table.float().to(trainer.args.device), "sum").double().cpu()
-        return {
-            name: (total / count).item() for name, total, count in zip(self.names, *table, strict=True) if count > 0
-        }
+LOAD_FILE = "router_load.safetensors"
 
 
 class _AfterEachStep(TrainerCallback):
-    """Lets the trainer average the weights and watch the clock."""
+    """Lets the trainer average the weights, close the step's books, and stop when it is told or the time is over."""
 
     def __init__(self, trainer: "UniF2aceTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.started = time.monotonic()
-        self.trainer.look_at_clock()
+        self.trainer.look_around()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer.ema is not None:
-            self.trainer.ema.update(state.global_step)
-        self.trainer.look_at_clock()
-        if self.trainer.time_share >= 1:
+        trainer = self.trainer
+        if trainer.ema is not None:
+            trainer.ema.update(state.global_step)
+        trainer.step_load.end_step(trainer.accelerator)
+        trainer.look_around()
+        if trainer.stopped_by is not None:
+            control.should_save = control.should_training_stop = True
+        elif trainer.time_share >= 1:
             control.should_training_stop = True
 
 
@@ -96,9 +79,13 @@ class UniF2aceTrainer(Trainer):
     balance losses for the routers of both groups.
 
     Batches come from [`~unif2ace.training.data.collator.UniF2aceCollator`] (or have its keys). Image tokenizer,
-    CLIP tower and face encoder are frozen. The denominators of the losses are those of the whole optimizer step,
-    over all micro-batches and processes, so the step does not depend on how it was split. Prediction returns losses
-    only; `evaluate` draws the same masks each time.
+    CLIP tower and face encoder are frozen. Masks and denominators are those of the whole optimizer step, over all
+    micro-batches and processes, so the step does not depend on how it was split. Prediction returns losses only;
+    `evaluate` draws the same masks each time.
+
+    SIGTERM (and the first Ctrl-C) ends training after the running step, with a checkpoint; `stopped_by` then names
+    the signal. A checkpoint that is being written is marked, see [`~unif2ace.training.checkpoints.last_checkpoint`];
+    if the disk does not take it, it is removed and training goes on.
 
     Args:
         model (`UniF2aceForConditionalGeneration`): The model, or a PEFT model around it.
@@ -107,7 +94,8 @@ class UniF2aceTrainer(Trainer):
 
     Raises:
         TypeError: if `args` are not `UniF2aceTrainingArguments`.
-        ValueError: if several GPUs are visible to one process, or averaging is combined with FSDP.
+        ValueError:
+            if several GPUs are visible to one process, averaging is combined with FSDP, or a data set lacks a column.
     """
 
     # compute_loss divides by the counts of the whole step and undoes what Trainer divides by (see get_batch_samples)
@@ -122,19 +110,25 @@ class UniF2aceTrainer(Trainer):
         for module in self.frozen:
             module.requires_grad_(False)
         super().__init__(model=model, args=args, **kwargs)
+        check_rows(self.train_dataset, "train_dataset")
+        check_rows(self.eval_dataset, "eval_dataset")
         # forward has **kwargs, from which Trainer concludes that the model divides its loss by the step's tokens
         self.model_accepts_loss_kwargs = False
 
         self.schedule = MaskSchedule(args.mask_schedule)
         self.config = model.config
         self.averages = Averages(self._logged_names())
+        self.step_load = StepLoad(self.config.text_config, args.device)
+        self.expert_use: dict[str, torch.Tensor] = {}  # shares of the choices at the last log, (layers, E) each
         self.evaluation_batch = 0
+        self.stopped_by: str | None = None
+        self._signal = 0
         self.started = time.monotonic()
         self.earlier_seconds = 0.0
         self.time_share = 0.0  # of `max_minutes`; see look_at_clock
         self.ema = None
         if args.ema_decay is not None:
-            if self.is_fsdp_enabled:
+            if self.is_fsdp_enabled or self.is_distributed_loading_by_transformers:
                 raise ValueError(f"ema_decay={args.ema_decay} cannot be combined with FSDP: leave one of them out")
             self.ema = WeightAverage(self.model, args.ema_decay)
         self.add_callback(_AfterEachStep(self))
@@ -143,16 +137,20 @@ class UniF2aceTrainer(Trainer):
         text = self.config.text_config
         names = ["mask_loss", "score_loss", "mmu_loss", *(f"mask_loss_ratio_{i}" for i in range(RATIO_BUCKETS))]
         for task in TASKS:
-            names += [f"{task}_balance", f"{task}_router_max_load", f"{task}_router_entropy"]
-            names += [f"{task}_sequence_load_{i}" for i in range(len(text.sequence_experts(task)))]
+            names.append(f"{task}_balance")
+            names += [f"{task}_load_{i}" for i in range(len(text.moe_layers) * text.num_routed_experts)]
+            num_choices = len(text.sequence_moe_layers) * len(text.sequence_experts(task))
+            names += [f"{task}_sequence_{i}" for i in range(num_choices)]
         return names
 
     # ---- Data -------------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         train_dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(train_dataset, "__len__"):
+            return None  # a stream has its own order
         if self.args.t2i_fraction is None:
-            return super()._get_train_sampler(train_dataset)
+            return ShuffledSampler(len(train_dataset), self.args.seed)
         tasks = train_dataset["task"] if isinstance(train_dataset, datasets.Dataset) else train_dataset.tasks
         return TaskSampler(tasks, self.args.t2i_fraction, self.args.seed)
 
@@ -160,13 +158,17 @@ class UniF2aceTrainer(Trainer):
         """
         Collect the micro-batches of an optimizer step and draw their randomness.
 
-        Each gets `denominators`: the step's masked codes, text-to-image rows and answer tokens over all processes,
-        divided by the factor (micro-batches x processes) by which Trainer and data parallelism divide the loss.
+        Each gets `denominators`: the step's masked codes, text-to-image rows, answer tokens, and tokens of either task
+        over all processes, divided by the factor (micro-batches x processes) by which Trainer and data parallelism
+        divide the loss.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [self._draw(batch, self.state.global_step, micro) for micro, batch in enumerate(batches)]
+        batches = [
+            self._draw(batch, self.state.global_step, self._first_row(micro, self.args.per_device_train_batch_size))
+            for micro, batch in enumerate(batches)
+        ]
         if batches:
-            totals = torch.stack([_counts(batch) for batch in batches]).sum(0).to(device)
+            totals = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
             if self.args.world_size > 1:
                 totals = self.accelerator.reduce(totals, "sum")
             denominators = totals.clamp(min=1) / (len(batches) * self.args.world_size)
@@ -174,22 +176,44 @@ class UniF2aceTrainer(Trainer):
                 batch["denominators"] = denominators
         return batches, None
 
-    def _draw(self, batch: dict[str, torch.Tensor], step: int, micro_step: int, training: bool = True) -> dict:
-        """`batch` with `masked` (T2I rows, N), `without_text` (T2I rows,) and, in training, router noise."""
-        generator = step_generator(self.args.seed, step, micro_step, self.args.process_index)
-        device = batch["input_ids"].device
-        num_rows = int((batch["task_ids"] == T2I).sum())
-        masked, _ = sample_masks(num_rows, self.config.num_image_tokens, generator, self.schedule)
-        without_text = torch.rand(num_rows, generator=generator) < (self.args.condition_dropout if training else 0)
-        drawn = {**batch, "masked": masked.to(device), "without_text": without_text.to(device)}
+    def _first_row(self, micro_step: int, batch_size: int) -> int:
+        """The place in the step of this process's first row: processes take whole batches in turn."""
+        return (micro_step * self.args.world_size + self.args.process_index) * batch_size
 
-        text = self.config.text_config
+    def _draw(self, batch: dict[str, torch.Tensor], step: int, first_row: int, training: bool = True) -> dict:
+        """`batch` with `masked` (T2I rows, N), `without_text` (T2I rows,) and, in training, router noise."""
+        text, device = self.config.text_config, batch["input_ids"].device
         left = 1 - step / self.args.sequence_router_noise_steps if self.args.sequence_router_noise_steps else 0.0
-        scale = self.args.sequence_router_noise * left
-        if training and scale > 0 and text.sequence_moe_layers:
-            shape = (len(text.sequence_moe_layers), len(batch["task_ids"]), len(text.t2i_sequence_experts))
-            drawn["sequence_router_noise"] = (torch.randn(shape, generator=generator) * scale).to(device)
+        scale = self.args.sequence_router_noise * left if training and text.sequence_moe_layers else 0.0
+        shape = (len(text.sequence_moe_layers), len(text.t2i_sequence_experts))
+        masked = torch.zeros(0, self.config.num_image_tokens, dtype=torch.bool)
+        masks, dropped, noise = [masked], [], []
+        for place, task in enumerate(batch["task_ids"].tolist()):
+            generator = row_generator(self.args.seed, step, first_row + place)
+            if task == T2I:
+                masks.append(sample_masks(1, self.config.num_image_tokens, generator, self.schedule)[0])
+                share = torch.rand((), generator=generator).item()
+                dropped.append(training and share < self.args.condition_dropout)
+            if scale > 0:
+                noise.append(torch.randn(shape, generator=generator) * scale)
+        drawn = {
+            **batch,
+            "masked": torch.cat(masks).to(device),
+            "without_text": torch.tensor(dropped, dtype=torch.bool, device=device),
+        }
+        if noise:
+            drawn["sequence_router_noise"] = torch.stack(noise, dim=1).to(device)  # (layers, B, E)
         return drawn
+
+    def _counts(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Masked codes, text-to-image rows, answer tokens, and tokens of either task in a batch, (5,) float32."""
+        answers = (batch["labels"][:, 1:] != -100).sum()
+        is_t2i = batch["task_ids"] == T2I
+        lengths = batch["attention_mask"].sum(-1)
+        without_text = self.config.num_image_tokens + 2 + NUM_EMPTY_PROMPT_TOKENS
+        t2i_tokens = torch.where(batch["without_text"], without_text, lengths[is_t2i]).sum()
+        counts = (batch["masked"].sum(), is_t2i.sum(), answers, t2i_tokens, lengths[~is_t2i].sum())
+        return torch.stack(counts).float()
 
     # ---- Loss -------------------------------------------------------------------------------------------------------
 
@@ -209,15 +233,16 @@ class UniF2aceTrainer(Trainer):
             The scalar loss, or `(loss, outputs)`.
         """
         if "masked" not in inputs:  # evaluation
-            inputs = self._draw(inputs, -1, self.evaluation_batch, training=False)
-            inputs["denominators"] = _counts(inputs).clamp(min=1)
+            first_row = self._first_row(self.evaluation_batch, self.args.per_device_eval_batch_size)
+            inputs = self._draw(inputs, -1, first_row, training=False)
+            inputs["denominators"] = self._counts(inputs).clamp(min=1)
             self.evaluation_batch += 1
         if model.training:
             for module in self.frozen:  # Trainer has just put them into training mode: batch norm would learn
                 module.eval()
         inputs = dict(inputs)
         masked, labels, task_ids = inputs.pop("masked"), inputs.pop("labels"), inputs["task_ids"]
-        mask_total, row_total, answer_total = inputs.pop("denominators")
+        mask_total, row_total, answer_total, *token_totals = inputs.pop("denominators")
         targets = self._corrupt(inputs, masked)
         is_answer = F.pad(labels[:, 1:] != -100, (0, 1))
 
@@ -249,7 +274,7 @@ class UniF2aceTrainer(Trainer):
         self.averages.add("mask_loss", d3diff.token_loss.sum(), len(targets))
         self.averages.add("mmu_loss", answer_loss, len(answers))
         self._note_ratio_buckets(d3diff.token_loss, masked)
-        loss = loss + self._balance(outputs, task_ids, inputs["attention_mask"])
+        loss = loss + self._balance(outputs, task_ids, inputs["attention_mask"], token_totals, model.training)
         return (loss, outputs) if return_outputs else loss
 
     def _corrupt(self, inputs: dict[str, Any], masked: torch.Tensor) -> torch.Tensor:
@@ -281,7 +306,7 @@ class UniF2aceTrainer(Trainer):
         empty, end = rows[inputs.pop("without_text")], length - n - 2
         special = self.config.special_token_id
         text = self.config.text_config
-        prompt = [special("<|t2i|>"), text.bos_token_id, text.eos_token_id]
+        prompt = [special("<|t2i|>"), text.bos_token_id, text.eos_token_id]  # NUM_EMPTY_PROMPT_TOKENS
         input_ids[empty, : end - len(prompt)] = special("[PAD]")
         input_ids[empty, end - len(prompt) : end] = torch.tensor(prompt, device=input_ids.device)
         attention_mask[empty, : end - len(prompt)] = 0
@@ -291,36 +316,59 @@ class UniF2aceTrainer(Trainer):
         inputs.update(input_ids=input_ids, attention_mask=attention_mask, image_logits_mask=image_logits_mask)
         return codes[masked] - self.config.image_code_offset
 
-    def _balance(self, outputs, task_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | float:
+    def _balance(
+        self, outputs, task_ids: torch.Tensor, attention_mask: torch.Tensor, token_totals: list, training: bool
+    ) -> torch.Tensor | float:
         """The weighted balance losses of both groups; also notes how the experts are used."""
         text = self.config.text_config
+        whole_step = training and self.args.balance_scope == "step"
         total = 0.0
         groups = (
             (T2I, outputs.t2i_router_logits, self.args.t2i_balance_coef),
             (MMU, outputs.mmu_router_logits, self.args.mmu_balance_coef),
         )
         for task, logits, coefficient in groups:
-            rows = task_ids == task
-            num_rows = int(rows.sum())
+            rows, name = task_ids == task, TASKS[task]
+            has_rows = bool(rows.any())
             if logits:
-                usage = router_usage(logits, attention_mask[rows], text.num_experts_per_tok)
+                num_tokens = token_totals[task] if whole_step else None
+                usage = router_usage(logits, attention_mask[rows], text.num_experts_per_tok, num_tokens)
+                if whole_step:
+                    self.step_load.add(task, usage.counts)
+                    usage.load = self.step_load.load[task]
                 balance = balance_of(usage)
                 total = total + coefficient * balance
-                if num_rows:
-                    self._note_usage(TASKS[task], balance, usage.load)
-            if outputs.sequence_router_logits and num_rows:
+                if has_rows:
+                    self.averages.add(f"{name}_balance", balance, 1.0)
+                    num_choices = usage.counts.sum(-1, keepdim=True).expand_as(usage.counts)
+                    self.averages.add(f"{name}_load", usage.counts.flatten(), num_choices.flatten())
+            if outputs.sequence_router_logits and has_rows:
                 chosen = router_usage(
                     tuple(layer[rows] for layer in outputs.sequence_router_logits), None, text.num_experts_per_sequence
                 )
-                self.averages.add(f"{TASKS[task]}_sequence_load", chosen.load.mean(0), 1.0)
+                num_choices = chosen.counts.sum(-1, keepdim=True).expand_as(chosen.counts)
+                self.averages.add(f"{name}_sequence", chosen.counts.flatten(), num_choices.flatten())
         return total
 
-    def _note_usage(self, task: str, balance: torch.Tensor, load: torch.Tensor) -> None:
-        num_experts = load.shape[-1]
-        entropy = torch.special.entr(load).sum(-1).mean() / math.log(max(num_experts, 2))
-        self.averages.add(f"{task}_balance", balance, 1.0)
-        self.averages.add(f"{task}_router_max_load", load.amax(-1).mean() * num_experts, 1.0)
-        self.averages.add(f"{task}_router_entropy", entropy, 1.0)
+    def _take_expert_use(self, means: dict[str, float]) -> dict[str, torch.Tensor]:
+        """
+        Take the loads of single experts out of `means`, where they would be hundreds of numbers, and put their summary
+        in. Returns the tables, (layers, experts) each.
+        """
+        text, tables = self.config.text_config, {}
+        for task in TASKS:
+            experts = {"load": text.num_routed_experts, "sequence": len(text.sequence_experts(task))}
+            for kind, num_experts in experts.items():
+                names = [name for name in self.averages.names if name.rpartition("_")[0] == f"{task}_{kind}"]
+                if not names or names[0] not in means:
+                    continue
+                table = torch.tensor([means.pop(name) for name in names]).view(-1, num_experts)
+                tables[f"{task}_{kind}"] = table
+                if kind == "load":
+                    means.update({f"{task}_{name}": value for name, value in summarize_load(table).items()})
+                else:
+                    means.update({f"{task}_sequence_load_{i}": x for i, x in enumerate(table.mean(0).tolist())})
+        return tables
 
     @torch.no_grad()
     def _note_ratio_buckets(self, token_loss: torch.Tensor, masked: torch.Tensor) -> None:
@@ -341,20 +389,23 @@ class UniF2aceTrainer(Trainer):
             if parameter.ndim >= 2 and "bias" not in name and "embedding" not in name and id(parameter) not in tables
         ]
 
-    def look_at_clock(self) -> None:
+    def look_around(self) -> None:
         """
-        Set `time_share`, the share of `max_minutes` that training has taken, earlier parts of a resumed run included.
+        Set `time_share`, the share of `max_minutes` that training has taken (earlier parts of a resumed run included),
+        and `stopped_by`, if a signal came.
 
-        All processes take the first one's clock: with clocks of their own their learning rates, and so their
-        weights, would drift apart.
+        All processes take the first one's clock and stop at the same step: with clocks of their own their learning
+        rates, and so their weights, would drift apart, and one that stops alone leaves the others waiting.
         """
-        if self.args.max_minutes is None:
-            return
         seconds = self.earlier_seconds + time.monotonic() - self.started
-        share = torch.tensor(seconds / (60 * self.args.max_minutes), device=self.args.device)
+        share = 0.0 if self.args.max_minutes is None else seconds / (60 * self.args.max_minutes)
+        number = self._signal
         if self.args.world_size > 1:
-            torch.distributed.broadcast(share, src=0)
-        self.time_share = share.item()
+            news = torch.tensor([share if self.args.process_index == 0 else 0.0, number], device=self.args.device)
+            torch.distributed.all_reduce(news, torch.distributed.ReduceOp.MAX)
+            share, number = news[0].item(), int(news[1])
+        self.time_share = share
+        self.stopped_by = signal.Signals(number).name if number else None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The scheduler of the arguments, or with `max_minutes` warm-up steps and a cosine over the time."""
@@ -393,6 +444,7 @@ class UniF2aceTrainer(Trainer):
                     dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
                 )
             means = self.averages.means(self)
+            self._take_expert_use(means)
         finally:
             self.averages = training_averages
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
@@ -409,6 +461,7 @@ class UniF2aceTrainer(Trainer):
         """Add the averages since the last log, and their D3Diff total, to the training logs."""
         if "loss" in logs:
             means = self.averages.means(self)
+            self.expert_use = self._take_expert_use(means)
             if "mask_loss" in means:
                 means["d3diff_loss"] = means["mask_loss"] + self.args.alpha * means["score_loss"]
             logs.update(means)
@@ -429,18 +482,62 @@ class UniF2aceTrainer(Trainer):
             folder = Path(output_dir)
             if self.ema is not None:
                 self.ema.save(folder / EMA_FILE)
+            self.step_load.save(folder / LOAD_FILE)
             seconds = self.earlier_seconds + time.monotonic() - self.started
             write_json(folder / CLOCK_FILE, {"seconds": seconds})
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """
+        Write a checkpoint that is known to be incomplete until all of it is on the disk, and only then remove older
+        ones. If the disk does not take it, remove it and go on: the run has the older ones, and may find room later.
+        """
+        run_folder = self._get_output_dir(trial=trial)
+        folder = Path(run_folder) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # Trainer would remove before it is whole
+        problem: BaseException | None = None
+        try:
+            with marked_incomplete(folder) if self.args.should_save else nullcontext():
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+        except Exception as error:
+            if self.args.world_size > 1 or not is_write_error(error):
+                raise
+            problem = error
+        finally:
+            self.args.save_total_limit = limit
+        if problem is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            logger.error(f"{folder} could not be written ({problem}) and was removed; training goes on without it")
+        elif self.args.should_save:
+            rotate_checkpoints(run_folder, limit, self.state.best_model_checkpoint, use_mtime=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)
         if self.ema is not None:
             self.ema.load(folder / EMA_FILE)
+        if (folder / LOAD_FILE).exists():  # not in checkpoints of version 0.1
+            self.step_load.restore(folder / LOAD_FILE)
         self.earlier_seconds = json.loads((folder / CLOCK_FILE).read_text())["seconds"]
 
+    # ---- Signals ----------------------------------------------------------------------------------------------------
 
-def _counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Masked codes, text-to-image rows and answer tokens of a batch, (3,) float32."""
-    answers = (batch["labels"][:, 1:] != -100).sum()
-    return torch.stack([batch["masked"].sum(), answers.new_tensor(len(batch["masked"])), answers]).float()
+    def train(self, *args, **kwargs):
+        """[`~transformers.Trainer.train`], which ends after the running step when SIGTERM or Ctrl-C comes."""
+        self._signal, self.stopped_by = 0, None
+        try:
+            earlier = {number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not in the main thread, where signals cannot be caught
+            earlier = {}
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def _note_signal(self, number: int, frame) -> None:
+        if self._signal:
+            raise KeyboardInterrupt  # asked twice: at once
+        self._signal = number
+        logger.warning(f"{signal.Signals(number).name}: training stops after this step, with a checkpoint")

@@ -126,12 +126,18 @@ def check_rows(dataset: Any, name: str = "train_dataset") -> None:
     Look at the first row of each task, before a long training starts, and say which column it lacks.
 
     Args:
-        dataset: A data set with `len()` and `[number]`, and a column or attribute `tasks`; others are passed over.
+        dataset:
+            A data set with `len()` and `[number]`, and a column `task` or an attribute `tasks`, or a dictionary of
+            such; others are passed over.
         name (`str`, *optional*, defaults to `"train_dataset"`): What to call it in messages.
 
     Raises:
         ValueError: if a column is missing: `task`; `text` (t2i) or `turns` (mmu); a picture in any form.
     """
+    if isinstance(dataset, dict):
+        for key, one in dataset.items():
+            check_rows(one, f"{name}[{key!r}]")
+        return
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         return
     if len(dataset) == 0:

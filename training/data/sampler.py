@@ -1,4 +1,4 @@
-"""Both tasks in every batch."""
+"""The order of the rows: shuffled, and both tasks in every batch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,33 @@ import torch
 from torch.utils.data import Sampler
 
 from ...modeling_unif2ace.configuration_unif2ace import TASKS
+
+
+class ShuffledSampler(Sampler[int]):
+    """
+    Rows in an order that depends on the seed and the epoch alone, so that a resumed run finds its place in any epoch.
+
+    Args:
+        length (`int`): Rows.
+        seed (`int`, *optional*, defaults to 0): Seed; with the epoch it fixes the order.
+    """
+
+    def __init__(self, length: int, seed: int = 0):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of epoch number `epoch`."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        yield from torch.randperm(self.length, generator=_epoch_generator(self.seed, self.epoch)).tolist()
+
+
+def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
 class TaskSampler(Sampler[int]):
@@ -39,7 +66,7 @@ class TaskSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = _epoch_generator(self.seed, self.epoch)
         queues = [self._endless(rows, generator) for rows in self.rows]
         for place in range(self.length):
             is_t2i = int((place + 1) * self.t2i_fraction + 1e-9) > int(place * self.t2i_fraction + 1e-9)
