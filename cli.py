@@ -45,7 +45,9 @@ example:
 
 # Commands that live in a module of their own: its place (relative to the package) and a summary. The module has
 # `EXAMPLES`, `add_arguments(parser)` and `run(arguments)`, and is imported only when its command is called.
-MODULES: dict[str, tuple[str, str]] = {}
+MODULES: dict[str, tuple[str, str]] = {
+    "finetune": ("training.finetune", "fine-tune a checkpoint on a folder of faces (LoRA)"),
+}
 
 EXAMPLES = """\
 examples:

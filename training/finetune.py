@@ -1,0 +1,432 @@
+"""
+Fine-tune a checkpoint on a folder of faces: the command `unif2ace finetune`.
+
+    unif2ace finetune --data my_faces/ --output my_faces_lora --trigger zora
+    unif2ace generate "zora, a woman with a red hat" --model my_faces_lora -o face.png
+
+What it writes: a LoRA adapter (or, with `--preset full`, a whole checkpoint) with its card and sample pictures; `run/`
+beside them has the settings, the log and, until training is complete, the checkpoints to resume from.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import ProgressCallback, set_seed
+
+from ..cli import load_pipeline, picture_grid, positive_int, save_picture, seed_int
+from ..hub_card.adapter_card import BUNDLED_NAME, make_adapter_card
+from ..hub_card.card import read_log
+from ..modeling_unif2ace.configuration_unif2ace import TASKS
+from ..pipelines import UniF2acePipeline
+from .adapters import FULL, PRESETS, changed_weights, lora_config, restrict_to_tasks
+from .arguments import UniF2aceTrainingArguments
+from .callbacks import JsonLog
+from .data.collator import UniF2aceCollator
+from .data.face_folder import TuningRows, read_face_folder
+from .data.rows import FaceRows
+from .files import replacing, write_json, write_text
+from .train import last_checkpoint
+from .trainer import UniF2aceTrainer
+
+
+SETTINGS_FILE, LOG_FILE, PRIOR_FILE = "settings.json", "log.jsonl", "prior.safetensors"
+LEARNING_RATES = {FULL: 1e-4}
+LORA_LEARNING_RATE = 1e-3
+PASSES = 8  # over the faces before their words repeat, where a face has several captions
+ENCODE_BATCH, PRIOR_BATCH, SAMPLES = 32, 8, 4
+PACKAGES = ("unif2ace", "torch", "transformers", "peft", "diffusers")
+
+EXAMPLES = """\
+examples:
+  unif2ace finetune --data my_faces/ --output my_faces_lora --trigger zora
+  unif2ace finetune --data my_faces/ --output my_faces_lora --preset attention+experts --task t2i --steps 800
+  unif2ace finetune --data my_faces/ --output my_faces_lora --trigger zora --resume
+  unif2ace generate "zora, a woman with a red hat" --model my_faces_lora -o face.png
+
+The folder has pictures, and for each a caption: a .txt file of the same name, or a line of metadata.jsonl,
+{"file_name": ..., "text": ...}. --trigger is the name of who is to be seen; captions without it get it in front, and
+with it pictures need no caption. An output folder that holds something is never written over.
+"""
+
+
+@dataclass
+class FinetuneSettings:
+    """
+    All that decides a fine-tuning.
+
+    Args:
+        data (`str`): The folder of faces; see [`~unif2ace.training.data.face_folder.read_face_folder`].
+        output (`str`): Where the result goes; a folder that does not exist yet, or is empty.
+        base (`str`, *optional*): Checkpoint to start from, a folder or a repository; the bundled one by default.
+        preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`.
+        tasks (`list[str]`, *optional*): `"t2i"` (generation), `"mmu"` (understanding) or both, the default.
+        trigger (`str`, *optional*): A name for who is to be seen.
+        steps (`int`, *optional*, defaults to 400): Optimizer steps.
+        batch_size (`int`, *optional*, defaults to 8): Rows of a step.
+        learning_rate (`float`, *optional*): 1e-3, for the preset `"full"` 1e-4, with a cosine to zero.
+        rank (`int`, *optional*, defaults to 16): LoRA's rank.
+        prior (`int`, *optional*):
+            Pictures of the base model's own, made of the captions without the trigger, that are learnt again so that
+            other prompts keep their meaning. As many as there are faces by default, if there is a trigger.
+        seed (`int`, *optional*, defaults to 0): Seed of everything.
+        save_steps (`int`, *optional*, defaults to 100): Steps between checkpoints to resume from.
+    """
+
+    data: str
+    output: str
+    base: str | None = None
+    preset: str = "attention"
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    trigger: str | None = None
+    steps: int = 400
+    batch_size: int = 8
+    learning_rate: float | None = None
+    rank: int = 16
+    prior: int | None = None
+    seed: int = 0
+    save_steps: int = 100
+
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        if not self.tasks or any(task not in TASKS for task in self.tasks):
+            raise ValueError(f"tasks are {self.tasks}, expected some of {', '.join(TASKS)}")
+        if self.preset == FULL and set(self.tasks) != set(TASKS):
+            raise ValueError("preset 'full' changes what both tasks share: tune both, or choose a LoRA preset")
+        if self.trigger is not None and not self.trigger.strip():
+            raise ValueError("the trigger is empty, expected a name")
+        for name in ("steps", "batch_size", "rank", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}, expected at least 1")
+        if self.batch_size < len(self.tasks):
+            raise ValueError(f"batch_size={self.batch_size} has no room for {len(self.tasks)} tasks")
+        if self.learning_rate is None:
+            self.learning_rate = LEARNING_RATES.get(self.preset, LORA_LEARNING_RATE)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate}, expected more than 0")
+        if self.prior is not None and self.prior < 0:
+            raise ValueError(f"prior={self.prior}, expected 0 or more")
+
+
+class _Bar(ProgressCallback):
+    """Trainer's progress bar with the loss at its end instead of a line for every log."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+
+
+def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, resume: bool = False) -> dict[str, Any]:
+    """
+    Fine-tune and write the result.
+
+    Args:
+        settings (`FinetuneSettings`): What to do.
+        pipe (`UniF2acePipeline`, *optional*): The base, if it is loaded already; its model is changed.
+        resume (`bool`, *optional*, defaults to `False`): Go on from the newest checkpoint in the output folder.
+
+    Returns:
+        `dict`: The summary that is also in `run/summary.json`: `settings`, `base`, `pictures`, `prior`, `parameters`
+        (trained and all), `steps`, `seconds`, `first_loss`, `last_loss`, `changed`
+        ([`~unif2ace.training.adapters.changed_weights`]), `prompts`, `samples`, `files`, `versions`.
+
+    Raises:
+        FileExistsError: if the output folder holds something and is not to be resumed.
+        FileNotFoundError: if there are no faces, or nothing to resume.
+        ValueError: if faces, base and settings do not fit together.
+    """
+    output, started = Path(settings.output), time.monotonic()
+    run = output / "run"
+    _check_output(output, settings, resume)
+    records = read_face_folder(settings.data, settings.trigger)
+    pipe = UniF2acePipeline.from_pretrained(settings.base) if pipe is None else pipe
+    if pipe.get_list_adapters():
+        raise ValueError(
+            "the base is an adapter already; fuse it first (pipe.fuse_lora(), pipe.unload_lora_weights(), "
+            "pipe.save_pretrained(FOLDER)) and start from that folder"
+        )
+    model, processor = pipe.transformer, pipe.processor
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / SETTINGS_FILE, asdict(settings))
+
+    set_seed(settings.seed)
+    codes = _encode(model, processor, records)
+    count = settings.prior if settings.prior is not None else len(records) if settings.trigger else 0
+    prior = _prior(pipe, records, settings, count if "t2i" in settings.tasks else 0, run / PRIOR_FILE)
+    faces = FaceRows(records, passes=PASSES, seed=settings.seed, features={"codes": codes})
+    rows = TuningRows(faces, settings.tasks, prior * PASSES)
+
+    base = BUNDLED_NAME if settings.base is None else settings.base
+    if settings.base is not None and Path(settings.base).is_dir():
+        base = str(Path(settings.base).resolve())
+    model.name_or_path = base
+    model.config._name_or_path = base
+    if settings.preset == FULL:
+        tuned, alpha = model.requires_grad_(True), None
+    else:
+        config = lora_config(model.config, settings.preset, settings.tasks, settings.rank)
+        tuned, alpha = get_peft_model(model, config), config.lora_alpha
+        restrict_to_tasks(tuned, settings.tasks)
+
+    trainer = _trainer(tuned, processor, rows, settings, run)
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    parameters = [trained, sum(p.numel() for p in tuned.parameters())]
+    print(
+        f"{len(records)} faces, {len(prior)} pictures of the base model; preset {settings.preset}, "
+        f"{trained / 1e6:.2f}M of {parameters[1] / 1e6:.2f}M parameters learn",
+        flush=True,
+    )
+    trainer.train(resume_from_checkpoint=str(last_checkpoint(run)) if resume else None)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    changed = {} if settings.preset == FULL else changed_weights(tuned)
+    if changed and not any(changed.values()):
+        raise ValueError("the adapter has learnt nothing at all: check the data and the learning rate")
+
+    tuned.eval()
+    prompts = list(dict.fromkeys(record.captions[0] for record in records))[:SAMPLES]
+    summary = {
+        "settings": asdict(settings),
+        "base": base,
+        "alpha": alpha,
+        "pictures": len(records),
+        "prior": len(prior),
+        "parameters": parameters,
+        "steps": trainer.state.global_step,
+        "seconds": round(time.monotonic() - started, 1),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "changed": changed,
+        "prompts": prompts,
+        "samples": "samples.png",
+        "device": str(model.device),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+    save_picture(picture_grid(_draw(pipe, prompts, settings.seed)), output / "samples.png")
+    _write_result(tuned, pipe, output, settings)
+    if settings.preset != FULL:
+        card = make_adapter_card(summary, read_log(run / LOG_FILE))
+        write_text(output / "README.md", str(card))
+    summary["files"] = sorted(path.name for path in output.iterdir() if path.is_file())
+    write_json(run / "summary.json", summary)
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return summary
+
+
+def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
+    """Refuse to write over anything, or to resume what is finished or was something else."""
+    run = output / "run"
+    if resume:
+        if (run / "summary.json").is_file():
+            raise FileExistsError(f"the fine-tuning in {output} is finished; choose another output folder")
+        last_checkpoint(run)
+        before = json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8"))
+        now = asdict(settings)
+        differing = [name for name in now if name not in ("output", "save_steps") and now[name] != before.get(name)]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"the run in {output} was started with {name}={before.get(name)!r}, not {now[name]!r}: resume it with "
+                "the same settings, or start another one"
+            )
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        hint = "; go on with --resume" if any(run.glob("checkpoint-*")) else ""
+        raise FileExistsError(f"{output} exists and is not empty; choose another output folder{hint}")
+
+
+@torch.no_grad()
+def _encode(model, processor, records) -> list[torch.Tensor]:
+    """Image codes (N,) of each face."""
+    codes = []
+    for start in tqdm(range(0, len(records), ENCODE_BATCH), desc="encoding faces", leave=False):
+        images = [record.image for record in records[start : start + ENCODE_BATCH]]
+        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        codes += list(model.encode_images(pixels.to(model.device)).cpu())
+    return codes
+
+
+def _prior(
+    pipe: UniF2acePipeline, records, settings: FinetuneSettings, count: int, file: Path
+) -> list[tuple[str, torch.Tensor]]:
+    """Prompts that do not name the person, with the codes that the base model draws; kept for a resumption."""
+    if not count:
+        return []
+    captions = [caption for record in records for caption in record.captions]
+    if settings.trigger:
+        captions = [_without(caption, settings.trigger) for caption in captions]
+    captions = [caption for caption in dict.fromkeys(captions) if caption] or ["a face"]
+    texts = [captions[i % len(captions)] for i in range(count)]
+    if not file.is_file():
+        codes = []
+        for start in tqdm(range(0, count, PRIOR_BATCH), desc="drawing what the model knows", leave=False):
+            numbers = range(start, min(start + PRIOR_BATCH, count))
+            codes.append(_draw(pipe, [texts[i] for i in numbers], settings.seed + start, "latent").cpu())
+        with replacing(file) as part:
+            save_file({"codes": torch.cat(codes)}, part)
+    return list(zip(texts, load_file(file)["codes"], strict=True))
+
+
+def _without(caption: str, trigger: str) -> str:
+    """`caption` without the name and the comma behind it."""
+    place = caption.lower().find(trigger.lower())
+    if place < 0:
+        return caption
+    return (caption[:place] + caption[place + len(trigger) :].lstrip(" ,:")).strip()
+
+
+def _draw(pipe: UniF2acePipeline, prompts: list[str], seed: int, output_type: str = "pil"):
+    """One picture (or its codes) of each prompt; what the model cannot read of one is cut, as in training."""
+    tokenizer, limit = pipe.processor.tokenizer, pipe.processor.max_text_length - 2
+    texts = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        texts.append(prompt if len(ids) <= limit else tokenizer.decode(ids[: limit - 2]))
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(texts, generator=generators, output_type=output_type).images
+
+
+def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run: Path) -> UniF2aceTrainer:
+    both = len(settings.tasks) == len(TASKS)
+    arguments = UniF2aceTrainingArguments(
+        output_dir=str(run),
+        seed=settings.seed,
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=min(20, settings.steps // 10),
+        weight_decay=0.0,
+        # three of four rows are pictures to draw: generation is what most people tune for
+        t2i_fraction=max(0.75, 1 / settings.batch_size) if both else None,
+        # routers start from what they have learnt: no exploration, no balance loss to pull at them
+        sequence_router_noise=0.0,
+        t2i_balance_coef=0.0,
+        mmu_balance_coef=0.0,
+        logging_steps=max(1, min(10, settings.steps // 10)),
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        dataloader_pin_memory=False,
+        use_cpu=model.device.type == "cpu",
+    )
+    trainer = UniF2aceTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=UniF2aceCollator(processor.tokenizer, model.config, processor.image_processor),
+        callbacks=[JsonLog(run / LOG_FILE)],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Bar())
+    return trainer
+
+
+def _write_result(model, pipe: UniF2acePipeline, output: Path, settings: FinetuneSettings):
+    """The adapter, or the whole checkpoint; written aside first, so that the folder is whole or has none."""
+    part = output / "run" / "result.part"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    if settings.preset == FULL:
+        pipe.processor.save_pretrained(part)
+        pipe.scheduler.save_pretrained(part / "scheduler")
+    (part / "README.md").unlink(missing_ok=True)  # PEFT's is empty; ours follows
+    marker = "config.json" if settings.preset == FULL else "adapter_config.json"
+    for path in sorted(part.iterdir(), key=lambda path: path.name == marker):  # last what says that it is there
+        path.replace(output / path.name)
+    part.rmdir()
+
+
+# The command
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """The arguments of `unif2ace finetune`."""
+    defaults = FinetuneSettings("", "")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures of faces with captions")
+    parser.add_argument(
+        "--output", "-o", required=True, metavar="FOLDER", help="where the result goes; must be new or empty"
+    )
+    parser.add_argument(
+        "--base",
+        dest="model",
+        metavar="REPO",
+        help="the checkpoint to start from: a folder or a Hub repository (default: the bundled checkpoint)",
+    )
+    about = "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
+    parser.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        default=defaults.preset,
+        help=f"what to change. {about} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--task",
+        choices=[*TASKS, "both"],
+        default="both",
+        help="tune generation (t2i), understanding (mmu) or both (default: %(default)s)",
+    )
+    parser.add_argument("--trigger", metavar="NAME", help="a name for who is to be seen")
+    parser.add_argument("--steps", type=positive_int, default=defaults.steps, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="(default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, help="(default: 1e-3, for --preset full 1e-4)")
+    parser.add_argument("--rank", type=positive_int, default=defaults.rank, help="LoRA's rank (default: %(default)s)")
+    parser.add_argument(
+        "--prior",
+        type=int,
+        metavar="N",
+        help="pictures of the base model's own that are learnt again, so that other prompts keep their meaning "
+        "(default: as many as there are faces, with a trigger)",
+    )
+    parser.add_argument("--seed", type=seed_int, default=defaults.seed, help="(default: %(default)s)")
+    parser.add_argument(
+        "--save-steps",
+        type=positive_int,
+        default=defaults.save_steps,
+        metavar="N",
+        help="steps between checkpoints to resume from (default: %(default)s)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+
+
+def run(arguments: argparse.Namespace):
+    """The command `unif2ace finetune`."""
+    settings = FinetuneSettings(
+        data=arguments.data,
+        output=arguments.output,
+        base=arguments.model,
+        preset=arguments.preset,
+        tasks=list(TASKS) if arguments.task == "both" else [arguments.task],
+        trigger=arguments.trigger,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        rank=arguments.rank,
+        prior=arguments.prior,
+        seed=arguments.seed,
+        save_steps=arguments.save_steps,
+    )
+    _check_output(Path(settings.output), settings, arguments.resume)  # before the model is loaded
+    summary = finetune(settings, load_pipeline(arguments), arguments.resume)
+    loss = ""
+    if summary["first_loss"] is not None:
+        loss = f", loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
+    print(f"{summary['steps']} steps in {summary['seconds'] / 60:.1f} minutes{loss}")
+    for kind, change in summary["changed"].items():
+        print(f"  {kind}: changed by {change:.1e} (root mean square)" if change else f"  {kind}: untouched")
+    print(f"wrote {settings.output}: {', '.join(summary['files'])}")
+    print(f"try: unif2ace generate {json.dumps(summary['prompts'][0])} --model {settings.output}")
+
+
+__all__ = ["EXAMPLES", "FinetuneSettings", "add_arguments", "finetune", "run"]
