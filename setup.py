@@ -17,6 +17,7 @@ SUBPACKAGES = [
     "pipelines",
     "training",
     "training.data",
+    "training.data.sources",
     "training.evaluation",
     "training.configs",
     "hub_card",

@@ -56,6 +56,16 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 """Attribute name -> allowed values; `left` and `right` are those of the picture, not of the person."""
 
+VAGUE_VALUES: dict[str, tuple[str, ...]] = {
+    "eyewear": ("glasses",),
+    "headwear": ("hat",),
+    "earrings": ("earrings",),
+    "necklace": ("necklace",),
+    "lipstick": ("lipstick",),
+    "beard": ("beard",),
+}
+"""What label tables of photographs say where `ATTRIBUTES` is more precise: that there are glasses, but not which."""
+
 COARSE_ATTRIBUTES: tuple[str, ...] = (
     "gender",
     "skin",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .attributes import ATTRIBUTES
-from .phrases import FACTS, NOUNS, SILENT_VALUES, SPELLINGS, WRITTEN
+from .phrases import FACTS, NOUNS, SILENT_VALUES, SPELLINGS, VAGUE_WRITTEN, WRITTEN
 
 
 DESCRIBE_PROMPTS: tuple[str, ...] = (
@@ -49,6 +49,7 @@ _PRONOUNS = {"man": "he", "woman": "she"}
 # Words that are right after "looks" but not before a noun ("a neutral woman").
 _NEVER_BEFORE_A_NOUN = ("neutral",)
 _PICTURE_ONLY = ("lighting", "blurry")
+_SAID = WRITTEN | VAGUE_WRITTEN
 
 
 def salient_attributes(attributes: Mapping[str, str], visible: Mapping[str, bool]) -> dict[str, str]:
@@ -69,7 +70,7 @@ def salient_attributes(attributes: Mapping[str, str], visible: Mapping[str, bool
     for name in ATTRIBUTES:
         if name not in attributes or not visible.get(name, False):
             continue
-        if (name, attributes[name]) in WRITTEN and SILENT_VALUES.get(name) != attributes[name]:
+        if (name, attributes[name]) in _SAID and SILENT_VALUES.get(name) != attributes[name]:
             salient[name] = attributes[name]
     if salient.get("hair_length") == "bald":
         salient.pop("hair_texture", None)
@@ -83,14 +84,15 @@ def write_caption(
     Writes one caption of a face, in one of several styles, sentence orders and wordings.
 
     Args:
-        attributes (`Mapping[str, str]`): Attribute name to value, as in `ATTRIBUTES`.
+        attributes (`Mapping[str, str]`): Attribute name to value, as in `ATTRIBUTES` or `VAGUE_VALUES`.
         visible (`Mapping[str, bool]`): Attribute name to whether the picture shows it.
         rng (`random.Random`): The source of all choices: one state gives one caption, on every machine.
         coverage (`float`, *optional*, defaults to 1.0):
             The probability with which each salient attribute is stated; the gender, when visible, always is.
 
     Returns:
-        [`Caption`]: The text and exactly what it states; `parse_caption(text)` gives the same attributes.
+        [`Caption`]: The text and exactly what it states; `parse_caption(text)` gives the same attributes, except that
+        it reads the usual precise value for a vague one of `VAGUE_VALUES`.
 
     Raises:
         `ValueError`: If `coverage` is outside of [0, 1].
@@ -130,10 +132,10 @@ class _Writer:
     def take(self, name: str) -> str | None:
         """Takes the fact about `name` and returns one of its wordings; None if it is not (or no longer) to be said."""
         value = self.left.pop(name, None)
-        return None if value is None else self.rng.choice(WRITTEN[name, value].written)
+        return None if value is None else self.rng.choice(_SAID[name, value].written)
 
     def role(self, name: str) -> str | None:
-        return WRITTEN[name, self.left[name]].role if name in self.left else None
+        return _SAID[name, self.left[name]].role if name in self.left else None
 
     def take_role(self, role: str, names: tuple[str, ...]) -> list[str]:
         """Takes those of `names` whose wording has the given role."""

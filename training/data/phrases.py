@@ -229,6 +229,19 @@ for _fact in FACTS:
     if _fact.written:
         WRITTEN[_fact.attribute, _fact.value] = _fact
 
+VAGUE_WRITTEN: dict[tuple[str, str], Fact] = {
+    (name, value): Fact(name, value, role, written, ())
+    for name, value, role, written in (
+        ("eyewear", "glasses", "wears", ("glasses", "eyeglasses")),
+        ("headwear", "hat", "wears", ("a hat",)),
+        ("earrings", "earrings", "wears", ("earrings",)),
+        ("necklace", "necklace", "wears", ("a necklace",)),
+        ("lipstick", "lipstick", "has", ("lipstick",)),
+        ("beard", "beard", "has", ("a beard", "facial hair")),
+    )
+}
+"""The rows of `VAGUE_VALUES`: written about photographs. When read, "glasses" has its one usual meaning of `FACTS`."""
+
 SILENT_VALUES: dict[str, str] = {
     **dict.fromkeys(("chubby", "double_chin", "bangs", "eye_bags", "wrinkles", "rosy_cheeks", "freckles"), "no"),
     **dict.fromkeys(("mole", "mustache", "sideburns", "headphones", "mask", "tears", "blurry"), "no"),

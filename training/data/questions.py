@@ -6,12 +6,12 @@ asked whether it is smiling. The words come from the phrase table of the caption
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .attributes import ATTRIBUTES
+from .attributes import ATTRIBUTES, VAGUE_VALUES
 from .captions import join_list, normalize_spelling, with_article
-from .phrases import NOUNS, SILENT_VALUES, WRITTEN, Fact
+from .phrases import NOUNS, SILENT_VALUES, VAGUE_WRITTEN, WRITTEN, Fact
 
 
 QUESTION_KINDS: tuple[str, ...] = (
@@ -25,6 +25,15 @@ QUESTION_KINDS: tuple[str, ...] = (
     "absent",
 )
 """The kinds of questions."""
+
+OPEN_QUESTION = "open"
+"""The kind of a question that somebody else wrote, whose answer is free text."""
+
+TABLE_QUESTION_KINDS: tuple[str, ...] = ("attribute", "yes_no", "action", "position", "absent")
+"""
+The kinds that a label table of photographs can answer: the reasons for an emotion and the lightness of colours are
+those of the painter, and the number of accessories is known only where every accessory is labelled.
+"""
 
 ACCESSORIES: tuple[str, ...] = (
     "eyewear",
@@ -201,16 +210,24 @@ _ABSENT_WEIGHT = 0.15
 
 
 def write_questions(
-    attributes: Mapping[str, str], visible: Mapping[str, bool], rng: random.Random, count: int
+    attributes: Mapping[str, str],
+    visible: Mapping[str, bool],
+    rng: random.Random,
+    count: int,
+    kinds: Sequence[str] = QUESTION_KINDS,
+    excluded: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Question]:
     """
     Writes questions about a face, of varied kinds, with their right answers.
 
     Args:
-        attributes (`Mapping[str, str]`): Attribute name to value, as in `ATTRIBUTES`.
+        attributes (`Mapping[str, str]`): Attribute name to value, as in `ATTRIBUTES` or `VAGUE_VALUES`.
         visible (`Mapping[str, bool]`): Attribute name to whether the picture shows it.
         rng (`random.Random`): The source of all choices: one state gives one list, on every machine.
         count (`int`): How many questions to write; fewer come back when too little is visible for so many.
+        kinds (`Sequence[str]`, *optional*, defaults to `QUESTION_KINDS`): The kinds to choose from.
+        excluded (`Mapping[str, Sequence[str]]`, *optional*):
+            Values that attributes are known not to have; questions about them are answered by "no".
 
     Returns:
         `list[Question]`: At most `count` questions, no two with the same wording.
@@ -220,8 +237,8 @@ def write_questions(
     """
     if count < 0:
         raise ValueError(f"`count` is {count}, but a number of questions cannot be negative: give 0 or more.")
-    asker = _Asker(attributes, visible, rng)
-    kinds = list(QUESTION_KINDS)
+    asker = _Asker(attributes, visible, rng, excluded or {})
+    kinds = list(kinds)
     weights = [_KIND_WEIGHTS[kind] for kind in kinds]
     questions: dict[str, Question] = {}
     for _ in range(20 * count):
@@ -236,8 +253,15 @@ def write_questions(
 class _Asker:
     """Asks about one face. Every kind is one method, which returns None when nothing of the kind can be asked."""
 
-    def __init__(self, attributes: Mapping[str, str], visible: Mapping[str, bool], rng: random.Random):
+    def __init__(
+        self,
+        attributes: Mapping[str, str],
+        visible: Mapping[str, bool],
+        rng: random.Random,
+        excluded: Mapping[str, Sequence[str]],
+    ):
         self.all = attributes
+        self.excluded = excluded
         self.seen = {name: attributes[name] for name in ATTRIBUTES if name in attributes and visible.get(name, False)}
         self.rng = rng
         forms = {"man": ("he", "his", "him"), "woman": ("she", "her", "her")}
@@ -263,10 +287,15 @@ class _Asker:
     def usual(self, name: str) -> bool:
         return SILENT_VALUES.get(name) == self.seen[name]
 
+    def vague(self, name: str) -> bool:
+        return self.seen[name] in VAGUE_VALUES.get(name, ())
+
     def attribute(self) -> Question | None:
         names = [name for name in _ATTRIBUTE_QUESTIONS if name in self.seen]
         # What is absent is asked about by "yes_no" and "absent"; a bald head has no hair to describe.
         names = [name for name in names if not self.usual(name) or name == "lighting"]
+        # Of a vague value the kind is unknown; "glasses" and "hat" are answers all the same.
+        names = [name for name in names if not self.vague(name) or name in ("eyewear", "headwear")]
         if self.all.get("hair_length") == "bald":
             names = [name for name in names if name not in ("hair_color", "hair_texture", "updo")]
         if not names:
@@ -280,6 +309,11 @@ class _Asker:
         facts: list[Fact] = []
         weights: list[float] = []
         for name, true in self.seen.items():
+            if self.vague(name):
+                if answer == "yes":
+                    facts.append(VAGUE_WRITTEN[name, true])
+                    weights.append(1.0)
+                continue
             for value in ATTRIBUTES[name]:
                 fact = WRITTEN.get((name, value))
                 if fact is None or (value == true) != (answer == "yes") or (name, true, value) in _UNCLEAR:
@@ -291,6 +325,15 @@ class _Asker:
                 alternatives = 1 if answer == "yes" else len(ATTRIBUTES[name]) - 1
                 absent = answer == "no" and self.usual(name)
                 weights.append((_ABSENT_WEIGHT if absent else 1.0) / alternatives)
+        if answer == "no":
+            ruled_out = [
+                fact
+                for name, values in self.excluded.items()
+                for value in values
+                if (fact := WRITTEN.get((name, value)) or VAGUE_WRITTEN.get((name, value)))
+            ]
+            facts += ruled_out
+            weights += [1.0 / len(self.excluded[fact.attribute]) for fact in ruled_out]
         if not facts:
             return None
         fact = self.rng.choices(facts, weights)[0]
@@ -413,6 +456,8 @@ class _Asker:
         return name in ("mask", "eyewear") or self.all.get("mask", "no") == "no"
 
     def thing(self, name: str, value: str) -> str:
+        if self.vague(name):
+            return value
         if name == "earrings":
             return f"{value} earrings"
         if name == "lipstick":

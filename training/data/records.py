@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from .attributes import ATTRIBUTES
-from .questions import QUESTION_KINDS, Question
+from .attributes import ATTRIBUTES, VAGUE_VALUES
+from .questions import OPEN_QUESTION, QUESTION_KINDS, Question
 
 
 @dataclass
@@ -17,12 +17,17 @@ class FaceRecord:
         image (`PIL.Image.Image`, *optional*): The picture; `None` while it is still to be painted or loaded.
         captions (`list[str]`, *optional*, defaults to `[]`): Descriptions of the face.
         questions (`list[Question]`, *optional*, defaults to `[]`): Questions about the face with their right answers.
-        attributes (`dict[str, str]`, *optional*, defaults to `{}`): Known attributes, as in `ATTRIBUTES`.
+        attributes (`dict[str, str]`, *optional*, defaults to `{}`):
+            Known attributes, as in `ATTRIBUTES` or `VAGUE_VALUES`.
         visible (`dict[str, bool]`, *optional*, defaults to `{}`):
             For known attributes, whether the picture shows them. A missing name means that nobody knows.
         identity (`str`, *optional*): The name of the person, equal in all pictures of the same person.
         source (`str`, *optional*, defaults to `""`): The data set that the record comes from.
         id (`str`, *optional*, defaults to `""`): The name of the record in its source.
+        excluded (`dict[str, tuple[str, ...]]`, *optional*, defaults to `{}`):
+            Values that attributes are known not to have, where the value itself is unknown: "not black hair".
+        labels (`dict[str, str]`, *optional*, defaults to `{}`):
+            The source's own labels in its own words, for statistics and for results by group; no text is made of them.
     """
 
     image: Image.Image | None = None
@@ -33,6 +38,8 @@ class FaceRecord:
     identity: str | None = None
     source: str = ""
     id: str = ""
+    excluded: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     def validate(self) -> "FaceRecord":
         """
@@ -56,8 +63,9 @@ class FaceRecord:
             if not caption.strip():
                 raise ValueError(f"{name} has an empty caption: leave it out or give a text.")
         for question in self.questions:
-            if question.kind not in QUESTION_KINDS:
-                raise ValueError(f"{name} has a question of kind {question.kind!r}: use one of {QUESTION_KINDS}.")
+            kinds = (*QUESTION_KINDS, OPEN_QUESTION)
+            if question.kind not in kinds:
+                raise ValueError(f"{name} has a question of kind {question.kind!r}: use one of {kinds}.")
             if not question.question.strip() or not question.answer.strip():
                 raise ValueError(
                     f"{name} has a question without text or answer: {question!r}; leave it out or fill it."
@@ -65,8 +73,8 @@ class FaceRecord:
         for attribute, value in self.attributes.items():
             if attribute not in ATTRIBUTES:
                 raise ValueError(f"{name} has the unknown attribute {attribute!r}: use one of {tuple(ATTRIBUTES)}.")
-            if value not in ATTRIBUTES[attribute]:
-                allowed = tuple(ATTRIBUTES[attribute])
+            allowed = ATTRIBUTES[attribute] + VAGUE_VALUES.get(attribute, ())
+            if value not in allowed:
                 raise ValueError(
                     f"{name} has {attribute}={value!r}, which is not a value of it: use one of {allowed}."
                 )
