@@ -10,6 +10,7 @@ Sequences, as in Show-o:
 Text sees what is before it; the image span sees the text before it and all of itself; nobody sees padding.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,7 @@ from .moe_unif2ace import (
     UniF2aceSequenceRouter,
     UniF2aceT2IRouter,
     UniF2aceTopKRouter,
+    grid_positions,
     sinusoidal_embedding,
 )
 
@@ -143,9 +145,15 @@ class UniF2acePreTrainedModel(PreTrainedModel):
             for mixing in module.mixing.values():
                 init.zeros_(mixing)  # the softmax starts at one half
         elif isinstance(module, UniF2aceResampler):
-            init.normal_(module.queries, mean=0.0, std=std)
-            # a quiet start: the residual stream of a fresh model is small too
-            init.normal_(module.out_proj.weight, mean=0.0, std=std / 4)
+            codes, width = module.queries.shape
+            init.copy_(module.queries, grid_positions(math.isqrt(codes), width))
+            # here and not at the blocks: transformers passes over modules without parameters of their own
+            for block in module.blocks:
+                for projection in (block.q_proj, block.v_proj, block.out_proj):
+                    # keeps the variance, so that what is read is as loud as the query
+                    init.normal_(projection.weight, mean=0.0, std=width**-0.5)
+                init.copy_(block.k_proj.weight, block.q_proj.weight)
+            init.normal_(module.out_proj.weight, mean=0.0, std=width**-0.5)
         elif isinstance(module, UniF2aceModel) and module.image_position_embeddings is not None:
             init.normal_(module.image_position_embeddings, mean=0.0, std=std)
 

@@ -5,6 +5,7 @@ Shape letters: B rows of the batch, S tokens, R rows that hold an image, N image
 group, K experts in use.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +78,8 @@ class UniF2aceTopKRouter(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_routed_experts, config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        router_logits = F.linear(hidden_states.float(), self.weight.float())  # (B, S, E)
+        with torch.autocast(hidden_states.device.type, enabled=False):  # which would make it bfloat16 again
+            router_logits = F.linear(hidden_states.float(), self.weight.float())  # (B, S, E)
         top_k_weights, top_k_index = router_logits.softmax(-1).topk(self.top_k, dim=-1)  # (B, S, K)
         if self.norm_topk_prob:
             top_k_weights = top_k_weights / top_k_weights.sum(-1, keepdim=True)
@@ -122,7 +124,8 @@ class UniF2aceExperts(nn.Module):
                 continue
             inner = self.act_fn(F.linear(hidden_states[tokens], self.up_proj[expert], self.up_proj_bias[expert]))
             outer = F.linear(inner, self.down_proj[expert], self.down_proj_bias[expert])
-            output = output.index_add(0, tokens, (outer * top_k_weights[tokens, slots, None]).to(output.dtype))
+            # in place: a copy of all tokens for each expert would cost as much as the experts
+            output.index_add_(0, tokens, (outer * top_k_weights[tokens, slots, None]).to(output.dtype))
         return output
 
 
@@ -254,7 +257,8 @@ class UniF2aceSequenceRouter(nn.Module):
         self.bias = nn.Parameter(torch.empty(len(TASKS), num_experts))
 
     def forward(self, pooled: torch.Tensor, task_ids: torch.LongTensor) -> tuple[torch.Tensor]:
-        logits = torch.einsum("rh,teh->rte", pooled, self.weight.float()) + self.bias.float()  # (R, tasks, E)
+        with torch.autocast(pooled.device.type, enabled=False):  # which would make it bfloat16 again
+            logits = torch.einsum("rh,teh->rte", pooled, self.weight.float()) + self.bias.float()  # (R, tasks, E)
         return (logits[torch.arange(len(task_ids), device=logits.device), task_ids],)
 
 
@@ -329,7 +333,10 @@ class UniF2aceSequenceMoE(nn.Module):
 
 
 class UniF2aceResamplerBlock(nn.Module):
-    """Queries read the features by cross-attention, then pass an MLP; both with a residual."""
+    """
+    Queries read the features by cross-attention, then pass an MLP; both with a residual. `positions`, one for each
+    feature, are added to the keys.
+    """
 
     def __init__(self, config: UniF2aceConfig):
         super().__init__()
@@ -345,11 +352,17 @@ class UniF2aceResamplerBlock(nn.Module):
         self.fc1 = nn.Linear(width, config.resampler_intermediate_size)
         self.fc2 = nn.Linear(config.resampler_intermediate_size, width)
 
-    def forward(self, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, queries: torch.Tensor, features: torch.Tensor, positions: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
         features = self.feature_layernorm(features)
         query, key, value = (
             states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for states in (self.q_proj(self.query_layernorm(queries)), self.k_proj(features), self.v_proj(features))
+            for states in (
+                self.q_proj(self.query_layernorm(queries)),
+                self.k_proj(features + positions),
+                self.v_proj(features),
+            )
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         queries = queries + self.out_proj(attended)
@@ -363,6 +376,11 @@ class UniF2aceResampler(nn.Module):
     One per modality, shared by all layers: one in every layer would outweigh the model. The paper only says that S
     maps external features into the sequence's space; the Perceiver is the form used with AntelopeV2 elsewhere
     (InstantID). Queries do not attend to each other here: the backbone's attention does that.
+
+    Features that form a square grid (CLIP's patches) get 2-D sinusoidal positions on their keys, and the queries start
+    as the positions of the image codes, with equal query and key projections: each code begins by reading the patches
+    at its own place (positions in cross-attention as in Qwen-VL). Queries that begin alike all read the mean of the
+    patches, and have been seen to stay there: a constant, whatever the picture.
     """
 
     def __init__(self, config: UniF2aceConfig, feature_size: int):
@@ -376,22 +394,42 @@ class UniF2aceResampler(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = self.in_proj(features.to(self.in_proj.weight.dtype))
+        side = math.isqrt(features.shape[1])
+        positions = 0.0
+        if side > 1 and side * side == features.shape[1]:
+            positions = grid_positions(side, features.shape[2], features.device).to(features.dtype)
         states = self.queries.expand(len(features), -1, -1)
         for block in self.blocks:
-            states = block(states, features)
+            states = block(states, features, positions)
         return self.out_proj(self.out_layernorm(states))
 
 
-def sinusoidal_embedding(values: torch.Tensor, size: int) -> torch.Tensor:
+def sinusoidal_embedding(
+    values: torch.Tensor, size: int, scale: float = 1000.0, longest: float = 10_000.0
+) -> torch.Tensor:
     """
     Sinusoidal embedding (B, size) of `values` (B,) in [0, 1], as diffusion models embed the time step.
 
-    The values are spread to 0 … 1000 first, the range of time steps that the frequencies are made for.
+    The values are spread to 0 … `scale` first; the defaults are the range of time steps and its usual frequencies,
+    from 1 down to 1/`longest`.
     """
     half = size // 2
     exponent = torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = 1000.0 * values.float()[:, None] * 10_000.0**-exponent
+    angles = scale * values.float()[:, None] * longest**-exponent
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def grid_positions(side: int, size: int, device: torch.device | None = None) -> torch.Tensor:
+    """
+    Sinusoidal embedding (side², size) of the places of a square grid in raster order, with unit variance.
+
+    Places are measured in sides of the picture, so those of grids of different sizes fit each other. Half of the
+    entries tell the row, half the column.
+    """
+    centres = (torch.arange(side, device=device) + 0.5) / side
+    along = sinusoidal_embedding(centres, size // 2, scale=16.0, longest=16.0)  # waves of 0.4 to 6 picture sides
+    rows, columns = along[:, None].expand(-1, side, -1), along[None].expand(side, -1, -1)
+    return 2**0.5 * torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 __all__ = [
@@ -407,4 +445,6 @@ __all__ = [
     "UniF2aceSequenceRouter",
     "UniF2aceT2IRouter",
     "UniF2aceTopKRouter",
+    "grid_positions",
+    "sinusoidal_embedding",
 ]

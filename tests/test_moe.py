@@ -18,6 +18,7 @@ from unif2ace.modeling_unif2ace.moe_unif2ace import (
     UniF2aceResampler,
     UniF2aceSequenceMoE,
     UniF2aceT2IRouter,
+    grid_positions,
     sinusoidal_embedding,
 )
 
@@ -391,15 +392,52 @@ def test_features_for_another_number_of_pictures_are_refused(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size, length", [(24, 4), (16, 1), (24, 577)])
+@pytest.mark.parametrize("size, length", [(24, 4), (16, 1), (24, 577)])  # a grid, one feature, a sequence
 def test_the_resampler_gives_one_state_per_code_whatever_the_features_length(size, length):
     resampler = randomised(UniF2aceResampler(get_preset("tiny"), size), 0.1)
     features = torch.randn(2, length, size)
     states = resampler(features)
     assert states.shape == (2, NUM_CODES, WIDTH)
     torch.testing.assert_close(resampler(features[1:]), states[1:], atol=1e-5, rtol=1e-5)
-    # features are a set: their order says nothing
-    torch.testing.assert_close(resampler(features.flip(1)), states, atol=1e-5, rtol=1e-5)
+    # features that are no grid are a set: their order says nothing
+    same = torch.allclose(resampler(features.flip(1)), states, atol=1e-5)
+    assert same == (length != 4)
+
+
+@torch.no_grad()
+def test_a_fresh_resampler_reads_at_each_code_the_patches_at_its_place(model):
+    resampler = model.model.resamplers["clip"]  # 2 x 2 patches for 4 x 4 codes
+    features = torch.randn(64, 4, 24)
+    states = resampler(features)
+    own_codes = torch.arange(16).view(2, 2, 2, 2).permute(0, 2, 1, 3).reshape(4, 4)
+    for patch, own in enumerate(own_codes):
+        changed = features.clone()
+        changed[:, patch] = torch.randn(64, 24)
+        moved = (resampler(changed) - states).norm(dim=-1).mean(0)
+        assert moved[own].mean() > 1.5 * moved[torch.isin(torch.arange(16), own, invert=True)].mean()
+
+
+@torch.no_grad()
+def test_a_fresh_resampler_tells_pictures_apart(model):
+    """Not so with equal queries: they all read the mean of the patches, which hardly differs between pictures."""
+    states = model.model.resamplers["clip"](torch.randn(8, 4, 24))
+    assert states.std(dim=0).mean() > 0.3 * states.std()
+
+
+def test_grid_positions_of_different_grids_fit_each_other():
+    coarse, fine = grid_positions(4, 64), grid_positions(8, 64)
+    assert fine.shape == (64, 64) and fine.pow(2).mean().item() == pytest.approx(1)
+    nearest = (fine @ coarse.T).argmax(-1)
+    row, column = torch.arange(64) // 8, torch.arange(64) % 8
+    assert torch.equal(nearest, row // 2 * 4 + column // 2)
+
+
+def test_the_routers_stay_in_float32_under_autocast(model):
+    states = torch.randn(2, 6, WIDTH)
+    router = model.model.language_model.layers[0].mlp.t2i_router
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, _, _ = router(states)
+    assert logits.dtype == torch.float32 and torch.equal(logits, router(states)[0])
 
 
 def test_sinusoidal_embedding_is_that_of_diffusion_time_steps():

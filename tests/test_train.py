@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
-from unif2ace.training.train import build_model, load_config, main
+from unif2ace.training.train import build_model, load_config, main, start_afresh
 
 
 @pytest.fixture
@@ -38,6 +38,17 @@ def test_parts_are_taken_over_with_their_shape(tmp_path):
     assert len(model.model.language_model.layers) == 1
     with pytest.raises(ValueError, match="'decoder'"):
         build_model("tiny", {"decoder": tmp_path})
+
+
+def test_named_modules_of_a_trained_model_start_afresh(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    start_afresh(model, ["model.resamplers.clip"])
+    changed = {name for name, parameter in model.named_parameters() if not (parameter == 0.5).all()}
+    assert changed == {name for name, _ in model.named_parameters() if name.startswith("model.resamplers.clip.")}
+    with pytest.raises(ValueError, match="model.resampler.clip"):
+        start_afresh(model, ["model.resampler.clip"])
 
 
 def test_command_reports_mistakes_in_one_line(config_file, capsys):

@@ -47,6 +47,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
 
     > Parameters that control the run
 
+        muon_learning_rate (`float`, *optional*):
+            Train the weight matrices with Muon at this learning rate, everything else with AdamW at `learning_rate`
+            (`optimizers.py`). All with the optimizer that `optim` names when not given.
         ema_decay (`float`, *optional*):
             Decay of the moving average of the weights that is evaluated and finally saved; off when not given. It is
             warmed up as min(decay, (1 + step)/(10 + step)).
@@ -70,6 +73,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
     sequence_router_noise: float = field(default=1.0, metadata={"help": "Initial noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
     t2i_fraction: float | None = field(default=None, metadata={"help": "Share of text-to-image rows in a batch."})
+    muon_learning_rate: float | None = field(default=None, metadata={"help": "Muon's, of the weight matrices."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights; off if not set."})
     max_minutes: float | None = field(default=None, metadata={"help": "Training time, in minutes."})
 
@@ -94,5 +98,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}, expected 0 to 1")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ValueError(f"max_minutes={self.max_minutes}, expected more than 0")
+        for name in ("max_minutes", "muon_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value}, expected more than 0")

@@ -39,7 +39,7 @@ from .trainer import UniF2aceTrainer
 
 PART_CLASSES = {"vq_model": UniF2aceVQModel, "vision_tower": CLIPVisionModel, "face_encoder": UniF2aceFaceEncoder}
 PART_CONFIGS = {"vq_model": "vq_config", "vision_tower": "vision_config", "face_encoder": "face_config"}
-SECTIONS = ("preset", "initial", "model", "text_tokenizer", "parts", "data", "training")
+SECTIONS = ("preset", "initial", "fresh", "model", "text_tokenizer", "parts", "data", "training")
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,6 +108,28 @@ def build_model(
     return model
 
 
+def start_afresh(model: UniF2aceForConditionalGeneration, names: list[str]) -> None:
+    """
+    Give the named modules of a trained model new initial weights, as in a fresh model of the same configuration.
+
+    Args:
+        model (`UniF2aceForConditionalGeneration`): The model, changed in place.
+        names (`list[str]`): Names of modules, like `"model.resamplers.clip"`.
+
+    Raises:
+        ValueError: if the model has no module of such a name.
+    """
+    if not names:
+        return
+    untrained = UniF2aceForConditionalGeneration(model.config)
+    for name in names:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(f"fresh: the model has no module {name!r}") from error
+        module.load_state_dict(untrained.get_submodule(name).state_dict())
+
+
 def train(config: dict[str, Any], resume: bool = False) -> Path:
     """
     Train as `config` (of [`load_config`]) says.
@@ -130,6 +152,7 @@ def train(config: dict[str, Any], resume: bool = False) -> Path:
     set_seed(arguments.seed)
     if config.get("initial"):  # a trained checkpoint instead of fresh weights; codes must be those of its tokenizer
         model = UniF2aceForConditionalGeneration.from_pretrained(config["initial"], dtype="float32")
+        start_afresh(model, config.get("fresh", ()))
         processor = UniF2aceProcessor.from_pretrained(config["initial"])
         tokenizer = processor.tokenizer
     else:

@@ -38,6 +38,7 @@ from .ema import WeightAverage
 from .files import write_json
 from .losses import balance_of, d3diff_loss, router_usage
 from .masking import MaskSchedule, row_generator, sample_masks
+from .optimizers import MuonAdamWFactory
 from .routing import StepLoad, summarize_load
 
 
@@ -109,6 +110,11 @@ class UniF2aceTrainer(Trainer):
         self.frozen = [module for module in model.modules() if isinstance(module, FROZEN)]
         for module in self.frozen:
             module.requires_grad_(False)
+        if args.muon_learning_rate is not None:
+            betas = (args.adam_beta1, args.adam_beta2)
+            settings = {"muon_lr": args.muon_learning_rate, "lr": args.learning_rate, "betas": betas}
+            settings |= {"eps": args.adam_epsilon, "weight_decay": args.weight_decay}
+            kwargs.setdefault("optimizer_cls_and_kwargs", (MuonAdamWFactory, settings))
         super().__init__(model=model, args=args, **kwargs)
         check_rows(self.train_dataset, "train_dataset")
         check_rows(self.eval_dataset, "eval_dataset")

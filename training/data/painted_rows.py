@@ -17,7 +17,7 @@ from .visibility import assumed_visible
 FULL_PROMPT_SHARE = 0.55
 SHORT_PROMPT_COVERAGE = (0.3, 0.8)
 CAPTION_SHARE = 0.4  # of the understanding rows; the others are questions
-QUESTIONS = (5, 7)  # about one picture in one row: about as long as a caption, so that little is padding
+QUESTIONS = (8, 11)  # about one picture in one row: the picture is the costly part of it, so many share one
 
 
 class PaintedRows(Dataset):
