@@ -29,6 +29,9 @@ _MODULE_OF = {
     "UniF2acePipeline": "pipelines",
     "UniF2acePipelineOutput": "pipelines",
     "UniF2aceScheduler": "pipelines",
+    "detect_watermark": "pipelines",
+    "read_provenance": "pipelines",
+    "save_image": "pipelines",
     "UniF2aceTrainer": "training.trainer",
     "UniF2aceTrainingArguments": "training.arguments",
 }

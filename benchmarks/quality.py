@@ -31,7 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline, __version__
-from unif2ace.hub_card.card import checkpoint_sha256
+from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.data.captions import parse_caption, write_caption
 from unif2ace.training.data.painted import attributes_of, load_rendered
 from unif2ace.training.data.questions import write_questions
@@ -130,6 +130,7 @@ def measure_generation(pipe: UniF2acePipeline, faces: TestFaces, judge: UniF2ace
                 guidance_scale=options.guidance,
                 num_inference_steps=options.steps,
                 generator=generators,
+                watermark=False,  # the model's own pixels are measured
             ).images
         if seed == options.seeds[0]:
             save_sheet(options.out.with_suffix(".png"), faces.pictures, pictures)

@@ -8,7 +8,6 @@ The card is generated, never edited: configuration, training log and measured qu
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -21,6 +20,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
+from ..pipelines.provenance_unif2ace import checkpoint_sha256
 from ..training.data.attributes import ATTRIBUTES, sample_attributes
 from ..training.evaluation.report import explanation, questions_table, summary_table, table
 from ..training.files import write_text
@@ -41,17 +41,6 @@ LOSS_ROWS = 6
 _SAMPLED_FACES = 4_000
 # Attributes that the painter gives to one gender only, or far more often.
 _GENDERED = ("lipstick", "makeup", "necklace", "updo", "beard", "mustache", "hairline", "earrings")
-
-
-def checkpoint_sha256(folder: str | os.PathLike) -> str:
-    """One hash of what decides a checkpoint's outputs: its configurations, tokenizer and weights, not its card."""
-    folder = Path(folder)
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".jinja", ".safetensors"):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def training_minutes(log: list[Mapping]) -> float:

@@ -20,7 +20,9 @@ from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from .lora_unif2ace import UniF2aceLoraMixin, adapter_base
+from .provenance_unif2ace import INFO_KEY, Provenance, describe_checkpoint, generator_name
 from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler, row_generators
+from .watermark_unif2ace import embed_watermark
 
 
 DEFAULT_DESCRIBE_PROMPT = "Describe this face."
@@ -263,12 +265,44 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
         shape = (batch_size, self.transformer.config.num_image_tokens)
         return torch.full(shape, self.scheduler.config.mask_token_id, dtype=torch.long, device=device)
 
-    def decode_latents(self, latents: torch.LongTensor, output_type: str) -> Any:
-        """Codes to pictures of `output_type`."""
+    def decode_latents(
+        self,
+        latents: torch.LongTensor,
+        output_type: str,
+        watermark: bool = True,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Any:
+        """Codes to pictures of `output_type`; PIL pictures are marked as generated unless `watermark` is `False`."""
         if output_type == "latent":
             return latents
         pixels = self.transformer.decode_image_tokens(latents).permute(0, 3, 1, 2)
-        return self.image_processor.postprocess(pixels.float(), output_type=output_type)
+        images = self.image_processor.postprocess(pixels.float(), output_type=output_type)
+        return self.mark_as_generated(images, generator) if watermark and output_type == "pil" else images
+
+    def mark_as_generated(
+        self,
+        images: list[Image.Image],
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> list[Image.Image]:
+        """
+        Copies with the invisible watermark and, in `info`, the [`Provenance`] that `save_image` writes into files.
+
+        Args:
+            images (`list[PIL.Image.Image]`): Pictures that this pipeline made.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                What they were made with; seeds are recorded where each picture has its own.
+        """
+        model = self.transformer
+        checkpoint, revision = describe_checkpoint(model.name_or_path, getattr(model.config, "_commit_hash", None))
+        if isinstance(generator, torch.Generator):
+            generator = [generator]
+        seeds = [item.initial_seed() for item in generator or ()]
+        if len(seeds) != len(images):  # pictures that share a generator are not told apart by its seed
+            seeds = [None] * len(images)
+        marked = [embed_watermark(image) for image in images]
+        for image, seed in zip(marked, seeds, strict=True):
+            image.info[INFO_KEY] = Provenance(generator_name(), checkpoint, revision, seed)
+        return marked
 
     @property
     def num_timesteps(self) -> int:
@@ -288,6 +322,7 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
+        watermark: bool = True,
     ) -> UniF2acePipelineOutput | tuple:
         r"""
         Generate faces.
@@ -312,6 +347,9 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
                 that it returns replace the codes.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `("latents",)`):
                 Which of `"latents"` and `"logits"` the callback gets.
+            watermark (`bool`, *optional*, defaults to `True`):
+                Mark PIL pictures as generated: an invisible watermark in the pixels, found by `unif2ace verify`, and
+                metadata in `info`, written by `save_image`. See `docs/provenance.md`.
 
         Returns:
             [`UniF2acePipelineOutput`] or `tuple`.
@@ -351,7 +389,7 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
                     tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
                     latents = callback_on_step_end(self, i, t, tensors).get("latents", latents)
                 progress_bar.update()
-        images = self.decode_latents(latents, output_type)
+        images = self.decode_latents(latents, output_type, watermark, generator)
         self.maybe_free_model_hooks()
         return UniF2acePipelineOutput(images=images, codes=latents) if return_dict else (images, latents)
 

@@ -1,0 +1,178 @@
+"""
+Where a generated picture comes from, written into its file: generator, checkpoint, seed, and that no camera made it.
+
+The pipeline puts a [`Provenance`] into `image.info`; `save_image` writes it, since Pillow's own `image.save` drops
+what it does not know. The same is told to machines by IPTC's term for generated media, in XMP.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+from xml.sax.saxutils import quoteattr
+
+from PIL import Image, PngImagePlugin
+
+
+INFO_KEY = "unif2ace_provenance"
+SOURCE = "AI-generated"
+# https://cv.iptc.org/newscodes/digitalsourcetype/: the term that the C2PA and the EU's code of practice use
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+_PNG_KEY = "unif2ace"
+_HASHED_SUFFIXES = (".json", ".jinja", ".safetensors")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# EXIF tags
+_IMAGE_DESCRIPTION, _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
+_ASCII = b"ASCII\0\0\0"  # the character code that begins a UserComment
+
+_XMP = """\
+<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description
+ rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+ xmp:CreatorTool={tool} Iptc4xmpExt:DigitalSourceType={source}/></rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """
+    Args:
+        generator (`str`): Program and version, as `"unif2ace 0.1.0"`.
+        checkpoint (`str`, *optional*): Name of the checkpoint; of a local one its folder's name.
+        revision (`str`, *optional*): Commit of the Hub's repository, or `"sha256:"` and the hash of the local folder.
+        seed (`int`, *optional*): Seed of the picture's own generator; `None` if it had none.
+    """
+
+    generator: str
+    checkpoint: str | None = None
+    revision: str | None = None
+    seed: int | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON, with `"source": "AI-generated"` in it."""
+        return json.dumps({"source": SOURCE, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Provenance | None":
+        """The provenance that a line of JSON holds; `None` if it does not hold one."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(content, dict) or content.get("source") != SOURCE:
+            return None
+        fields = {name: content.get(name) for name in cls.__dataclass_fields__}
+        seed = fields.pop("seed")
+        if not isinstance(fields["generator"], str) or not isinstance(seed, (int, type(None))):
+            return None
+        if not all(isinstance(value, (str, type(None))) for value in fields.values()):
+            return None
+        return cls(**fields, seed=seed)
+
+
+@lru_cache(maxsize=8)  # a large checkpoint takes seconds to hash
+def describe_checkpoint(name_or_path: str, commit: str | None = None) -> tuple[str | None, str | None]:
+    """
+    Name and revision of the checkpoint that a model was loaded from.
+
+    Args:
+        name_or_path (`str`): The model's `name_or_path`: a folder, a snapshot in the Hub's cache, or a repository.
+        commit (`str`, *optional*): Commit of the repository, if the model knows it.
+
+    Returns:
+        `tuple` of two `str` or `None`: the repository's name and commit, or a local folder's own name and
+        `"sha256:..."` of its contents. Two `None` for a model that was made in memory.
+    """
+    if not name_or_path:
+        return None, None
+    if not Path(name_or_path).is_dir():
+        return name_or_path, commit
+    folder = Path(name_or_path).resolve()
+    if folder.name == "transformer" and (folder.parent / "model_index.json").is_file():
+        folder = folder.parent
+    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1), folder.name
+    return folder.name, f"sha256:{checkpoint_sha256(folder)}"
+
+
+def checkpoint_sha256(folder: str | os.PathLike) -> str:
+    """One hash of what decides a checkpoint's outputs: its configurations, tokenizer and weights, not its card."""
+    folder = Path(folder)
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _HASHED_SUFFIXES:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def generator_name() -> str:
+    """`unif2ace` and its version; without a version where the pipeline runs as a repository's own code."""
+    version = getattr(sys.modules.get("unif2ace"), "__version__", None)
+    return f"unif2ace {version}" if version else "unif2ace"
+
+
+def save_image(image: Image.Image, file: str | os.PathLike | IO[bytes], format: str | None = None, **options):
+    """
+    Save a picture with its provenance: as text and XMP in PNG, as EXIF and XMP in JPEG and WebP.
+
+    Args:
+        image (`PIL.Image.Image`): A picture; one without provenance is saved as it is.
+        file (`str`, `os.PathLike` or binary file): Where to.
+        format (`str`, *optional*): `"PNG"`, `"JPEG"`, `"WEBP"`, ...; by the file's ending when not given.
+        options: Passed to `image.save`, as `quality=90`.
+    """
+    provenance = image.info.get(INFO_KEY)
+    if isinstance(provenance, Provenance):
+        text = provenance.to_json()
+        xmp = _XMP.format(tool=quoteattr(provenance.generator), source=quoteattr(DIGITAL_SOURCE_TYPE))
+        kind = (format or Path(os.fspath(file)).suffix.lstrip(".")).upper()
+        if kind == "PNG":
+            chunks = PngImagePlugin.PngInfo()
+            chunks.add_text("Software", provenance.generator)
+            chunks.add_text("Source", SOURCE)
+            chunks.add_text(_PNG_KEY, text)
+            chunks.add_itxt("XML:com.adobe.xmp", xmp)
+            options.setdefault("pnginfo", chunks)
+        else:
+            exif = Image.Exif()
+            exif[_IMAGE_DESCRIPTION], exif[_SOFTWARE] = SOURCE, provenance.generator
+            exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _ASCII + text.encode()
+            options.setdefault("exif", exif)
+            options.setdefault("xmp", xmp.encode())
+    image.save(file, format=format, **options)
+
+
+def read_provenance(image: Image.Image) -> Provenance | None:
+    """What a picture's file, or a picture fresh from the pipeline, says of its origin; `None` if it says nothing."""
+    given = image.info.get(INFO_KEY)
+    if isinstance(given, Provenance):
+        return given
+    text = image.info.get(_PNG_KEY)
+    if not isinstance(text, str):
+        try:
+            comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
+        except Exception:  # Pillow's EXIF reader lets many kinds of error through on broken data
+            return None
+        if not isinstance(comment, bytes) or not comment.startswith(_ASCII):
+            return None
+        text = comment.removeprefix(_ASCII).decode("ascii", errors="replace")
+    return Provenance.from_json(text)
+
+
+__all__ = [
+    "Provenance",
+    "checkpoint_sha256",
+    "describe_checkpoint",
+    "generator_name",
+    "read_provenance",
+    "save_image",
+]

@@ -1,0 +1,176 @@
+"""
+An invisible watermark in the pixels of generated pictures, and its detector.
+
+A 64 x 64 tile of pseudo-random noise, limited to a band of middle frequencies, is repeated over the picture and added
+to its brightness (spread spectrum, Cox et al. 1997). The detector whitens the picture, folds it onto one tile and
+correlates with the pattern at all 4096 shifts at once, so crops need no search. Libraries for this need pictures of at
+least 256 pixels, and most of them weights to download; the painted faces have 64.
+
+The key is public: whoever knows this file can remove or forge the mark. It tells honest readers where a picture comes
+from, no more. `docs/provenance.md` has the measured rates, `benchmarks/watermark.py` measures them.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+DEFAULT_KEY = "unif2ace"
+TILE = 64
+# Cycles per pixel. Lower ones drown in the picture, higher ones in JPEG's quantisation.
+BAND = (0.2, 0.4)
+# Standard deviation of the added noise, in grey levels: at a side of 64 pixels and less, and at the least.
+STRENGTH, MIN_STRENGTH = 2.4, 1.5
+FALSE_ALARM_RATE = 1e-6
+# Enlargements that the detector undoes: exact ones that viewers and upscalers make.
+SCALES = (1.0, 0.5, 0.75, 1.5, 2.0, 3.0, 4.0, 8.0)
+MIN_SIDE = 32
+# The middle of a larger picture is enough, and bounds memory and time.
+MAX_SIDE = 2048
+
+_MEAN_WINDOW, _DEVIATION_WINDOW = 3, 5
+# Keeps flat areas from being divided by nothing, grey levels.
+_DEVIATION_FLOOR = 2.0
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class WatermarkReading:
+    """
+    What the detector saw.
+
+    Args:
+        score (`float`): Highest correlation, in standard deviations over all shifts; about 4 without a watermark.
+        threshold (`float`): The score from which on the watermark counts as found.
+        scale (`float`): The enlargement at which the score was reached.
+        mirrored (`bool`): Whether it was reached in the mirror image.
+    """
+
+    score: float
+    threshold: float
+    scale: float = 1.0
+    mirrored: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether the picture carries the watermark."""
+        return self.score >= self.threshold
+
+
+def embed_watermark(image: Image.Image, key: str = DEFAULT_KEY) -> Image.Image:
+    """
+    A copy of a picture that carries the watermark.
+
+    Depends on the picture's size and the key alone, so equal pictures stay equal.
+
+    Args:
+        image (`PIL.Image.Image`): A picture; other modes than RGB become RGB.
+        key (`str`, *optional*, defaults to `"unif2ace"`): What the pattern is made from.
+
+    Returns:
+        `PIL.Image.Image`: a picture of mode `"RGB"` with the same `info`.
+    """
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    height, width = pixels.shape[:2]
+    # detection adds up over the area, so larger pictures need less
+    strength = min(STRENGTH, max(MIN_STRENGTH, STRENGTH * math.sqrt(TILE / min(height, width))))
+    noise = np.tile(_pattern(key), (-(-height // TILE), -(-width // TILE)))[:height, :width]
+    marked = Image.fromarray(np.clip(np.rint(pixels + strength * noise[..., None]), 0, 255).astype(np.uint8))
+    marked.info = dict(image.info)
+    return marked
+
+
+def detect_watermark(
+    image: Image.Image, key: str = DEFAULT_KEY, false_alarm_rate: float = FALSE_ALARM_RATE
+) -> WatermarkReading:
+    """
+    Look for the watermark: at every shift, mirrored or not, enlarged or not.
+
+    Over the choice of a random key, the correlation at one shift is a weighted sum of random signs, so its tail is
+    Gaussian whatever the picture; the threshold divides `false_alarm_rate` by the number of places looked at.
+
+    Args:
+        image (`PIL.Image.Image`): A picture of any size and mode.
+        key (`str`, *optional*, defaults to `"unif2ace"`): What the pattern was made from.
+        false_alarm_rate (`float`, *optional*, defaults to 1e-6):
+            Highest share of pictures without the watermark that may be taken for marked, in (0, 1).
+
+    Returns:
+        [`WatermarkReading`].
+
+    Raises:
+        ValueError: if the picture is smaller than 32 pixels, or the rate is out of range.
+    """
+    if min(image.size) < MIN_SIDE:
+        raise ValueError(
+            f"the picture has {image.width} x {image.height} pixels, too few to look for a watermark in: expected "
+            f"at least {MIN_SIDE} x {MIN_SIDE}"
+        )
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate is {false_alarm_rate}, expected a number between 0 and 1")
+    image = _middle(image).convert("RGB")
+    spectrum = np.conj(np.fft.rfft2(_pattern(key)))
+    readings = []
+    for scale in SCALES:
+        size = tuple(round(side / scale) for side in image.size)
+        if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
+            continue
+        scaled = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+        for mirrored in (False, True):
+            pixels = np.asarray(ImageOps.mirror(scaled) if mirrored else scaled)
+            readings.append((_score(pixels, spectrum), scale, mirrored))
+    places = TILE * TILE * 2 * len(SCALES)
+    threshold = -NormalDist().inv_cdf(false_alarm_rate / places)
+    score, scale, mirrored = max(readings)
+    return WatermarkReading(score, threshold, scale, mirrored)
+
+
+@lru_cache(maxsize=8)
+def _pattern(key: str) -> np.ndarray:
+    """One tile, (64, 64) float64 with mean 0 and standard deviation 1."""
+    # raw bits of a specified bit generator: the same numbers on every machine and with every version of numpy
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    bits = np.random.PCG64(seed).random_raw(TILE * TILE) >> 63
+    signs = 2.0 * bits.astype(np.float64).reshape(TILE, TILE) - 1.0
+    frequency = np.fft.fftfreq(TILE)
+    radius = np.hypot(frequency[:, None], frequency[None])
+    noise = np.fft.ifft2(np.fft.fft2(signs) * ((radius >= BAND[0]) & (radius <= BAND[1]))).real
+    return noise / noise.std()
+
+
+def _score(pixels: np.ndarray, spectrum: np.ndarray) -> float:
+    residual = _whiten(pixels @ _LUMA)
+    height, width = residual.shape
+    folded = np.pad(residual - residual.mean(), ((0, -height % TILE), (0, -width % TILE)))
+    folded = folded.reshape(-1, TILE, folded.shape[1] // TILE, TILE).sum(axis=(0, 2))
+    correlation = np.fft.irfft2(np.fft.rfft2(folded) * spectrum, s=(TILE, TILE))
+    deviation = correlation.std()
+    return float(correlation.max() / deviation) if deviation > 1e-3 else 0.0  # one colour, but for rounding
+
+
+def _whiten(luma: np.ndarray) -> np.ndarray:
+    """What the neighbourhood does not foretell, in units of how rough the neighbourhood is."""
+    detail = luma - _box_mean(luma, _MEAN_WINDOW)
+    deviation = np.sqrt(np.maximum(_box_mean(detail**2, _DEVIATION_WINDOW), 0))
+    return detail / (deviation + _DEVIATION_FLOOR)
+
+
+def _box_mean(values: np.ndarray, window: int) -> np.ndarray:
+    padded = np.pad(values, window // 2, mode="reflect")
+    sums = np.pad(padded, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    total = sums[window:, window:] - sums[:-window, window:] - sums[window:, :-window] + sums[:-window, :-window]
+    return total / window**2
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = (min(side, MAX_SIDE) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+__all__ = ["WatermarkReading", "detect_watermark", "embed_watermark"]

@@ -1,0 +1,185 @@
+"""Marks of generated pictures: the watermark's promises, metadata in files, `unif2ace verify`."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from unif2ace import UniF2acePipeline
+from unif2ace.cli import main
+from unif2ace.pipelines import Provenance, detect_watermark, embed_watermark, read_provenance, save_image
+from unif2ace.pipelines.provenance_unif2ace import INFO_KEY, checkpoint_sha256, describe_checkpoint
+from unif2ace.pipelines.watermark_unif2ace import _pattern
+
+
+PROVENANCE = Provenance("unif2ace 0.1.0", "faces", "sha256:00", 7)
+FORMATS = [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {"quality": 90}), ("WEBP", {"lossless": True})]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = UniF2acePipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def face(pipe):
+    """A generated face without marks."""
+    return generate(pipe, watermark=False)[0]
+
+
+def generate(pipe, seeds=(3,), **options):
+    return pipe(
+        "an old man with a grey beard",
+        num_inference_steps=4,
+        num_images_per_prompt=len(seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **options,
+    ).images
+
+
+def through(image, format, **options):
+    file = io.BytesIO()
+    save_image(image, file, format, **options)
+    return Image.open(io.BytesIO(file.getvalue()))
+
+
+def test_pictures_are_marked_unless_told_otherwise(pipe, face):
+    marked = generate(pipe)[0]
+    assert detect_watermark(marked).found and not detect_watermark(face).found
+    assert INFO_KEY not in face.info
+    provenance = read_provenance(marked)
+    assert provenance.seed == 3 and provenance.generator.startswith("unif2ace ")
+    assert provenance.checkpoint == "unif2ace-faces" and provenance.revision.startswith("sha256:")
+    assert marked.tobytes() == embed_watermark(face).tobytes()
+
+
+def test_marks_do_not_depend_on_the_batch(pipe):
+    alone, batch = generate(pipe, (5,)), generate(pipe, (3, 5))
+    assert batch[1].tobytes() == alone[0].tobytes()
+    assert [read_provenance(image).seed for image in batch] == [3, 5]
+
+
+def test_seed_is_recorded_only_where_it_makes_the_picture(pipe):
+    shared = torch.Generator().manual_seed(9)
+    images = pipe("a man", num_inference_steps=2, num_images_per_prompt=2, generator=shared).images
+    assert [read_provenance(image).seed for image in images] == [None, None]
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_change_is_small(face, size):
+    picture = face.resize((size, size), Image.Resampling.BICUBIC)
+    difference = np.asarray(embed_watermark(picture), dtype=float) - np.asarray(picture)
+    assert 10 * np.log10(255**2 / (difference**2).mean()) > 40
+    assert np.abs(difference).max() < 12
+
+
+@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: through(image, "PNG"),
+        lambda image: through(image, "JPEG", quality=90),
+        lambda image: image.crop((3, 1, 3 + image.width * 9 // 10, 1 + image.height * 9 // 10)),
+        lambda image: through(image.crop((1, 2, 1 + image.width * 9 // 10, image.height)), "JPEG", quality=90),
+        lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC),
+        ImageOps.mirror,
+    ],
+    ids=["png", "jpeg", "crop", "crop-jpeg", "twice", "mirror"],
+)
+def test_watermark_survives(face, size, change):
+    marked = embed_watermark(face.resize((size, size), Image.Resampling.BICUBIC))
+    assert detect_watermark(change(marked)).found
+
+
+def test_another_key_finds_nothing(face):
+    marked = embed_watermark(face, key="mine")
+    assert detect_watermark(marked, key="mine").found and not detect_watermark(marked).found
+
+
+def test_pattern_is_the_same_everywhere():
+    # pictures marked by one version must be found by the next
+    assert np.round(_pattern("unif2ace")[0, :4], 4).tolist() == [0.28, 0.4253, -0.2193, -0.9673]
+
+
+def test_false_alarm_rate_sets_the_threshold(face):
+    assert detect_watermark(face, false_alarm_rate=1e-9).threshold > detect_watermark(face).threshold
+    with pytest.raises(ValueError, match="false_alarm_rate is 2"):
+        detect_watermark(face, false_alarm_rate=2)
+    with pytest.raises(ValueError, match="16 x 16 pixels, too few"):
+        detect_watermark(face.resize((16, 16)))
+
+
+def test_odd_pictures(face):
+    assert detect_watermark(Image.new("L", (40, 70))).score == 0  # one colour
+    assert detect_watermark(Image.new("RGBA", (3000, 33), "red")).score == 0
+    noise = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    assert not detect_watermark(Image.fromarray(noise)).found
+
+
+@pytest.mark.parametrize(("format", "options"), FORMATS)
+def test_metadata_round_trip(face, format, options):
+    face = face.copy()
+    face.info[INFO_KEY] = PROVENANCE
+    saved = through(face, format, **options)
+    assert read_provenance(saved) == PROVENANCE
+    xmp = saved.info["xmp"]
+    assert b"trainedAlgorithmicMedia" in (xmp if isinstance(xmp, bytes) else xmp.encode())
+
+
+@pytest.mark.parametrize(("format", "options"), FORMATS)
+def test_no_metadata_without_provenance(face, format, options):
+    assert read_provenance(through(face, format, **options)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "[" * 100_000, '{"source": "camera"}', '{"source": "AI-generated", "generator": 3}'],
+)
+def test_hostile_metadata(text):
+    assert Provenance.from_json(text) is None
+
+
+def test_checkpoint_names(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--org--faces" / "snapshots" / commit
+    (snapshot / "transformer").mkdir(parents=True)
+    (snapshot / "model_index.json").write_text("{}")
+    assert describe_checkpoint(str(snapshot)) == ("org/faces", commit)
+    assert describe_checkpoint(str(snapshot / "transformer")) == ("org/faces", commit)
+    assert describe_checkpoint("org/faces", commit) == ("org/faces", commit)
+    assert describe_checkpoint("") == (None, None)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "config.json").write_text("{}")
+    assert describe_checkpoint(str(tmp_path / "local")) == (
+        "local",
+        f"sha256:{checkpoint_sha256(tmp_path / 'local')}",
+    )
+
+
+def test_verify_command(face, tmp_path, capsys):
+    marked = embed_watermark(face)
+    marked.info[INFO_KEY] = PROVENANCE
+    save_image(marked, tmp_path / "marked.png")
+    marked.convert("RGB").save(tmp_path / "stripped.jpg", quality=90)
+    face.save(tmp_path / "plain.png")
+    assert main(["verify", str(tmp_path / "marked.png"), str(tmp_path / "stripped.jpg")]) == 0
+    out = capsys.readouterr().out
+    assert "seed 7" in out and out.count("generated by UniF²ace") == 2 and "metadata   none" in out
+    assert main(["verify", "--json", str(tmp_path / "plain.png")]) == 3
+    report = json.loads(capsys.readouterr().out)
+    assert report["generated"] is False and report["provenance"] is None and not report["watermark"]["found"]
+    assert main(["verify", str(tmp_path / "absent.png")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_generate_command_writes_metadata(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("face.png", "face.jpg", "face.webp"):
+        assert main(["generate", "a man", "--steps", "2", "--seed", "5", "-o", name]) == 0
+        with Image.open(name) as image:
+            assert read_provenance(image).seed == 5
