@@ -17,7 +17,7 @@ SUBPACKAGES = [
     "pipelines",
     "training",
     "training.data",
-    "training.data.sources",
+    "training.data.face_sources",
     "training.evaluation",
     "training.configs",
     "hub_card",

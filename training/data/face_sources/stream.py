@@ -30,7 +30,7 @@ class FaceStream(torch.utils.data.IterableDataset):
         rows (`datasets.IterableDataset`): The rows as they are stored, pictures not decoded.
         convert (`Callable[[dict], FaceRecord]`):
             Makes a record of a row; its picture may be open but not yet decoded. Raises
-            [`~unif2ace.training.data.sources.BrokenSampleError`] for a row that cannot be used.
+            [`~unif2ace.training.data.face_sources.BrokenSampleError`] for a row that cannot be used.
         name (`str`): What to call the data set in messages and records.
         max_broken (`int`, *optional*, defaults to 100): Most broken samples that are accepted; -1 for any number.
         seed (`int`, *optional*, defaults to 0): Seed of the words and of [`shuffle`].
