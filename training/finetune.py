@@ -72,7 +72,7 @@ class FinetuneSettings:
         preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`.
         tasks (`list[str]`, *optional*): `"t2i"` (generation), `"mmu"` (understanding) or both, the default.
         trigger (`str`, *optional*): A name for who is to be seen.
-        steps (`int`, *optional*, defaults to 400): Optimizer steps.
+        steps (`int`, *optional*, defaults to 200): Optimizer steps.
         batch_size (`int`, *optional*, defaults to 8): Rows of a step.
         learning_rate (`float`, *optional*): 1e-3, for the preset `"full"` 1e-4, with a cosine to zero.
         rank (`int`, *optional*, defaults to 16): LoRA's rank.
@@ -89,7 +89,7 @@ class FinetuneSettings:
     preset: str = "attention"
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
     trigger: str | None = None
-    steps: int = 400
+    steps: int = 200
     batch_size: int = 8
     learning_rate: float | None = None
     rank: int = 16

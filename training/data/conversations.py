@@ -1,0 +1,140 @@
+"""Face records as the conversations that TRL trains on: for supervised tuning and for preferences."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from .attributes import ATTRIBUTES
+from .captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
+from .face_folder import METADATA, read_face_folder
+from .painted import painted_face
+from .records import FaceRecord
+from .visibility import assumed_visible
+
+
+PAINTED = "painted"
+WRONG_FACTS = 4  # in a rejected caption of a painted face
+
+
+def load_faces(data: str, count: int | None = None, split: str = "train") -> list[FaceRecord]:
+    """
+    Faces to talk about.
+
+    Args:
+        data (`str`): `"painted"` or a folder; see [`~unif2ace.training.data.face_folder.read_face_folder`].
+        count (`int`, *optional*): How many, from the first on; 64 painted ones or the whole folder when not given.
+        split (`str`, *optional*, defaults to `"train"`): Split of the painted faces.
+    """
+    if data == PAINTED:
+        return [painted_face(number, split) for number in range(count or 64)]
+    return read_face_folder(data)[:count]
+
+
+def _user(text: str) -> list[dict]:
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+
+
+def _assistant(text: str) -> list[dict]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+
+def conversation_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict]:
+    """
+    One conversation for each caption and each question: rows for [`trl.SFTTrainer`].
+
+    Args:
+        records (`Sequence[FaceRecord]`): Faces with pictures.
+        seed (`int`, *optional*, defaults to 0): Seed of the choice of requests.
+
+    Returns:
+        `list[dict]` with `images` (one picture) and `messages` (a user's turn with the picture, an assistant's turn).
+    """
+    rng = random.Random(f"{seed}-conversations")
+    rows = []
+    for record in records:
+        turns = [(rng.choice(DESCRIBE_PROMPTS), caption) for caption in record.captions]
+        turns += [(question.question, question.answer) for question in record.questions]
+        rows += [{"images": [record.image], "messages": _user(ask) + _assistant(answer)} for ask, answer in turns]
+    if not rows:
+        raise ValueError(f"none of {len(records)} faces has a caption or a question to talk about")
+    return rows
+
+
+def preference_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict]:
+    """
+    A right and a wrong description of each face: rows for [`trl.DPOTrainer`].
+
+    What is rejected differs little from what is chosen where the attributes are known: the same sentence plan with
+    `WRONG_FACTS` facts changed. Otherwise it is the caption of another face.
+
+    Args:
+        records (`Sequence[FaceRecord]`): Faces with pictures and attributes, or captions.
+        seed (`int`, *optional*, defaults to 0): Seed of words and mistakes.
+
+    Returns:
+        `list[dict]` with `images`, `prompt`, `chosen` and `rejected`.
+    """
+    rng = random.Random(f"{seed}-preferences")
+    rows = []
+    for place, record in enumerate(records):
+        if record.attributes:
+            chosen, rejected = _described(record, rng)
+        else:
+            others = [text for other in records for text in other.captions if text not in record.captions]
+            if not record.captions or not others:
+                raise ValueError(f"face {record.id or place} has no caption, or no other face has a different one")
+            chosen, rejected = rng.choice(record.captions), rng.choice(others)
+        ask = _user(rng.choice(DESCRIBE_PROMPTS))
+        rows.append(
+            {
+                "images": [record.image],
+                "prompt": ask,
+                "chosen": _assistant(chosen),
+                "rejected": _assistant(rejected),
+            }
+        )
+    return rows
+
+
+def _described(record: FaceRecord, rng: random.Random) -> tuple[str, str]:
+    """A true caption and, with the same choices of words, one with mistakes."""
+    visible = record.visible or assumed_visible(record.attributes)
+    wrong = dict(record.attributes)
+    stated = list(salient_attributes(record.attributes, visible))
+    for name in rng.sample(stated, min(WRONG_FACTS, len(stated))):
+        wrong[name] = rng.choice([value for value in ATTRIBUTES[name] if value != record.attributes[name]])
+    state = rng.random()
+    return tuple(
+        write_caption(attributes, visible, random.Random(state)).text for attributes in (record.attributes, wrong)
+    )
+
+
+def folder_preferences(folder: str | Path) -> list[dict] | None:
+    """
+    The preference rows of a folder whose `metadata.jsonl` says `chosen` and `rejected` (and `prompt`) itself; `None`
+    if it does not.
+
+    Raises:
+        ValueError: if some lines have them and others not.
+    """
+    file = Path(folder) / METADATA
+    if not file.is_file():
+        return None
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    with_both = ["chosen" in line and "rejected" in line for line in lines]
+    if not any(with_both):
+        return None
+    if not all(with_both):
+        raise ValueError(f"{file}, line {with_both.index(False) + 1} lacks chosen or rejected, other lines have them")
+    from ...modeling_unif2ace.image_processing_unif2ace import load_image
+
+    return [
+        {
+            "images": [load_image(Path(folder) / line["file_name"])],
+            "prompt": _user(line.get("prompt") or DESCRIBE_PROMPTS[0]),
+            "chosen": _assistant(line["chosen"]),
+            "rejected": _assistant(line["rejected"]),
+        }
+        for line in lines
+    ]
