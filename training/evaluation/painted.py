@@ -6,83 +6,17 @@ through the parser, answers by exact match. Every mean comes with a bootstrap in
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..data.attributes import ATTRIBUTES, COARSE_ATTRIBUTES
 from ..data.questions import Question, find_signs, is_correct, normalize_answer
+from .statistics import lift, mean_with_interval, ratio_with_interval, with_interval
 
 
-BOOTSTRAP_SAMPLES = 1_000
 # Where the judge is hardly better than always giving the commonest answer, a lift would be noise divided by nothing.
 MIN_HEADROOM = 0.02
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Basics
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def lift(accuracy: float, majority: float, ceiling: float = 1.0) -> float:
-    """
-    How much of the way from the commonest answer to the best possible one was made.
-
-    Args:
-        accuracy (`float`): The accuracy to judge.
-        majority (`float`): Accuracy of always giving the commonest answer.
-        ceiling (`float`, *optional*, defaults to 1.0): The best accuracy that can be measured (the judge's own).
-
-    Returns:
-        `float`: (accuracy - majority) / (ceiling - majority): 0 for the commonest answer, 1 at the ceiling.
-
-    Raises:
-        ValueError: if `ceiling` is not above `majority`.
-    """
-    if ceiling <= majority:
-        raise ValueError(f"ceiling={ceiling} is not above majority={majority}, so there is nothing to measure between")
-    return (accuracy - majority) / (ceiling - majority)
-
-
-def bootstrap_weights(count: int, samples: int = BOOTSTRAP_SAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each of `count` pictures is drawn in each sample, `(samples, count)` int64; a row sums to `count`."""
-    if count < 1:
-        raise ValueError(f"count={count}, expected at least one picture")
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=samples)
-
-
-def with_interval(statistic: Callable[[np.ndarray], np.ndarray], count: int, seed: int = 0) -> dict[str, float]:
-    """
-    A statistic of pictures with its 95 % bootstrap interval.
-
-    Args:
-        statistic (`Callable`): From weights `(samples, count)` to values `(samples,)`; NaN where undefined.
-        count (`int`): Number of pictures.
-        seed (`int`, *optional*, defaults to 0): Seed of the resampling.
-
-    Returns:
-        `dict[str, float]`: `value` (all pictures once), `low` and `high`.
-    """
-    value = float(statistic(np.ones((1, count)))[0])
-    low, high = np.nanpercentile(statistic(bootstrap_weights(count, seed=seed)), (2.5, 97.5))
-    return {"value": value, "low": float(low), "high": float(high)}
-
-
-def ratio_with_interval(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """The sum of one number of each picture over the sum of another, as [`with_interval`] gives it."""
-    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if not below.sum() > 0:
-        raise ValueError("the denominators sum to zero, expected something to count")
-
-    def ratio(weights):
-        total = weights @ below
-        return np.divide(weights @ above, total, out=np.full(len(weights), np.nan), where=total > 0)
-
-    return with_interval(ratio, len(above), seed)
-
-
-def _mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, float]:
-    return ratio_with_interval(values, np.ones(len(values)), seed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,8 +89,8 @@ def score_reconstructions(
         `dict`: `judge_loss` (the mean over attributes of original minus reconstruction accuracy, with interval),
         `originals` and `reconstructions` (mean accuracies), `attributes` (cases and both accuracies of each).
     """
-    counted, originals = _hits(on_originals, attributes, visible)
-    _, reconstructions = _hits(on_reconstructions, attributes, visible)
+    counted, originals = cases_and_hits(on_originals, attributes, visible)
+    _, reconstructions = cases_and_hits(on_reconstructions, attributes, visible)
     present = counted.sum(axis=0) > 0
 
     def difference(weights):
@@ -181,12 +115,22 @@ def score_reconstructions(
     }
 
 
-def _hits(
+def cases_and_hits(
     predicted: Mapping[str, Sequence[str]],
     attributes: Sequence[Mapping[str, str]],
     counted: Sequence[Mapping[str, bool]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which cases count, and which of these are right: two `(pictures, attributes)` arrays of 0 and 1."""
+    """
+    Which cases count, and which of these are right.
+
+    Args:
+        predicted (`dict[str, list[str]]`): Readings of the judge, one for each picture.
+        attributes (`list[dict[str, str]]`): True (or asked for) attributes of each picture.
+        counted (`list[dict[str, bool]]`): Which of them count.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: two `(pictures, attributes)` arrays of 0 and 1, columns as in `ATTRIBUTES`.
+    """
     shape = (len(attributes), len(ATTRIBUTES))
     cases, hits = np.zeros(shape), np.zeros(shape)
     for place, name in enumerate(ATTRIBUTES):
@@ -228,8 +172,8 @@ def score_generation(
         which attributes with little headroom do not dominate) and `seed_lifts` (the mean lift of each seed alone).
         Means are `None` when no attribute has a lift. The bootstrap resamples pictures and keeps majority and ceiling.
     """
-    cases, judged = _hits(on_originals, attributes, counted)
-    every_seed = [_hits(predicted, attributes, counted)[1] for predicted in on_generated]
+    cases, judged = cases_and_hits(on_originals, attributes, counted)
+    every_seed = [cases_and_hits(predicted, attributes, counted)[1] for predicted in on_generated]
     hits = np.mean(every_seed, axis=0)
     totals = cases.sum(axis=0)
     present = np.flatnonzero(totals)
@@ -295,7 +239,7 @@ def score_answers(questions: Sequence[Sequence[Question]], answers: Sequence[Seq
     Returns:
         `dict`: `overall` and, in `kinds`, each kind: `questions`, `accuracy` (with interval), `majority`, `lift` (with
         interval; `None` where the commonest answer is always right). The bootstrap resamples pictures and keeps the
-        majority.
+        majority. `per_picture` is `(right, asked)`, two arrays with a number for each picture.
     """
     common: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for question in (question for of_picture in questions for question in of_picture):
@@ -311,7 +255,8 @@ def score_answers(questions: Sequence[Sequence[Question]], answers: Sequence[Seq
                 right[group][row] += is_correct(question, answer)
                 expected[group][row] += _answer_key(question) == usual[question.kind, question.attribute]
     scores = {group: _score_group(totals[group], right[group], expected[group], seed) for group in totals}
-    return {"overall": scores.pop("overall"), "kinds": scores}
+    per_picture = (right["overall"], totals["overall"])
+    return {"overall": scores.pop("overall"), "kinds": scores, "per_picture": per_picture}
 
 
 def _answer_key(question: Question) -> str:
@@ -325,7 +270,8 @@ def _score_group(totals: np.ndarray, right: np.ndarray, expected: np.ndarray, se
     majority = float(expected.sum() / totals.sum())
     scaled = None
     if majority < 1:
-        scaled = {name: lift(value, majority) for name, value in accuracy.items()}
+        scaled = {name: lift(accuracy[name], majority) for name in ("value", "low", "high")}
+        scaled["replicates"] = [lift(value, majority) for value in accuracy["replicates"]]
     return {"questions": int(totals.sum()), "accuracy": accuracy, "majority": majority, "lift": scaled}
 
 
@@ -355,7 +301,8 @@ def score_captions(
     Returns:
         `dict`: `precision` (right facts over stated facts), `recall` (facts of the references that were stated rightly
         over facts of the references), `stated` (mean number of facts), each with interval; `reference_facts` (mean
-        number); `attributes` (name -> `precision`, `recall`, `None` without a case, and the numbers of cases).
+        number); `attributes` (name -> `precision`, `recall`, `None` without a case, and the numbers of cases);
+        `per_picture` is `(stated, stated rightly, in the reference, found of it)`, four arrays of numbers of facts.
     """
     told, right, found, wanted = ([] for _ in range(4))
     of_attribute = {name: Counter() for name in ATTRIBUTES}
@@ -382,23 +329,20 @@ def score_captions(
     return {
         "precision": ratio_with_interval(right, told, seed) if sum(told) else None,
         "recall": ratio_with_interval(found, wanted, seed),
-        "stated": _mean_with_interval(told, seed),
+        "stated": mean_with_interval(told, seed),
         "reference_facts": float(np.mean(wanted)),
         "attributes": rows,
+        "per_picture": tuple(np.array(facts, dtype=float) for facts in (told, right, wanted, found)),
     }
 
 
 __all__ = [
-    "BOOTSTRAP_SAMPLES",
     "MIN_HEADROOM",
-    "bootstrap_weights",
     "code_use",
-    "lift",
+    "cases_and_hits",
     "psnr",
-    "ratio_with_interval",
     "score_answers",
     "score_captions",
     "score_generation",
     "score_reconstructions",
-    "with_interval",
 ]

@@ -1,0 +1,247 @@
+"""The suites' machinery and the suite `painted`, with a real checkpoint of tiny size on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace.cli import main
+from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.training.data.painted import painted_face, render
+from unif2ace.training.evaluation.compare import compare, comparison
+from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
+from unif2ace.training.evaluation.painted_suite import PaintedFaces, PaintedSuite
+from unif2ace.training.evaluation.results import card_results, card_section, load_results, write_hub_entries
+from unif2ace.training.evaluation.slices import slices_by
+from unif2ace.training.evaluation.statistics import (
+    in_slices,
+    mean,
+    paired_difference,
+    ratio,
+    with_interval,
+    without_replicates,
+)
+from unif2ace.training.evaluation.subject import Subject
+from unif2ace.training.evaluation.suite import Part, Suite, run_suite
+from unif2ace.training.train_text_tokenizer import build_tokenizer
+
+
+COUNT = 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A new tiny model with a real tokenizer, saved."""
+    torch.manual_seed(0)
+    config = get_preset("tiny")
+    config.max_text_length, config.text_config.max_position_embeddings = 400, 1024  # its few words make long texts
+    model = UniF2aceForConditionalGeneration(config).eval()
+    texts = [text for index in range(20) for text in painted_face(index, "test", size=16).captions]
+    tokenizer = build_tokenizer(texts, config.text_vocab_size, config.vq_config.num_bits)
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """Faces as small as the tiny model's pictures, and an untrained judge."""
+    folder = tmp_path_factory.mktemp("painted")
+    size = get_preset("tiny").vq_config.resolution
+    render(folder, "test", COUNT, size=size)
+    render(folder, "train", 6, size=size)
+    torch.manual_seed(1)
+    config = UniF2aceJudgeConfig(image_size=size, stage_channels=[8, 8, 8], head_channels=4, feature_size=8)
+    UniF2aceJudge(config).save_pretrained(folder / "judge")
+    # every attribute can be seen: the exact way takes a second for each face
+    settings = json.loads((folder / "test.json").read_text())
+    (folder / "test_visible.jsonl").write_text("\n".join(map(json.dumps, [settings, *[[]] * COUNT])) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite(checkpoint, painted, tmp_path_factory):
+    store = tmp_path_factory.mktemp("pictures")
+    subject = Subject(checkpoint, batch_size=3, store=store, progress=False)
+    return PaintedSuite(subject, PaintedFaces(painted, COUNT), painted / "judge", seeds=[0, 1], steps=2)
+
+
+class Coin(Suite):
+    """A suite without a model: `measure_good` succeeds, `measure_later` fails once."""
+
+    name = "coin"
+    parts = ("good", "later", "lacking")
+    dataset_id = "somebody/coins"
+
+    def __init__(self, shift: float = 0.0, count: int = 40):
+        self.calls: list[str] = []
+        self.values = np.random.default_rng(0).normal(size=count)
+        self.shift, self.fails = shift, False
+
+    @property
+    def settings(self):
+        return {"model": "coin", "model_sha256": "0" * 64, "count": len(self.values), "shift": self.shift}
+
+    def missing(self, part):
+        return "buy one" if part == "lacking" else None
+
+    def measure_good(self):
+        self.calls.append("good")
+        part = Part([f"toss-{index}" for index in range(len(self.values))])
+        slices = {"side=heads": self.values > 0, "side=edge": np.zeros(len(self.values), dtype=bool)}
+        part.add("mean", mean(self.values + self.shift), slices=slices)
+        part.add("lowest", lambda weights: np.full(len(weights), np.nan))
+        part.add_measured("plain", {"value": 3.0}, better="lower")
+        return part
+
+    def measure_later(self):
+        self.calls.append("later")
+        if self.fails:
+            raise KeyboardInterrupt
+        return self.measure_good()
+
+
+def test_statistics_of_slices():
+    values = np.array([1.0, 2.0, 3.0, np.nan])
+    assert with_interval(mean(values), 4)["value"] == 2.0
+    slices = slices_by([{"skin": "tan"}, {"skin": "pale"}, {"skin": "tan"}, {}], ["skin"])
+    assert list(slices) == ["skin=pale", "skin=tan"]
+    found = in_slices(mean(values), slices | {"unknown": np.isnan(values)})
+    assert found["skin=tan"]["value"] == 2.0 and found["skin=tan"]["count"] == 2 and "unknown" not in found
+    assert found["skin=pale"] == {"value": 2.0, "low": 2.0, "high": 2.0, "count": 1}
+    shares = in_slices(ratio([1, 0, 2, 5], [2, 1, 2, 5]), slices)
+    assert shares["skin=tan"]["value"] == pytest.approx(3 / 4)
+    assert without_replicates({"a": [{"replicates": [1], "b": 2}]}) == {"a": [{"b": 2}]}
+
+
+def test_paired_comparison_is_sharper_and_calibrated():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=200)
+    better = values + 0.1 + rng.normal(scale=0.05, size=200)
+    before, after = (with_interval(mean(numbers), 200)["replicates"] for numbers in (values, better))
+    paired, unpaired = paired_difference(before, after), paired_difference(before, after, paired=False)
+    # the difference of means has a standard error of 0.05 / sqrt(200) when paired, and of sqrt(2 / 200) when not
+    assert paired["high"] - paired["low"] == pytest.approx(2 * 1.96 * 0.05 / 200**0.5, rel=0.2)
+    assert unpaired["high"] - unpaired["low"] == pytest.approx(2 * 1.96 * (2 / 200) ** 0.5, rel=0.2)
+    assert paired["p_value"] < 0.01 < 0.2 < unpaired["p_value"]
+    assert paired_difference(before, before)["p_value"] == 1.0
+    with pytest.raises(ValueError, match="equally many"):
+        paired_difference([1.0], [1.0, 2.0])
+
+
+def test_a_suite_goes_on_where_it_stopped(tmp_path):
+    suite = Coin()
+    suite.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(suite, tmp_path)
+    suite.fails = False
+    results, path = run_suite(suite, tmp_path)
+    assert suite.calls == ["good", "later", "later", "good"]  # the last one is called by `later`
+    assert load_results(path) == json.loads(path.read_text()) and results["skipped"] == {"lacking": "buy one"}
+    measure = load_results(path)["parts"]["good"]["measures"]["mean"]
+    assert measure["low"] < measure["value"] < measure["high"] and list(measure["slices"]) == ["side=heads"]
+    assert "lowest" not in load_results(path)["parts"]["good"]["measures"]
+    text = path.with_suffix(".md").read_text()
+    assert "| good: plain ↓ | 3.000 | 40 |" in text and "- lacking: buy one" in text
+    run_suite(suite, tmp_path, ["good"], overwrite=True)
+    assert suite.calls.count("good") == 3
+    _, other = run_suite(Coin(shift=1.0), tmp_path, ["good"])
+    assert other != path
+    with pytest.raises(ValueError, match="has no part 'toss'"):
+        run_suite(suite, tmp_path, ["toss"])
+    with pytest.raises(ValueError, match="nothing can be measured: lacking: buy one"):
+        run_suite(Coin(shift=2.0), tmp_path, ["lacking"])
+
+
+def test_compare(tmp_path, capsys):
+    paths = [run_suite(suite, tmp_path, ["good"])[1] for suite in (Coin(), Coin(0.5), Coin(0.5, count=30))]
+    first, second, shorter = (load_results(path) for path in paths)
+    moved, plain = compare(first, second)
+    assert moved["paired"] and moved["significant"] and moved["improved"]
+    assert moved["difference"] == pytest.approx(0.5) and moved["low"] == pytest.approx(0.5, abs=1e-4)
+    assert plain["p_value"] is None and not plain["significant"]
+    assert not compare(first, shorter)[0]["paired"]
+    text = comparison(second, first)
+    assert "| worse |" in text and "- shift: `0.5` → `0.0`" in text
+    assert "Not paired" in comparison(first, shorter)
+    assert main(["compare", str(paths[0]), str(paths[1])]) == 0 and "+0.500 [" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "broken.json").write_text("{")
+    for bad in ("other.json", "broken.json", "absent.json"):
+        assert main(["compare", str(paths[0]), str(tmp_path / bad)]) == 2 and bad in capsys.readouterr().err
+    with pytest.raises(ValueError, match="runs of one suite"):
+        comparison(first, first | {"suite": "other"})
+
+
+def test_results_reach_the_hub_and_the_card(tmp_path):
+    results, _ = run_suite(Coin(), tmp_path, ["good"])
+    entries = yaml.safe_load(write_hub_entries(results, tmp_path).read_text())
+    assert entries[0]["dataset"] == {"id": "somebody/coins", "task_id": "good/mean"}
+    assert entries[0]["value"] == round(results["parts"]["good"]["measures"]["mean"]["value"], 4)
+    assert "95 %" in entries[0]["notes"] and "95 %" not in entries[1]["notes"]
+    assert [result.metric_name for result in card_results(results)] == ["good: mean", "good: plain"]
+    assert "side=heads" in card_section(results)
+    with pytest.raises(ValueError, match="--dataset-id"):
+        write_hub_entries(results | {"dataset_id": None}, tmp_path)
+
+
+def test_painted_suite_from_the_command_line(checkpoint, painted, tmp_path, capsys):
+    command = ["evaluate", str(checkpoint), "--suite", "painted", "--painted", str(painted), "--device", "cpu"]
+    command += ["--judge", str(painted / "judge"), "--limit", str(COUNT), "--steps", "2", "--out", str(tmp_path)]
+    command += ["--parts", "tokenizer,generation,vqa,captions"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "tokenizer: psnr" in out and "vqa: accuracy" in out
+    (path,) = tmp_path.glob("painted-checkpoint-*.json")
+    before = load_results(path)
+    assert before["settings"]["count"] == COUNT and len(before["settings"]["model_sha256"]) == 64
+    assert main(command) == 0 and load_results(path) == before  # nothing is measured twice
+    assert main([*command[:-1], "nonsense"]) == 2 and "nonsense" in capsys.readouterr().err
+    assert main([*command, "--judge", str(tmp_path)]) == 2 and "there is no judge" in capsys.readouterr().err
+
+
+def test_pictures_depend_on_their_own_seed_only_and_are_kept(suite, checkpoint):
+    first, _ = suite.generated(0)
+    alone = Subject(checkpoint, batch_size=1, progress=False)
+    text = suite.faces.captions[2].text
+    again, codes = alone.generate([text], [2], steps=2, guidance=4.0)
+    assert (again[0] == first[2]).all() and again.dtype == np.uint8 and codes.shape[0] == 1
+    kept = list(suite.subject.store.glob("*.npz"))
+    assert len(kept) == 2  # two batches of 3 and 1
+    with np.load(kept[0]) as arrays:
+        arrays = dict(arrays)
+    np.savez(kept[0], pictures=np.zeros_like(arrays["pictures"]), codes=arrays["codes"])
+    suite._generated.clear()
+    assert (suite.generated(0)[0] == 0).all(axis=(1, 2, 3)).any()  # what is kept is used
+    np.savez(kept[0], **arrays)
+    suite._generated.clear()
+
+
+def test_answers_keep_their_order_whatever_is_asked_together(suite):
+    images, questions = suite.faces.images, [f"Is it {number}?" for number in range(COUNT)]
+    usual = suite.subject.answer(images, questions, max_new_tokens=3)
+    assert usual == suite.subject.answer(images, questions, max_new_tokens=3, order=range(COUNT, 0, -1))
+    assert len(suite.subject.describe(images[:2])) == 2
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same(suite, checkpoint):
+    with Subject(checkpoint, batch_size=1, workers=2, progress=False) as subject:
+        texts = [caption.text for caption in suite.faces.captions]
+        pictures, _ = subject.generate(texts, range(COUNT), steps=2, guidance=4.0)
+        assert (pictures == suite.generated(0)[0]).all()
+
+
+def test_bad_subjects_and_faces_are_refused(suite, painted, tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Subject(batch_size=0)
+    with pytest.raises(OSError, match="no folder"):
+        Subject(tmp_path / "absent")
+    render(tmp_path, "test", 1, size=8)
+    with pytest.raises(ValueError, match="8-pixel faces"):
+        PaintedSuite(suite.subject, PaintedFaces(tmp_path, 1), painted / "judge")

@@ -1,0 +1,188 @@
+"""Results of a suite as JSON, as Markdown, as entries for the Hub and for the model card."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+from ..files import write_text
+from .report import interval, table
+from .statistics import rounded
+
+
+def to_json(results):
+    """The same with plain numbers: JSON knows no NaN, and resampled values need few digits."""
+    if isinstance(results, Mapping):
+        return {
+            str(name): rounded(value) if name == "replicates" and value is not None else to_json(value)
+            for name, value in results.items()
+        }
+    if isinstance(results, (list, tuple)):
+        return [to_json(value) for value in results]
+    if hasattr(results, "item"):  # numbers of numpy and torch
+        results = results.item()
+    return None if isinstance(results, float) and not math.isfinite(results) else results
+
+
+def load_results(path: str | Path) -> dict:
+    """
+    Read a file that `unif2ace evaluate` wrote.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is something else.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON file ({error}), expected one that `unif2ace evaluate` wrote") from error
+    if not isinstance(results, dict) or not {"suite", "settings", "parts"} <= results.keys():
+        raise ValueError(f"{path} holds no results of `unif2ace evaluate`, expected suite, settings and parts in it")
+    return results
+
+
+def measures_of(results: Mapping) -> dict[str, dict]:
+    """`part: measure` -> what was measured, of all parts."""
+    return {
+        f"{part}: {name}": measured
+        for part, found in results["parts"].items()
+        for name, measured in found["measures"].items()
+    }
+
+
+def measured(entry: Mapping, digits: int = 3) -> str:
+    """A table cell: the value, with its interval where there is one."""
+    if entry["low"] is None:
+        return f"{entry['value']:.{digits}f}"
+    return interval(entry, digits)
+
+
+def main_table(results: Mapping) -> str:
+    """All measures, one a line."""
+    arrows = {"higher": "↑", "lower": "↓", None: ""}
+    rows = [
+        [f"{name} {arrows[entry['better']]}".strip(), measured(entry), str(entry["count"])]
+        for name, entry in measures_of(results).items()
+    ]
+    return table(["measure", "value [95 % interval]", "cases"], rows)
+
+
+def slices_table(results: Mapping) -> str:
+    """Every sliced measure, one slice a line; empty without any."""
+    rows = [
+        [name, group, measured(of_slice), str(of_slice["count"])]
+        for name, entry in measures_of(results).items()
+        for group, of_slice in entry.get("slices", {}).items()
+    ]
+    return table(["measure", "slice", "value [95 % interval]", "cases"], rows) if rows else ""
+
+
+def settings_line(results: Mapping) -> str:
+    """How it was measured, in one paragraph."""
+    settings = "; ".join(
+        f"{name} `{value}`" for name, value in results["settings"].items() if value is not None and value != {}
+    )
+    libraries = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    return f"Settings: {settings}. Versions: {libraries}."
+
+
+def markdown(results: Mapping) -> str:
+    """The whole report of a run."""
+    parts = [f"# Evaluation: {results['suite']}", main_table(results)]
+    sliced = slices_table(results)
+    if sliced:
+        parts += ["## Slices", sliced]
+    if results.get("skipped"):
+        parts += ["## Not measured", "\n".join(f"- {part}: {why}" for part, why in results["skipped"].items())]
+    return "\n\n".join([*parts, settings_line(results)]) + "\n"
+
+
+def hub_entries(results: Mapping, dataset_id: str | None = None) -> list[EvalResultEntry]:
+    """
+    The measures as entries of `.eval_results/*.yaml`, which the Hub shows on the model's page.
+
+    Args:
+        results (`dict`): What `unif2ace evaluate` wrote.
+        dataset_id (`str`, *optional*): The data set on the Hub, if the suite does not know it.
+
+    Raises:
+        ValueError: if no data set on the Hub is known: the Hub has no place for such a result.
+    """
+    dataset_id = dataset_id or results.get("dataset_id")
+    if dataset_id is None:
+        raise ValueError(
+            f"results of suite {results['suite']} belong to no data set on the Hub; name one with --dataset-id"
+        )
+    settings = results["settings"]
+    notes = f"{settings['count']} items; model sha256 {settings['model_sha256'][:12]}; unif2ace evaluate"
+    return [
+        EvalResultEntry(
+            dataset_id=dataset_id,
+            task_id=f"{part}/{name}",
+            value=round(entry["value"], 4),
+            date=found["date"],
+            notes=notes if entry["low"] is None else f"{notes}; 95 % [{entry['low']:.4f}, {entry['high']:.4f}]",
+        )
+        for part, found in results["parts"].items()
+        for name, entry in found["measures"].items()
+    ]
+
+
+def write_hub_entries(results: Mapping, folder: str | Path, dataset_id: str | None = None) -> Path:
+    """Write `folder/.eval_results/<suite>.yaml` and return its path; see [`hub_entries`]."""
+    entries = eval_result_entries_to_yaml(hub_entries(results, dataset_id))
+    path = Path(folder) / ".eval_results" / f"{results['suite']}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+    return path
+
+
+_TASKS = {
+    "generation": "text-to-image",
+    "captions": "image-to-text",
+    "vqa": "visual-question-answering",
+    "choice": "visual-question-answering",
+}
+
+
+def card_results(results: Mapping) -> list[EvalResult]:
+    """
+    The measures for a model card's metadata (`ModelCardData(eval_results=...)`), the older form of the same.
+
+    A card must show a number only if it was measured on its own weights: compare `settings["model_sha256"]`.
+    """
+    return [
+        EvalResult(
+            task_type=_TASKS.get(part, "image-text-to-text"),
+            dataset_type=results.get("dataset_id") or f"{results['suite']}-faces",
+            dataset_name=results["suite"],
+            metric_type=name.replace(" ", "_"),
+            metric_name=f"{part}: {name}",
+            metric_value=round(entry["value"], 4),
+        )
+        for part, found in results["parts"].items()
+        for name, entry in found["measures"].items()
+    ]
+
+
+def card_section(results: Mapping) -> str:
+    """The measures as a section of a model card: both tables and how they were measured."""
+    parts = [f"### Suite `{results['suite']}`", main_table(results), slices_table(results), settings_line(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+__all__ = [
+    "card_results",
+    "card_section",
+    "hub_entries",
+    "load_results",
+    "main_table",
+    "markdown",
+    "measures_of",
+    "slices_table",
+    "to_json",
+    "write_hub_entries",
+]

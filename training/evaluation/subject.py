@@ -1,0 +1,240 @@
+"""The checkpoint under test: it generates, describes and answers in batches, in one process or in several."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from PIL import Image
+from tqdm import tqdm
+
+from ...pipelines import UniF2acePipeline
+from ...pipelines.provenance_unif2ace import checkpoint_sha256
+from ..files import replacing
+
+
+_pipe: UniF2acePipeline | None = None  # of a worker process
+
+
+def picture_seed(seed: int, index: int) -> int:
+    """The seed of picture number `index` in a run with `seed`: it does not depend on the size of the batches."""
+    return 1_000_000 * seed + index
+
+
+class Subject:
+    """
+    A checkpoint and how to run it.
+
+    Args:
+        repo (`str` or `os.PathLike`, *optional*): A folder or Hub repository; the bundled checkpoint when not given.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where it runs.
+        batch_size (`int`, *optional*, defaults to 25): Pictures or questions at once; changes no result.
+        workers (`int`, *optional*, defaults to 1):
+            Processes that work side by side, each with its own copy of the checkpoint. On a CPU several with few
+            threads are faster than one with many; on an accelerator one is right.
+        store (`str` or `os.PathLike`, *optional*):
+            Folder that keeps generated pictures, so that an interrupted run goes on and later parts reuse them.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show progress bars.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(
+        self,
+        repo: str | os.PathLike | None = None,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        batch_size: int = 25,
+        workers: int = 1,
+        store: str | os.PathLike | None = None,
+        progress: bool = True,
+    ):
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        download = {} if revision is None else {"revision": revision}
+        self.pipe = UniF2acePipeline.from_pretrained(repo, **download).to(device)
+        self.pipe.set_progress_bar_config(disable=True)
+        name = self.pipe.config._name_or_path
+        self.folder = Path(name)
+        self.revision = None
+        if not self.folder.is_dir():  # it has just been downloaded; the folder of a snapshot is named by its commit
+            self.folder = Path(snapshot_download(name, local_files_only=True, **download))
+            self.revision = self.folder.name
+        self.name = "bundled" if repo is None else str(repo)
+        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+        self.store = None if store is None else Path(store)
+        self._device, self._load = device, (name, download, str(device))
+        self._pool: ProcessPoolExecutor | None = None
+        self._sha256: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the checkpoint's configurations, tokenizer and weights."""
+        if self._sha256 is None:
+            self._sha256 = checkpoint_sha256(self.folder)
+        return self._sha256
+
+    @property
+    def resolution(self) -> int:
+        """Side of its pictures, in pixels."""
+        return self.pipe.transformer.config.vq_config.resolution
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> "Subject":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def generate(
+        self, texts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float, description: str = "generating"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Generate a face for each text.
+
+        Args:
+            texts (`list[str]`): What the faces look like.
+            seeds (`list[int]`): The seed of each.
+            steps (`int`): Decoding steps.
+            guidance (`float`): Guidance scale, in diffusers' meaning.
+            description (`str`, *optional*): What the progress bar says.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: uint8 pictures `(count, side, side, 3)` and their codes `(count, tokens)`.
+        """
+        batches = [(list(texts[part]), list(seeds[part])) for part in self._slices(len(texts))]
+        found: list[tuple[np.ndarray, np.ndarray] | None] = []
+        for batch in batches:
+            path = self._stored(batch, steps, guidance)
+            if path is not None and path.exists():
+                with np.load(path) as kept:
+                    found.append((kept["pictures"], kept["codes"]))
+            else:
+                found.append(None)
+        missing = [place for place, pictures in enumerate(found) if pictures is None]
+        tasks = [(*batches[place], steps, guidance) for place in missing]
+        made = self._run(_generate, tasks, [len(task[0]) for task in tasks], description)
+        for place, (pictures, codes) in zip(missing, made, strict=True):
+            found[place] = pictures, codes
+            path = self._stored(batches[place], steps, guidance)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as part:
+                    np.savez(part, pictures=pictures, codes=codes)
+        pictures, codes = zip(*found, strict=True)
+        return np.concatenate(pictures), np.concatenate(codes)
+
+    def _stored(self, batch: tuple[list[str], list[int]], steps: int, guidance: float) -> Path | None:
+        """Where pictures of a batch are kept: the name says all that decides them."""
+        if self.store is None:
+            return None
+        scheduler = {name: value for name, value in self.pipe.scheduler.config.items() if not name.startswith("_")}
+        what = [self.sha256, scheduler, *batch, steps, guidance]
+        return self.store / f"{hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()[:32]}.npz"
+
+    def answer(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        max_new_tokens: int = 160,
+        order: Sequence | None = None,
+        description: str = "asking",
+    ) -> list[str]:
+        """
+        Ask a question about each picture; greedy decoding.
+
+        Args:
+            images (`list[PIL.Image.Image]`): The pictures, one for each question.
+            questions (`list[str]`): The questions.
+            max_new_tokens (`int`, *optional*, defaults to 160): Longest answer, in tokens.
+            order (`list`, *optional*):
+                Sort keys: what is asked together. A batch takes as long as its longest question and answer.
+            description (`str`, *optional*): What the progress bar says.
+
+        Returns:
+            `list[str]`: The answers, in the order of the questions.
+        """
+        keys = [len(text) for text in questions] if order is None else order
+        places = sorted(range(len(questions)), key=lambda place: keys[place])
+        parts = [places[part] for part in self._slices(len(places))]
+        tasks = [([images[i] for i in part], [questions[i] for i in part], max_new_tokens) for part in parts]
+        answers = [""] * len(questions)
+        for part, texts in zip(parts, self._run(_answer, tasks, list(map(len, parts)), description), strict=True):
+            for place, text in zip(part, texts, strict=True):
+                answers[place] = text
+        return answers
+
+    def describe(self, images: Sequence[Image.Image], description: str = "describing") -> list[str]:
+        """Describe each picture; greedy decoding."""
+        tasks = [(list(images[part]),) for part in self._slices(len(images))]
+        texts = self._run(_describe, tasks, [len(task[0]) for task in tasks], description)
+        return [text for batch in texts for text in batch]
+
+    def _slices(self, count: int) -> list[slice]:
+        return [slice(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
+
+    def _run(self, function: Callable, tasks: list[tuple], sizes: list[int], description: str) -> Iterator:
+        with tqdm(total=sum(sizes), desc=description, disable=not self.progress, smoothing=0.1) as bar:
+            if self.workers == 1 or len(tasks) < 2:
+                results = (function(self.pipe, *task) for task in tasks)
+            else:
+                results = self._workers().map(_in_worker, [function] * len(tasks), tasks)
+            for size, result in zip(sizes, results, strict=True):
+                bar.update(size)
+                yield result
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            threads = max(1, torch.get_num_threads() // self.workers)
+            self._pool = ProcessPoolExecutor(
+                self.workers,
+                # a forked copy of a process that has threads may hang
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(*self._load, threads),
+            )
+        return self._pool
+
+
+def _start_worker(name: str, download: dict, device: str, threads: int) -> None:
+    global _pipe
+    torch.set_num_threads(threads)
+    _pipe = UniF2acePipeline.from_pretrained(name, **download).to(device)
+    _pipe.set_progress_bar_config(disable=True)
+
+
+def _in_worker(function: Callable, task: tuple):
+    return function(_pipe, *task)
+
+
+def _generate(pipe: UniF2acePipeline, texts: list[str], seeds: list[int], steps: int, guidance: float):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    # as arrays: what is measured is the model's own pixels, without a watermark
+    output = pipe(texts, guidance_scale=guidance, num_inference_steps=steps, generator=generators, output_type="np")
+    return (output.images * 255).round().astype(np.uint8), output.codes.cpu().numpy()
+
+
+def _answer(pipe: UniF2acePipeline, images: list[Image.Image], questions: list[str], max_new_tokens: int) -> list[str]:
+    return pipe.answer(images, questions, max_new_tokens=max_new_tokens)
+
+
+def _describe(pipe: UniF2acePipeline, images: list[Image.Image]) -> list[str]:
+    return pipe.describe(images)
+
+
+__all__ = ["Subject", "picture_seed"]
