@@ -27,6 +27,7 @@ TRAIN = [
     "datasets>=5.2,<6",  # streamed and stored training data
     "evaluate>=0.4.6,<0.5",  # the metrics' common interface
     "jinja2>=3.1",  # model cards from templates
+    "matplotlib>=3.10",  # loss curves on model cards
     "peft>=0.21,<1",  # LoRA fine-tuning
     "pyyaml>=6",  # training configurations
     "resvg-py>=0.5,<0.6",  # draws the painted faces; pinned, since its pixels are the data
@@ -44,6 +45,7 @@ DEMO = [
 DEV = [
     *TRAIN,
     *DATA,
+    "hypothesis>=6.140",  # property-based tests of hostile input
     "pytest>=8.4",  # runs the tests
     "ruff>=0.12",  # lint and format
 ]
@@ -60,6 +62,7 @@ setup(
     package_dir={"unif2ace": "."},
     packages=["unif2ace", *(f"unif2ace.{name}" for name in SUBPACKAGES)],
     package_data={
+        "unif2ace": ["LICENSE"],  # goes into every repository that is published
         "unif2ace.hub_card": ["unif2ace-faces/**/*", "templates/*"],
         "unif2ace.training.configs": ["*.yaml"],
     },

@@ -125,7 +125,7 @@ def _read_yaml(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _eval_results(quality: Mapping) -> list[EvalResult]:
+def eval_results(quality: Mapping) -> list[EvalResult]:
     """The main numbers for the card's metadata."""
     found = []
 
@@ -158,7 +158,7 @@ def _eval_results(quality: Mapping) -> list[EvalResult]:
     return found
 
 
-def _measured_on(quality_path: Path | None, weights_sha256: str | None) -> dict | None:
+def measured_on(quality_path: Path | None, weights_sha256: str | None) -> dict | None:
     """The measured quality, if there is any and it belongs to these weights."""
     if quality_path is None or not quality_path.is_file():
         return None
@@ -192,11 +192,11 @@ def make_card(
     if not (checkpoint / "config.json").is_file():
         raise FileNotFoundError(f"{checkpoint} has no config.json, expected a checkpoint's folder")
     config = UniF2aceConfig.from_pretrained(checkpoint)
-    measured = _measured_on(None if quality is None else Path(quality), checkpoint_sha256(checkpoint))
+    measured = measured_on(None if quality is None else Path(quality), checkpoint_sha256(checkpoint))
     log_path = None if run is None else Path(run) / "log.jsonl"
     log = read_log(log_path) if log_path is not None and log_path.is_file() else []
     model_yaml = _read_yaml(configs / "unif2ace-faces.yaml")
-    results = _eval_results(measured) if measured else []
+    results = eval_results(measured) if measured else []
     data = ModelCardData(
         language="en",
         license="apache-2.0",
@@ -211,7 +211,7 @@ def make_card(
         data,
         template_path=str(TEMPLATE),
         name=MODEL_NAME,
-        parameters=f"{_count_parameters(config) / 1e6:.1f}",
+        parameters=f"{count_parameters(config) / 1e6:.1f}",
         megabytes=f"{sum(file.stat().st_size for file in checkpoint.rglob('*.safetensors')) / 2**20:.0f}",
         config=config,
         text=text,
@@ -232,7 +232,7 @@ def make_card(
     )
 
 
-def _count_parameters(config: UniF2aceConfig) -> int:
+def count_parameters(config: UniF2aceConfig) -> int:
     with torch.device("meta"):  # shapes only
         return UniF2aceForConditionalGeneration(config).num_parameters()
 

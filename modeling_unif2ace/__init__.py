@@ -9,6 +9,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from .checkpoint_unif2ace import UniF2aceCheckpointError
 from .configuration_unif2ace import (
     UniF2aceConfig,
     UniF2aceFaceEncoderConfig,
@@ -50,6 +51,7 @@ register()
 
 __all__ = [
     "PRESETS",
+    "UniF2aceCheckpointError",
     "UniF2aceConfig",
     "UniF2aceFaceEncoder",
     "UniF2aceFaceEncoderConfig",

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
 from .configuration_unif2ace import UniF2aceFaceEncoderConfig
 
 
@@ -125,7 +126,7 @@ class UniF2aceFaceEncoderBlock(nn.Module):
         return self.bn3(self.conv2(hidden_states)) + residual
 
 
-class UniF2aceFaceEncoder(PreTrainedModel):
+class UniF2aceFaceEncoder(UniF2aceSafeLoadingMixin, PreTrainedModel):
     """
     IResNet with ArcFace's output layers; with the default configuration the shape of AntelopeV2's `glintr100`.
 

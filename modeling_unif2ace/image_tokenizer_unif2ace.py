@@ -9,6 +9,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
+from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
 from .configuration_unif2ace import UniF2aceVQConfig
 
 
@@ -250,7 +251,7 @@ class UniF2aceVQDecoder(nn.Module):
         return self.conv_out(swish(self.norm_out(hidden)))
 
 
-class UniF2aceVQModel(PreTrainedModel):
+class UniF2aceVQModel(UniF2aceSafeLoadingMixin, PreTrainedModel):
     r"""
     MAGVIT-v2 with lookup-free quantisation: images to codes and back.
 

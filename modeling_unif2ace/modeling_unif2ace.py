@@ -29,6 +29,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
 from .configuration_unif2ace import MMU, T2I, UniF2aceConfig, UniF2aceTextConfig
 from .face_encoder_unif2ace import UniF2aceFaceEncoder
 from .generation_unif2ace import UniF2aceGenerationMixin
@@ -112,7 +113,7 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
         return hidden_states
 
 
-class UniF2acePreTrainedModel(PreTrainedModel):
+class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, PreTrainedModel):
     """Loading, saving and initialisation, common to the text model, the multimodal model and the model with a head."""
 
     config: UniF2aceConfig

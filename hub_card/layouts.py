@@ -1,0 +1,231 @@
+"""
+What goes into the repositories of a model: the files, where they come from, and under which names.
+
+One model makes two repositories. `"transformers"` has everything at its root, which the Auto classes and `pipeline`
+want; `"diffusers"` has `model_index.json` and a folder for each component, which `DiffusionPipeline` wants. Weights
+are read where they are: nothing is copied on disk.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
+from . import remote_code
+from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PIPELINES, PROCESSOR_CLASS, SCHEDULER_CLASS
+
+
+LAYOUTS = ("transformers", "diffusers")
+ADAPTER = "adapter"
+
+PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+# papers that come with converted weights, or that their maker put beside them
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "THIRD_PARTY.md")
+SCHEDULER_FILE = "scheduler_config.json"
+
+Content = Path | bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """
+    A checkpoint on disk, in either layout, or a PEFT adapter.
+
+    Args:
+        folder (`Path`): The folder that was named.
+        model (`Path`): Where `config.json` and the weights are; the adapter's folder for an adapter.
+        processor (`Path`): Where tokenizer and processor are.
+        scheduler (`Path`): Where `scheduler_config.json` is, if there is one.
+        is_adapter (`bool`): Whether this is an adapter.
+    """
+
+    folder: Path
+    model: Path
+    processor: Path
+    scheduler: Path
+    is_adapter: bool = False
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> "Checkpoint":
+        """
+        Find a checkpoint's parts.
+
+        Raises:
+            FileNotFoundError: if the folder is absent or holds no checkpoint, or lacks a file that is needed.
+            ValueError: if the model is of another kind.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is no folder, expected a trained model or an adapter")
+        if (folder / "adapter_config.json").is_file():
+            _require(folder, ADAPTER_FILES)
+            return cls(folder, folder, folder, folder, is_adapter=True)
+        if (folder / "model_index.json").is_file():
+            found = cls(folder, folder / "transformer", folder / "processor", folder / "scheduler")
+        elif (folder / "config.json").is_file():
+            found = cls(folder, folder, folder, folder / "scheduler")
+        else:
+            raise FileNotFoundError(
+                f"{folder} has neither config.json, model_index.json nor adapter_config.json, so it holds no model to "
+                "publish"
+            )
+        _require(found.model, ("config.json",))
+        _require(found.processor, PROCESSOR_FILES[:-1])
+        kind = read_json(found.model / "config.json").get("model_type")
+        if kind != "unif2ace":
+            raise ValueError(f"{folder} holds a model of type {kind!r}, expected 'unif2ace'")
+        if not weight_files(found.model):
+            raise FileNotFoundError(f"{found.model} has no safetensors weights: save the model with save_pretrained")
+        return found
+
+    @property
+    def config(self) -> dict:
+        """The model's configuration, or the adapter's."""
+        return read_json(self.model / ("adapter_config.json" if self.is_adapter else "config.json"))
+
+
+def repository_files(checkpoint: Checkpoint, layout: str, base_model: str | None = None) -> dict[str, Content]:
+    """
+    The files of a repository, without its card.
+
+    Args:
+        checkpoint ([`Checkpoint`]): The model.
+        layout (`str`): `"transformers"`, `"diffusers"` or `"adapter"`.
+        base_model (`str`, *optional*): Hub id of the model that an adapter changes.
+
+    Returns:
+        `dict[str, Path | bytes]`: a file on disk, or its content, by its path in the repository.
+    """
+    if layout == ADAPTER:
+        return _adapter(checkpoint, base_model)
+    files = _transformers(checkpoint) if layout == "transformers" else _diffusers(checkpoint)
+    for name in LICENCE_FILES:
+        if (checkpoint.folder / name).is_file():
+            files[name] = checkpoint.folder / name
+    # code is always under the package's licence; a model that brings its own keeps that one's name
+    files["LICENSE" if "LICENSE" not in files else "LICENSE.code"] = PACKAGE / "LICENSE"
+    return dict(sorted(files.items()))
+
+
+def _transformers(checkpoint: Checkpoint) -> dict[str, Content]:
+    return {
+        **_model(checkpoint),
+        **_processor(checkpoint),
+        **_scheduler(checkpoint, "scheduler/"),
+        **remote_code.flat_code(),
+    }
+
+
+def _diffusers(checkpoint: Checkpoint) -> dict[str, Content]:
+    files = {f"transformer/{name}": content for name, content in _model(checkpoint).items()}
+    files |= {f"processor/{name}": content for name, content in _processor(checkpoint).items()}
+    files |= _scheduler(checkpoint, "scheduler/")
+    files.setdefault(f"scheduler/{SCHEDULER_FILE}", _default_scheduler())
+    components = {"transformer": MODEL_CLASS, "processor": PROCESSOR_CLASS, "scheduler": SCHEDULER_CLASS}
+    for folder, (module, _) in components.items():
+        source = (PIPELINES if folder == "scheduler" else remote_code.MODELING) / f"{module}.py"
+        files[f"{folder}/{module}.py"] = remote_code.single_file(source)
+    files[f"{PIPELINE_CLASS[0]}.py"] = remote_code.single_file(PIPELINES / f"{PIPELINE_CLASS[0]}.py")
+    # for the Auto classes with `subfolder=`, which look for code at the root all the same
+    files |= remote_code.flat_code()
+    index = {"_class_name": list(PIPELINE_CLASS), "_diffusers_version": _version("diffusers")}
+    index |= {name: list(place) for name, place in components.items()}
+    return files | {"model_index.json": to_json(index)}
+
+
+def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
+    if not base or os.path.isabs(base) or os.path.isdir(base):
+        raise ValueError(
+            f"the adapter's base_model_name_or_path is {base!r}, expected the Hub repository of the model that it "
+            "changes: publish the base first, or name it with base_model=... (--base-model ORG/NAME)"
+        )
+    config = checkpoint.config | {"base_model_name_or_path": base}
+    files: dict[str, Content] = {name: checkpoint.folder / name for name in ADAPTER_FILES}
+    files["adapter_config.json"] = to_json(config)
+    for name in (*PROCESSOR_FILES, *LICENCE_FILES):
+        if (checkpoint.folder / name).is_file():
+            files[name] = checkpoint.folder / name
+    return files
+
+
+def _model(checkpoint: Checkpoint) -> dict[str, Content]:
+    config = without_local_paths(checkpoint.config) | {
+        "architectures": [MODEL_CLASS[1]],
+        "auto_map": remote_code.MODEL_AUTO_MAP,
+    }
+    files: dict[str, Content] = {"config.json": to_json(config)}
+    weights = weight_files(checkpoint.model)
+    if len(weights) > 1 or weights[0].name != "model.safetensors":
+        weights.append(checkpoint.model / "model.safetensors.index.json")
+    if (checkpoint.model / "generation_config.json").is_file():
+        weights.append(checkpoint.model / "generation_config.json")
+    return files | {path.name: path for path in weights}
+
+
+def _processor(checkpoint: Checkpoint) -> dict[str, Content]:
+    files: dict[str, Content] = {}
+    for name in PROCESSOR_FILES:
+        if (checkpoint.processor / name).is_file():
+            files[name] = checkpoint.processor / name
+    config = without_local_paths(read_json(checkpoint.processor / "processor_config.json"))
+    config |= {"processor_class": PROCESSOR_CLASS[1], "auto_map": remote_code.PROCESSOR_AUTO_MAP}
+    if isinstance(config.get("image_processor"), dict):  # `AutoImageProcessor` reads this part alone
+        config["image_processor"] = config["image_processor"] | {"auto_map": remote_code.PROCESSOR_AUTO_MAP}
+    files["processor_config.json"] = to_json(config)
+    tokenizer = without_local_paths(read_json(checkpoint.processor / "tokenizer_config.json"))
+    tokenizer.pop("auto_map", None)  # it needs no code of its own
+    files["tokenizer_config.json"] = to_json(tokenizer)
+    return files
+
+
+def _scheduler(checkpoint: Checkpoint, folder: str) -> dict[str, Content]:
+    path = checkpoint.scheduler / SCHEDULER_FILE
+    return {folder + SCHEDULER_FILE: path} if path.is_file() else {}
+
+
+def _default_scheduler() -> bytes:
+    from ..pipelines import UniF2aceScheduler
+
+    return UniF2aceScheduler().to_json_string().encode()
+
+
+def without_local_paths(config: dict) -> dict:
+    """A configuration without the places on a machine that the library notes in it."""
+    return {
+        key: without_local_paths(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in ("_name_or_path", "name_or_path")
+    }
+
+
+def read_json(path: Path) -> dict:
+    """
+    Raises:
+        ValueError: if the file does not hold a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is broken ({error}), expected JSON: save the model again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def to_json(content: dict) -> bytes:
+    """JSON as the libraries write it."""
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _require(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} lacks {name}: save model and processor there with save_pretrained")
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
