@@ -1,10 +1,31 @@
-"""Callbacks of the training commands."""
+"""Callbacks of the training commands: logs, progress, plots, samples."""
 
 import json
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.utils import logging
+
+from ..modeling_unif2ace.configuration_unif2ace import TASKS
+from .files import replacing
+from .plots import plot_experts, plot_losses
+
+
+if TYPE_CHECKING:
+    from .trainer import UniF2aceTrainer
+
+logger = logging.get_logger(__name__)
+
+LOG_FILE, EXPERTS_FILE = "log.jsonl", "experts.jsonl"
+SHOWN = ("loss", "mask_loss", "mmu_loss")  # beside the progress bar
 
 
 class JsonLog(TrainerCallback):
@@ -23,6 +44,235 @@ class JsonLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         entry = {"step": state.global_step, "seconds": round(time.monotonic() - self.started, 1), **(logs or {})}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self.path, entry)
+
+
+def append_line(path: Path, entry: dict) -> None:
+    """Add a JSON object to a file of lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """The JSON objects of a file of lines; a last one that was cut off is left out."""
+    entries = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+class Progress(TrainerCallback):
+    """
+    One bar with the remaining time, over the steps or, with `max_minutes`, over the time; beside it the last losses.
+    Where nobody watches, in a log file, a line now and then instead.
+
+    Args:
+        trainer ([`UniF2aceTrainer`]): Knows how much of `max_minutes` is over.
+    """
+
+    def __init__(self, trainer: "UniF2aceTrainer"):
+        self.trainer, self.bar = trainer, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        timed = args.max_minutes is not None
+        watched = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=round(60 * args.max_minutes) if timed else state.max_steps,
+            initial=self._done(state, timed),
+            unit="s" if timed else "step",
+            desc="train",
+            dynamic_ncols=watched,
+            mininterval=0.5 if watched else 60,
+        )
+
+    def _done(self, state, timed: bool) -> int:
+        return round(self.trainer.time_share * 60 * self.trainer.args.max_minutes) if timed else state.global_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(self._done(state, args.max_minutes is not None) - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.bar is not None and "loss" in (logs or {}):
+            shown = {name: f"{logs[name]:.3g}" for name in SHOWN if name in logs}
+            self.bar.set_postfix({"step": state.global_step, **shown}, refresh=False)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if self.bar is not None and metrics:
+            shown = [f"{name} {metrics[f'eval_{name}']:.4g}" for name in SHOWN if f"eval_{name}" in metrics]
+            self.bar.write(f"step {state.global_step}, held out: {', '.join(shown)}", file=sys.stderr)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def report(trainer: "UniF2aceTrainer", pictures: dict[str, Image.Image], texts: dict[str, str] | None = None) -> None:
+    """
+    Send pictures and texts to whichever of TensorBoard, W&B and trackio `report_to` names.
+
+    Args:
+        trainer ([`UniF2aceTrainer`]): Its callbacks hold the connections.
+        pictures (`dict[str, Image.Image]`): Name to picture.
+        texts (`dict[str, str]`, *optional*): Name to text.
+    """
+    step = trainer.state.global_step
+    for callback in trainer.callback_handler.callbacks:
+        name = type(callback).__name__
+        if name == "TensorBoardCallback" and callback.tb_writer is not None:
+            for key, picture in pictures.items():
+                callback.tb_writer.add_image(key, np.asarray(picture), step, dataformats="HWC")
+            for key, text in (texts or {}).items():
+                callback.tb_writer.add_text(key, text, step)
+        elif name in ("WandbCallback", "TrackioCallback"):
+            library = getattr(callback, "_wandb" if name == "WandbCallback" else "_trackio", None)
+            if library is not None:
+                images = {key: library.Image(picture) for key, picture in pictures.items()}
+                library.log({**images, **(texts or {}), "train/global_step": step})
+
+
+class RunPlots(TrainerCallback):
+    """
+    Write the experts' use to `experts.jsonl` at every log, and plots to `plots/` whenever a checkpoint is written and
+    at the end: `losses.png` and `experts.png`.
+
+    Args:
+        trainer ([`UniF2aceTrainer`]): Counts the experts' use.
+        folder (`str` or `Path`): The run's folder, with `log.jsonl`.
+    """
+
+    def __init__(self, trainer: "UniF2aceTrainer", folder: str | Path):
+        self.trainer, self.folder = trainer, Path(folder)
+        text = trainer.config.text_config
+        self.names = {f"{task}_sequence": text.sequence_experts(task) for task in TASKS}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        use = self.trainer.expert_use
+        if state.is_world_process_zero and use and "loss" in (logs or {}):
+            rounded = {name: [[round(x, 5) for x in row] for row in table.tolist()] for name, table in use.items()}
+            append_line(self.folder / EXPERTS_FILE, {"step": state.global_step, **rounded})
+
+    def on_save(self, args, state, control, **kwargs):
+        self.draw(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.draw(state)
+
+    def draw(self, state) -> None:
+        """Draw what there is to draw."""
+        log = self.folder / LOG_FILE
+        if not state.is_world_process_zero or not log.exists():
+            return
+        try:
+            pictures = {"losses": plot_losses(read_lines(log))}
+            if self.trainer.expert_use:
+                pictures["experts"] = plot_experts(self.trainer.expert_use, self.names)
+        except ImportError as error:
+            logger.warning_once(str(error))
+            return
+        plots = self.folder / "plots"
+        plots.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            with replacing(plots / f"{name}.png") as part:
+                picture.save(part)
+        report(self.trainer, {f"plots/{name}": picture for name, picture in pictures.items()})
+
+
+class Samples(TrainerCallback):
+    """
+    Draw pictures for some prompts with the pipeline that ships, and describe some pictures, every so many steps: to
+    `samples/step-000500.png`, one picture for each prompt, and `samples/captions.jsonl`.
+
+    The averaged weights draw if there are any. Every picture has a seed of its own and the global random state is
+    left as it was, so a run with samples trains the same weights as one without.
+
+    Args:
+        trainer ([`UniF2aceTrainer`]): Its `processing_class` must be a [`UniF2aceProcessor`].
+        folder (`str` or `Path`): The run's folder.
+        prompts (`Sequence[str]`): What to draw.
+        pictures (`Sequence[Image.Image]`, *optional*, defaults to `()`): What to describe.
+        every (`int`, *optional*, defaults to 500): Steps between samples; also at the end.
+        num_inference_steps (`int`, *optional*, defaults to 16): Decoding steps.
+        guidance_scale (`float`, *optional*, defaults to 4.0): Guidance.
+        max_new_tokens (`int`, *optional*, defaults to 160): Longest caption.
+
+    Raises:
+        ValueError: if the trainer has no processor, its model is sharded over processes, or a prompt is too long.
+    """
+
+    def __init__(
+        self,
+        trainer: "UniF2aceTrainer",
+        folder: str | Path,
+        prompts: Sequence[str],
+        pictures: Sequence[Image.Image] = (),
+        every: int = 500,
+        num_inference_steps: int = 16,
+        guidance_scale: float = 4.0,
+        max_new_tokens: int = 160,
+    ):
+        if trainer.processing_class is None:
+            raise ValueError("samples need the trainer's processing_class, a UniF2aceProcessor")
+        if trainer.is_fsdp_enabled or trainer.is_distributed_loading_by_transformers:
+            raise ValueError("samples cannot be drawn from a model that is sharded (FSDP): leave them out")
+        if every < 1:
+            raise ValueError(f"every={every}, expected at least 1 step between samples")
+        self.trainer, self.folder = trainer, Path(folder) / "samples"
+        self.prompts, self.pictures, self.every = list(prompts), list(pictures), every
+        self.options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        self.max_new_tokens = max_new_tokens
+        self.last_step = -1
+        if self.prompts:  # a prompt that does not fit shall be known now
+            trainer.processing_class(text=self.prompts, generation_mode="image")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every == 0:
+            self.draw(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.draw(state)
+
+    @torch.no_grad()
+    def draw(self, state) -> None:
+        """Draw and describe now."""
+        if not state.is_world_process_zero or state.global_step == self.last_step:
+            return
+        self.last_step = state.global_step
+        from ..cli import picture_grid
+        from ..pipelines import UniF2acePipeline
+        from ..pipelines.scheduling_unif2ace import UniF2aceScheduler
+
+        trainer = self.trainer
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        was_training = model.training
+        pipe = UniF2acePipeline(model, UniF2aceScheduler(), trainer.processing_class)
+        pipe.set_progress_bar_config(disable=True)
+        model.eval()
+        try:
+            with torch.random.fork_rng(), trainer.averaged_weights():
+                grid, captions = None, []
+                if self.prompts:
+                    generators = [torch.Generator().manual_seed(i) for i in range(len(self.prompts))]
+                    grid = picture_grid(pipe(self.prompts, generator=generators, **self.options).images)
+                for picture in self.pictures:
+                    captions.append(pipe.describe(picture, max_new_tokens=self.max_new_tokens))
+        finally:
+            model.train(was_training)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if grid is not None:
+            with replacing(self.folder / f"step-{state.global_step:06d}.png") as part:
+                grid.save(part)
+        for number, caption in enumerate(captions):
+            append_line(
+                self.folder / "captions.jsonl",
+                {"step": state.global_step, "picture": number, "caption": caption},
+            )
+        pictures = {} if grid is None else {"samples/pictures": grid}
+        report(trainer, pictures, {f"samples/caption_{i}": caption for i, caption in enumerate(captions)})

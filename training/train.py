@@ -1,45 +1,82 @@
 """
-Train UniF²ace on painted faces, from a preset and its trained parts.
+Train UniF²ace, from a preset and its trained parts or from a checkpoint, on painted faces or on any other.
 
-    python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml
-    python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --resume
-    python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --set training.max_steps=20
-    python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --set initial=FOLDER
+    unif2ace train --config unif2ace-faces
+    unif2ace train --config unif2ace-faces --resume
+    unif2ace train --config my.yaml --set training.max_steps=20 --output runs/trial
+    torchrun --nproc_per_node 2 -m unif2ace.training.train --config unif2ace-faces
 
-Needs, in this order: the render cache (`training.data.painted`), the image tokenizer and the codes of the pictures
-(`training.train_tokenizer`), the two encoders (`training.train_encoders`), the text tokenizer
-(`training.train_text_tokenizer`). Writes checkpoints, `log.jsonl` and, in the end, `final/`: the averaged weights with
+A configuration is a YAML file; `docs/training.md` explains its sections, `training/configs` and `examples/training`
+hold some. The run's folder gets `config.yaml`, `run.json` (revision, versions, start of every resumption),
+`log.jsonl`, `experts.jsonl`, `plots/`, `samples/`, checkpoints and, in the end, `final/`: the averaged weights with
 the processor, a folder that `from_pretrained` reads.
+
+The bundled checkpoint needs, in this order: the render cache (`training.data.painted`), the image tokenizer and the
+codes of the pictures (`training.train_tokenizer`), the two encoders (`training.train_encoders`), the text tokenizer
+(`training.train_text_tokenizer`).
 """
 
 import argparse
+import itertools
+import os
 import re
 import sys
+import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from PIL import Image
+from torch.utils.data import Dataset
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..modeling_unif2ace import (
     UniF2aceConfig,
     UniF2aceFaceEncoder,
     UniF2aceForConditionalGeneration,
+    UniF2aceImageProcessor,
     UniF2aceProcessor,
     UniF2aceVQModel,
     get_preset,
 )
 from .arguments import UniF2aceTrainingArguments
-from .callbacks import JsonLog
+from .callbacks import LOG_FILE, SHOWN, JsonLog, Progress, RunPlots, Samples, read_lines
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
-from .data.painted_rows import PaintedRows
+from .data.sources import make_rows
+from .run_folder import write_run
+from .train_text_tokenizer import build_tokenizer
 from .trainer import UniF2aceTrainer
 
 
+EXAMPLES = """\
+examples:
+  unif2ace train --config unif2ace-faces --output runs/faces
+  unif2ace train --config unif2ace-faces --output runs/faces --resume
+  unif2ace train --config my.yaml --set training.max_steps=20 --set training.learning_rate=1e-4
+
+Ctrl-C or SIGTERM ends training after the running step, with a checkpoint to --resume from (exit code 130 or 143).
+Several processes: torchrun --nproc_per_node N -m unif2ace.training.train --config ...
+"""
 PART_CLASSES = {"vq_model": UniF2aceVQModel, "vision_tower": CLIPVisionModel, "face_encoder": UniF2aceFaceEncoder}
 PART_CONFIGS = {"vq_model": "vq_config", "vision_tower": "vision_config", "face_encoder": "face_config"}
-SECTIONS = ("preset", "initial", "fresh", "model", "text_tokenizer", "parts", "data", "training")
+SECTIONS = (
+    "preset",
+    "initial",
+    "fresh",
+    "model",
+    "text_tokenizer",
+    "parts",
+    "data",
+    "samples",
+    "distributed",
+    "training",
+)
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+TOKENIZER_ROWS = 4000  # whose words make a text tokenizer, where the configuration names none
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,13 +93,15 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> dict[str, Any]:
     Read a YAML configuration with the sections `SECTIONS`.
 
     Args:
-        path (`str` or `Path`): The file.
+        path (`str` or `Path`): The file, or the name of one of the package's configurations, like `"unif2ace-faces"`.
         overrides (`list[str]`, *optional*): Changes like `"training.max_steps=20"`; values are YAML.
 
     Raises:
         ValueError: if a section is unknown or an override is malformed.
     """
-    config = yaml.load(Path(path).read_text(), Loader=_Loader)
+    config = yaml.load(_find_config(path).read_text(encoding="utf-8"), Loader=_Loader)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a configuration: expected the sections {', '.join(SECTIONS)}")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -76,6 +115,16 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{path} has the unknown section {min(unknown)!r}, expected {', '.join(SECTIONS)}")
     return config
+
+
+def _find_config(path: str | Path):
+    if Path(path).exists():
+        return Path(path)
+    folder = resources.files(__package__) / "configs"
+    if (folder / f"{path}.yaml").is_file():
+        return folder / f"{path}.yaml"
+    names = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+    raise FileNotFoundError(f"there is no configuration {path}: give a YAML file or one of {', '.join(names)}")
 
 
 def build_model(
@@ -130,75 +179,191 @@ def start_afresh(model: UniF2aceForConditionalGeneration, names: list[str]) -> N
         module.load_state_dict(untrained.get_submodule(name).state_dict())
 
 
-def train(config: dict[str, Any], resume: bool = False) -> Path:
+def train(config: dict[str, Any], resume: bool = False) -> UniF2aceTrainer:
     """
     Train as `config` (of [`load_config`]) says.
 
     Args:
         config (`dict`): The configuration.
-        resume (`bool`, *optional*, defaults to `False`): Go on from the newest checkpoint of the output folder.
+        resume (`bool`, *optional*, defaults to `False`): Go on from the newest whole checkpoint of the output folder.
 
     Returns:
-        `Path`: The folder of the trained model.
+        [`UniF2aceTrainer`]: After training; its `stopped_by` is `None` if it came to its end, and the trained model is
+        in the folder `final` then.
 
     Raises:
-        ValueError: if the output folder holds an earlier run that is not to be resumed.
+        ValueError: if the output folder holds an earlier run that is not to be resumed, or the configuration is wrong.
+        FileNotFoundError: if there is nothing to resume from.
     """
+    if "output_dir" not in config.get("training", {}):
+        raise ValueError("the run has no folder: give --output, or training.output_dir in the configuration")
     output = Path(config["training"]["output_dir"])
     earlier = next((path for path in (*output.glob("checkpoint-*"), output / "final") if path.exists()), None)
     if earlier is not None and not resume:
         raise ValueError(f"{earlier} exists: go on from it with --resume, or set another training.output_dir")
-    arguments = UniF2aceTrainingArguments(**config["training"])
+    arguments = _arguments(config["training"])
+    is_first = arguments.process_index == 0
+    checkpoint = last_checkpoint(output, print if is_first else None) if resume else None
     set_seed(arguments.seed)
-    if config.get("initial"):  # a trained checkpoint instead of fresh weights; codes must be those of its tokenizer
-        model = UniF2aceForConditionalGeneration.from_pretrained(config["initial"], dtype="float32")
-        start_afresh(model, config.get("fresh", ()))
-        processor = UniF2aceProcessor.from_pretrained(config["initial"])
-        tokenizer = processor.tokenizer
-    else:
-        model = build_model(config["preset"], config.get("parts"), config.get("model"))
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(config["text_tokenizer"])
-        processor = UniF2aceProcessor.from_config(model.config, tokenizer)
 
-    data = dict(config["data"])
-    validation = data.pop("validation_count")
-    folder, passes = data.pop("folder"), data.pop("passes")
-    train_rows = PaintedRows(folder, "train", passes=passes, seed=arguments.seed, **data)
-    validation_rows = PaintedRows(folder, "validation", count=validation)
-
+    with arguments.main_process_first(local=False, desc="data and model"):  # which may write caches
+        model, processor, train_rows, eval_rows = _prepare(config, arguments, output)
     trainer = UniF2aceTrainer(
         model=model,
         args=arguments,
-        data_collator=UniF2aceCollator(tokenizer, model.config, processor.image_processor),
+        data_collator=UniF2aceCollator(processor.tokenizer, model.config, processor.image_processor),
         train_dataset=train_rows,
-        eval_dataset=validation_rows,
+        eval_dataset=eval_rows,
         processing_class=processor,
-        callbacks=[JsonLog(output / "log.jsonl")],
+        callbacks=[JsonLog(output / LOG_FILE)],
     )
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    if not arguments.disable_tqdm:
+        trainer.add_callback(Progress(trainer))
+    trainer.add_callback(RunPlots(trainer, output))
+    samples = dict(config.get("samples") or {})
+    if samples:
+        pictures = _pictures(eval_rows if eval_rows is not None else train_rows, samples.pop("pictures", 0))
+        trainer.add_callback(Samples(trainer, output, pictures=pictures, **samples))
+
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{trained / 1e6:.1f}M trained of {model.num_parameters() / 1e6:.1f}M parameters, {len(train_rows)} rows")
-    trainer.train(resume_from_checkpoint=str(last_checkpoint(output)) if resume else None)
-    trainer.save_model(str(output / "final"))
-    return output / "final"
+    total = sum(p.numel() for p in model.parameters())
+    if is_first:
+        facts = {"trained_parameters": trained, "parameters": total, "rows": len(train_rows)}
+        write_run(output, config, resumed_from=checkpoint and checkpoint.name, processes=arguments.world_size, **facts)
+        print(f"{trained / 1e6:.1f}M trained of {total / 1e6:.1f}M parameters, {len(train_rows)} rows")
+        if checkpoint is not None:
+            print(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.stopped_by is None:
+        trainer.save_model(str(output / "final"))
+    return trainer
+
+
+def _arguments(training: dict[str, Any]) -> UniF2aceTrainingArguments:
+    try:
+        return UniF2aceTrainingArguments(**training)
+    except TypeError as error:  # an unknown name, in Python's words
+        name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if name is None:
+            raise
+        raise ValueError(f"training.{name[1]} is unknown: see UniF2aceTrainingArguments for what there is") from error
+
+
+def _prepare(
+    config: dict[str, Any], arguments: UniF2aceTrainingArguments, output: Path
+) -> tuple[UniF2aceForConditionalGeneration, UniF2aceProcessor, Dataset, Dataset | None]:
+    """Model, processor, training rows and held-out rows."""
+    if config.get("initial"):  # a trained checkpoint instead of fresh weights; codes must be those of its tokenizer
+        model = UniF2aceForConditionalGeneration.from_pretrained(config["initial"], dtype="float32")
+        start_afresh(model, config.get("fresh", ()))
+    else:
+        if "preset" not in config:
+            raise ValueError("the configuration names neither `initial`, a checkpoint, nor `preset`, a fresh shape")
+        model = build_model(config["preset"], config.get("parts"), config.get("model"))
+    processor = UniF2aceProcessor.from_pretrained(config["initial"]) if config.get("initial") else None
+    image_processor = UniF2aceImageProcessor.from_resolution(model.config.vq_config.resolution)
+    model.model.to(arguments.device)  # features are computed there
+    train_rows, eval_rows = make_rows(
+        config["data"],
+        arguments.seed,
+        model.model,
+        image_processor if processor is None else processor.image_processor,
+        progress=not arguments.disable_tqdm,
+    )
+    if processor is None:
+        processor = UniF2aceProcessor.from_config(model.config, _tokenizer(config, model.config, train_rows, output))
+    return model, processor, train_rows, eval_rows
+
+
+def _tokenizer(
+    config: dict[str, Any], model_config: UniF2aceConfig, rows: Dataset, output: Path
+) -> PreTrainedTokenizerFast:
+    """The text tokenizer that the configuration names, or one of the rows' own words, kept in the run's folder."""
+    if config.get("text_tokenizer"):
+        return PreTrainedTokenizerFast.from_pretrained(config["text_tokenizer"])
+    folder = output / "text_tokenizer"
+    if not folder.exists():
+        texts: list[str] = []
+        for row in itertools.islice((rows[i] for i in range(len(rows))), TOKENIZER_ROWS):
+            texts += [row["text"]] if row["task"] == "t2i" else [text for turn in row["turns"] for text in turn]
+        tokenizer = build_tokenizer(texts, model_config.text_vocab_size, model_config.vq_config.num_bits)
+        tokenizer.save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _pictures(rows: Dataset, count: int) -> list[Image.Image]:
+    """The pictures of the first understanding rows."""
+    found: list[Image.Image] = []
+    for number, task in enumerate(rows.tasks):
+        if len(found) == count:
+            break
+        if task != "mmu":
+            continue
+        row = rows[number]
+        if row.get("image") is not None:
+            found.append(row["image"])
+        elif row.get("pixel_values") is not None:
+            pixels = ((torch.as_tensor(row["pixel_values"]) + 1) * 127.5).round().clamp(0, 255).byte()
+            found.append(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `unif2ace train`."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or a name from training/configs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file")
+    parser.add_argument("--output", metavar="FOLDER", help="the run's folder (instead of training.output_dir)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of that folder")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """The command; exits with 130 or 143 if a signal ended the run."""
+    config = load_config(arguments.config, arguments.set)
+    if arguments.output:
+        config.setdefault("training", {})["output_dir"] = arguments.output
+    started = time.monotonic()
+    trainer = train(config, arguments.resume)
+    if trainer.is_world_process_zero():
+        _summarize(trainer, time.monotonic() - started)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if trainer.stopped_by is not None:
+        raise SystemExit(EXIT_CODES[trainer.stopped_by])
+
+
+def _summarize(trainer: UniF2aceTrainer, seconds: float) -> None:
+    output, state = Path(trainer.args.output_dir), trainer.state
+    print(f"{state.global_step} steps in {seconds / 60:.1f} minutes")
+    entries = read_lines(output / LOG_FILE)
+    for prefix, title in (("", "training"), ("eval_", "held out")):
+        last = next((entry for entry in reversed(entries) if f"{prefix}loss" in entry), {})
+        shown = [f"{name} {last[prefix + name]:.4g}" for name in SHOWN if prefix + name in last]
+        if shown:
+            print(f"{title}, step {last['step']}: {', '.join(shown)}")
+    if trainer.stopped_by is None:
+        print(f"wrote {output / 'final'}")
+    else:
+        print(f"stopped by {trainer.stopped_by}; go on with --resume")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """`python -m unif2ace.training.train`, as torchrun starts it; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m unif2ace.training.train",
-        description="Train UniF²ace on painted faces.",
-        epilog="example: python -m unif2ace.training.train --config training/configs/unif2ace-faces.yaml --resume",
+        description="Train UniF²ace.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="YAML file, see training/configs")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        final = train(load_config(options.config, options.set), options.resume)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        run(options)
+    except (OSError, ValueError) as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {final}")
     return 0
 
 

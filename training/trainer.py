@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -430,7 +431,8 @@ class UniF2aceTrainer(Trainer):
 
     # ---- Evaluation, logs, checkpoints ------------------------------------------------------------------------------
 
-    def _averaged_weights(self):
+    def averaged_weights(self):
+        """A context in which the model has its averaged weights, if there are any."""
         return nullcontext() if self.ema is None else self.ema.applied()
 
     def evaluation_loop(
@@ -445,7 +447,7 @@ class UniF2aceTrainer(Trainer):
         training_averages, self.averages = self.averages, Averages(self.averages.names)
         self.evaluation_batch = 0
         try:
-            with self._averaged_weights():
+            with self.averaged_weights():
                 output = super().evaluation_loop(
                     dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
                 )
@@ -480,7 +482,7 @@ class UniF2aceTrainer(Trainer):
         from, with the average and the clock beside them.
         """
         if not _internal_call:
-            with self._averaged_weights():
+            with self.averaged_weights():
                 super().save_model(output_dir, _internal_call=False)
             return
         super().save_model(output_dir, _internal_call=True)
@@ -546,4 +548,5 @@ class UniF2aceTrainer(Trainer):
         if self._signal:
             raise KeyboardInterrupt  # asked twice: at once
         self._signal = number
-        logger.warning(f"{signal.Signals(number).name}: training stops after this step, with a checkpoint")
+        # not through the logger, which the command line silences
+        print(f"{signal.Signals(number).name}: training stops after this step, with a checkpoint", file=sys.stderr)

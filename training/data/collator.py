@@ -28,7 +28,10 @@ class UniF2aceCollator:
     - `task`: `"t2i"` or `"mmu"`;
     - `codes` (N,): the image's codes. May be absent if no row of the batch lacks a picture: the trainer then encodes;
     - `text` (t2i) or `turns` (mmu): the prompt, or the (question, answer) pairs about the image, one after the other;
-    - `pixel_values` (3, R, R) in [-1, 1], or `image`, a picture for the image processor: needed by mmu rows.
+    - `pixel_values` (3, R, R) in [-1, 1], or `image`, a picture for the image processor: needed by mmu rows, unless
+      they bring what the model would compute from it:
+    - `clip_features` (patches, clip_feature_size), `face_features` (face_feature_size,): precomputed, for mmu rows
+      ([`~unif2ace.training.data.features.FeatureCache`] makes them).
 
     Text-to-image rows are left padded, understanding rows right padded, to one length L, so that the N codes of every
     text-to-image row stand in the same columns, L-N-1 to L-2. Codes are the clean ones: the trainer masks them.
@@ -43,8 +46,9 @@ class UniF2aceCollator:
     Returns:
         A dictionary: `input_ids`, `attention_mask`, `labels` (B, L) int64; `task_ids` (B,) int64;
         `pixel_values` float32 of the understanding rows in row order, and, if some row came without codes, of all
-        rows together with `needs_codes` (B,) bool. Labels are the answers of understanding rows with their `eos`,
-        -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as Show-o does.
+        rows together with `needs_codes` (B,) bool; left out if no row needs them. `clip_features` and `face_features`
+        float32 of the understanding rows, if these bring them. Labels are the answers of understanding rows with their
+        `eos`, -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as Show-o does.
     """
 
     def __init__(
@@ -61,6 +65,9 @@ class UniF2aceCollator:
         shortest = config.num_image_tokens + 8
         if self.max_length < shortest:
             raise ValueError(f"max_length={self.max_length} leaves no room for text, expected at least {shortest}")
+        text = config.text_config
+        experts = text.mmu_sequence_experts if text.sequence_moe_layers else ()
+        self.feature_columns = {f"{kind}_features" for kind in ("clip", "face") if kind in experts}
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.pad, self.t2i, self.mmu, self.soi, self.eoi = map(
             config.special_token_id, ("[PAD]", "<|t2i|>", "<|mmu|>", "<|soi|>", "<|eoi|>")
@@ -107,8 +114,10 @@ class UniF2aceCollator:
             "labels": labels,
             "task_ids": task_ids,
         }
+        features = self._features([rows[place] for place in mmu_places])
+        batch.update(features)
         pictured = range(len(rows)) if needs_codes.any() else mmu_places
-        if pictured:
+        if needs_codes.any() or (mmu_places and self.feature_columns - features.keys()):
             batch["pixel_values"] = torch.stack([self._pixel_values(rows[place]) for place in pictured])
         if needs_codes.any():
             batch["needs_codes"] = needs_codes
@@ -158,6 +167,20 @@ class UniF2aceCollator:
                     raise ValueError(f"a row has codes of shape {tuple(codes.shape)}, expected ({n},)")
                 ids[place] = codes + self.config.image_code_offset
         return ids, needs_codes
+
+    def _features(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The precomputed features of understanding rows."""
+        features = {}
+        for name in sorted(self.feature_columns):
+            present = [row.get(name) is not None for row in rows]
+            if not any(present):
+                continue
+            if not all(present):
+                raise ValueError(
+                    f"{sum(present)} of {len(rows)} understanding rows have {name!r}, expected all of them or none"
+                )
+            features[name] = torch.stack([torch.as_tensor(row[name]).float() for row in rows])
+        return features
 
     def _pixel_values(self, row: dict[str, Any]) -> torch.Tensor:
         if row.get("pixel_values") is not None:

@@ -1,6 +1,7 @@
 """Training rows of both tasks from the render cache of painted faces."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from .captions import DESCRIBE_PROMPTS, write_caption
-from .painted import attributes_of, load_rendered
+from .painted import attributes_of, load_rendered, painted_face
 from .questions import write_questions
+from .records import FaceRecord
 from .visibility import assumed_visible
 
 
@@ -89,3 +91,26 @@ class PaintedRows(Dataset):
             turns = [(question.question, question.answer) for question in questions]
         pixels = torch.from_numpy(self.pictures[picture].astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
         return {"task": "mmu", "codes": codes, "turns": turns, "pixel_values": pixels}
+
+
+class PaintedRecords(Sequence):
+    """
+    Painted faces as records, each painted when it is asked for: no files, for trials and tests.
+
+    Args:
+        count (`int`): Faces.
+        split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`.
+        seed (`int`, *optional*, defaults to 0): Seed that they are painted with.
+        size (`int`, *optional*, defaults to 64): Side of the pictures in pixels.
+    """
+
+    def __init__(self, count: int, split: str = "train", seed: int = 0, size: int = 64):
+        self.count, self.split, self.seed, self.size = count, split, seed, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> FaceRecord:
+        if not 0 <= number < self.count:
+            raise IndexError(f"face {number} of {self.count}")
+        return painted_face(number, self.split, self.seed, self.size)
