@@ -31,8 +31,12 @@ examples:
   unif2ace generate "a smiling old man with round glasses and a grey beard" -o face.png
   unif2ace generate "a young woman with hoop earrings" --seed 7 --num-images 4 --grid -o faces.png
 
+  unif2ace generate --prompts faces.jsonl --out faces/ --workers 2
+
 A picture that exists under the output name is replaced, once the new one is complete. Picture number i of --num-images
 is made from seed + i alone, so `--seed` with that number makes it again.
+A list (--prompts) is a .jsonl file of {"id": ..., "prompt": ...}, with "seed", "steps", "guidance" and "negative" if
+wanted, or a .txt file of one prompt a line. A broken-off run goes on with the same command (docs/batch.md).
 """
 DESCRIBE_EXAMPLES = """\
 example:
@@ -114,7 +118,7 @@ def _build_parser(called: str | None) -> argparse.ArgumentParser:
     generate = _add_command(
         commands, "generate", _generate, "make a picture of a face from a sentence", GENERATE_EXAMPLES
     )
-    generate.add_argument("text", help="what the face looks like")
+    generate.add_argument("text", nargs="?", help="what the face looks like")
     generate.add_argument(
         "-o",
         "--output",
@@ -139,6 +143,7 @@ def _build_parser(called: str | None) -> argparse.ArgumentParser:
         "--num-images", type=positive_int, default=1, metavar="N", help="pictures (default: %(default)s)"
     )
     generate.add_argument("--grid", action="store_true", help="put all pictures into one file, side by side")
+    add_list_arguments(generate)
 
     describe = _add_command(commands, "describe", _describe, "describe the face in a picture", DESCRIBE_EXAMPLES)
     describe.add_argument("image", help="a picture of a face, cropped to the head")
@@ -189,6 +194,28 @@ def add_model_arguments(parser: argparse.ArgumentParser):
     )
 
 
+def add_list_arguments(parser: argparse.ArgumentParser):
+    """The arguments that belong to `generate --prompts`."""
+    group = parser.add_argument_group("a list of prompts")
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="a list of prompts, .jsonl or .txt")
+    group.add_argument("--out", type=Path, metavar="FOLDER", help="where its pictures and manifest.jsonl go")
+    group.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="(default: %(default)s)")
+    group.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: %(default)s)")
+    group.add_argument(
+        "--engine",
+        choices=("auto", "processes", "ray"),
+        default="auto",
+        help="who runs several workers; auto is Ray Data if it is installed, else a process pool",
+    )
+    group.add_argument(
+        "--batch-size", type=positive_int, default=8, metavar="N", help="pictures at once (default: %(default)s)"
+    )
+    group.add_argument(
+        "--max-bad", type=int, default=10, metavar="N", help="bad lines that are skipped (default: %(default)s)"
+    )
+    group.add_argument("--overwrite", action="store_true", help="make pictures again whose settings have changed")
+
+
 def add_length_argument(parser: argparse.ArgumentParser):
     """`--max-new-tokens` of the commands that write text."""
     parser.add_argument(
@@ -207,7 +234,13 @@ class _Version(argparse.Action):
 # Commands
 
 
-def _generate(arguments: argparse.Namespace):
+def _generate(arguments: argparse.Namespace) -> int | None:
+    if arguments.prompts is not None:
+        from .serving.generate_list import generate_list
+
+        return generate_list(arguments)
+    if arguments.text is None:
+        raise ValueError("there is no text: say what the face looks like, or give a list with --prompts")
     _check_text("the text", arguments.text)
     pipe = load_pipeline(arguments)
     files = _output_files(arguments)

@@ -21,6 +21,7 @@ SUBPACKAGES = [
     "training.evaluation",
     "training.configs",
     "hub_card",
+    "serving",
 ]
 
 TRAIN = [
@@ -42,10 +43,20 @@ DATA = [
 DEMO = [
     "gradio>=5",  # the web page of the demo
 ]
+SERVE = [
+    "fastapi>=0.115,<1",  # the HTTP interface
+    "prometheus-client>=0.21,<1",  # /metrics
+    "uvicorn>=0.34,<1",  # the HTTP server
+]
+RAY = [
+    "ray[data]>=2.44,<3",  # lists of prompts on many machines
+]
 DEV = [
     *TRAIN,
     *DATA,
     "hypothesis>=6.140",  # property-based tests of hostile input
+    *SERVE,
+    "openai>=1.60",  # the client that the HTTP service is made for
     "pytest>=8.4",  # runs the tests
     "ruff>=0.12",  # lint and format
 ]
@@ -80,7 +91,7 @@ setup(
         "tqdm>=4.67",
         "transformers>=5.23,<6",
     ],
-    extras_require={"train": TRAIN, "data": DATA, "demo": DEMO, "dev": DEV},
+    extras_require={"train": TRAIN, "data": DATA, "demo": DEMO, "serve": SERVE, "ray": RAY, "dev": DEV},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3 :: Only",

@@ -1,0 +1,1 @@
+"""Many pictures and many users: generation of whole lists, an HTTP service, the demo's page."""

@@ -1,0 +1,390 @@
+"""
+`unif2ace generate --prompts`: a picture for every line of a list, by several processes if wanted, resumable.
+
+Pictures are written completely or not at all, by the workers; a line of `manifest.jsonl` follows when the picture is
+in place. What the manifest has need not be made again. A picture's seed comes from its id, so whoever makes it, and
+however often it is tried, it is the same.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..training.files import replacing
+from .prompt_list import PromptItem
+
+
+MANIFEST = "manifest.jsonl"
+LOCK = ".lock"
+FORMATS = ("png", "jpg", "webp")
+ENGINES = ("auto", "processes", "ray")
+# Items handed to a worker at once and made in one forward pass.
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """
+    Args:
+        out (`Path`): Folder of the pictures and the manifest.
+        model (`str`, *optional*): A checkpoint's folder or Hub repository; the bundled one when not given.
+        device (`str`, *optional*): Where to run.
+        format (`str`, *optional*, defaults to `"png"`): `"png"`, `"jpg"` or `"webp"`.
+        workers (`int`, *optional*, defaults to 1): Processes; 1 runs in this one.
+        engine (`str`, *optional*, defaults to `"auto"`):
+            `"ray"` is Ray Data, `"processes"` a pool on this machine; `"auto"` takes Ray for several workers if it is
+            installed.
+        batch_size (`int`, *optional*, defaults to 8): Pictures in one forward pass.
+        max_bad (`int`, *optional*, defaults to 10): Items that may fail before the run ends.
+        overwrite (`bool`, *optional*, defaults to `False`): Make pictures again whose settings have changed.
+    """
+
+    out: Path
+    model: str | None = None
+    device: str | None = None
+    format: str = "png"
+    workers: int = 1
+    engine: str = "auto"
+    batch_size: int = BATCH_SIZE
+    max_bad: int = 10
+    overwrite: bool = False
+
+
+@dataclass
+class BatchSummary:
+    """
+    Counts of a run: pictures made, pictures that were there already, what failed, one sentence each, and whether it
+    was interrupted.
+    """
+
+    made: int
+    kept: int
+    errors: list[str]
+    interrupted: bool = False
+
+
+class TooManyBadItems(ValueError):
+    """More items failed than were allowed to."""
+
+
+def generate_all(items: list[PromptItem], options: BatchOptions, errors: list[str] | None = None) -> BatchSummary:
+    """
+    Make the pictures that are not there yet.
+
+    Args:
+        items (`list[PromptItem]`): What to make.
+        options (`BatchOptions`): How and where to.
+        errors (`list[str]`, *optional*): What was wrong with the list itself; counts towards `max_bad`.
+
+    The first Ctrl+C lets the batches at work come to their end, a second one stops at once; either way the same call
+    goes on where this one stopped.
+
+    Returns:
+        [`BatchSummary`].
+
+    Raises:
+        TooManyBadItems: if more than `max_bad` items failed. What was made stays, and counts when tried again.
+        ValueError: if a picture of other settings has an item's name and `overwrite` is off, or another run writes to
+            the folder.
+        OSError: if the folder cannot be written, or there is no such checkpoint.
+    """
+    errors = list(errors or ())
+    _check_count(errors, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with _only_run(options.out), _open_manifest(options.out / MANIFEST) as manifest:
+        done = read_manifest(options.out)
+        todo = [item for item in items if not _is_done(item, done.get(item.id), options)]
+        summary = BatchSummary(made=0, kept=len(items) - len(todo), errors=errors)
+        if not todo:
+            return summary
+        with (
+            tqdm(total=len(items), initial=summary.kept, desc="pictures", disable=not sys.stderr.isatty()) as bar,
+            _soft_interrupt() as interrupt,
+        ):
+            for result in _results(_batches(todo, options.batch_size), options, interrupt):
+                if "error" in result:
+                    tqdm.write(result["error"], file=sys.stderr)
+                    errors.append(result["error"])
+                    _check_count(errors, options)
+                else:
+                    manifest.write(json.dumps(result, ensure_ascii=False) + "\n")
+                    manifest.flush()
+                    summary.made += 1
+                bar.update()
+        os.fsync(manifest.fileno())
+        summary.interrupted = interrupt.is_set()
+    return summary
+
+
+def read_manifest(out: str | Path) -> dict[str, dict[str, Any]]:
+    """The newest entry of each id in a folder's manifest; lines that a broken-off run left incomplete are skipped."""
+    path = Path(out) / MANIFEST
+    entries = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                entries[entry["id"]] = entry
+            except (ValueError, TypeError, KeyError):
+                continue
+    return entries
+
+
+class BatchWorker:
+    """Makes pictures with one pipeline; lives in a process of the pool, or as an actor of Ray."""
+
+    def __init__(self, options: BatchOptions, threads: int | None = None):
+        import torch
+
+        from ..cli import load_pipeline
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.options = options
+        self.pipe = load_pipeline(Namespace(model=options.model, device=options.device))
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def __call__(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
+        """Make a batch of equal settings. When it fails, each item is tried alone, so that a bad one is known."""
+        try:
+            return self._make(batch)
+        except (ValueError, TypeError, RuntimeError) as error:
+            if len(batch) == 1:
+                return [{"id": batch[0].id, "error": f"line {batch[0].line} (id {batch[0].id}): {error}"}]
+            return [result for item in batch for result in self([item])]
+
+    def _make(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
+        import torch
+
+        from ..pipelines import read_provenance, save_image
+
+        first = batch[0]
+        images = self.pipe(
+            [item.prompt for item in batch],
+            guidance_scale=first.guidance,
+            num_inference_steps=first.steps,
+            generator=[torch.Generator().manual_seed(item.seed) for item in batch],
+            negative_prompt=first.negative,
+        ).images
+        results = []
+        for item, image in zip(batch, images, strict=True):
+            file = self.options.out / f"{item.id}.{self.options.format}"
+            with replacing(file) as part:
+                save_image(image, part)
+            provenance = read_provenance(image)
+            results.append(
+                {
+                    **item.settings(),
+                    "file": file.name,
+                    "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                    "checkpoint": provenance.checkpoint,
+                    "revision": provenance.revision,
+                }
+            )
+        return results
+
+
+# Which work is left
+
+
+def _is_done(item: PromptItem, entry: dict[str, Any] | None, options: BatchOptions) -> bool:
+    file = options.out / f"{item.id}.{options.format}"
+    if entry is None or not file.is_file() or entry.get("file") != file.name:
+        return False
+    if {name: entry.get(name) for name in item.settings()} == item.settings():
+        return hashlib.sha256(file.read_bytes()).hexdigest() == entry.get("sha256")
+    if options.overwrite:
+        return False
+    raise ValueError(
+        f"{file} was made with other settings than line {item.line} asks for: choose another folder, or pass "
+        "--overwrite to make such pictures again"
+    )
+
+
+def _batches(items: list[PromptItem], size: int) -> list[list[PromptItem]]:
+    """Items of equal settings together, since a forward pass has one guidance and one number of steps."""
+
+    def settings(item: PromptItem):
+        return item.steps, item.guidance, item.negative or ""
+
+    batches = []
+    for _, group in groupby(sorted(items, key=settings), key=settings):
+        group = list(group)
+        batches += [group[start : start + size] for start in range(0, len(group), size)]
+    return batches
+
+
+def _check_count(errors: list[str], options: BatchOptions):
+    if len(errors) > options.max_bad:
+        raise TooManyBadItems(
+            f"{len(errors)} bad items, {options.max_bad} are allowed (--max-bad); the last: {errors[-1]}"
+        )
+
+
+# Who does it
+
+
+def _results(
+    batches: list[list[PromptItem]], options: BatchOptions, interrupt: threading.Event
+) -> Iterator[dict[str, Any]]:
+    if options.workers == 1 and options.engine != "ray":
+        worker = BatchWorker(options)
+        for batch in batches:
+            if interrupt.is_set():
+                return
+            yield from worker(batch)
+    elif options.engine == "ray" or (options.engine == "auto" and find_spec("ray") is not None):
+        yield from _results_of_ray(batches, options, interrupt)
+    else:
+        yield from _results_of_pool(batches, options, interrupt)
+
+
+_worker: BatchWorker | None = None
+
+
+def _start_worker(options: BatchOptions, threads: int):
+    global _worker
+    # Ctrl+C reaches the whole group of processes, but only the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from ..cli import _silence_libraries
+
+    _silence_libraries()
+    _worker = BatchWorker(options, threads)
+
+
+def _work(batch: list[PromptItem]) -> list[dict[str, Any]]:
+    return _worker(batch)
+
+
+def _results_of_pool(
+    batches: list[list[PromptItem]], options: BatchOptions, interrupt: threading.Event
+) -> Iterator[dict[str, Any]]:
+    workers = min(options.workers, len(batches))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # spawn: a fork of a process that has used torch's threads or CUDA can hang
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(options, threads)
+    )
+    try:
+        futures = [pool.submit(_work, batch) for batch in batches]
+        for future in as_completed(futures):
+            if interrupt.is_set():
+                pool.shutdown(wait=False, cancel_futures=True)
+            if not future.cancelled():
+                yield from future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _RayWorker:
+    """Ray Data's view of a `BatchWorker`: columns in, columns out."""
+
+    def __init__(self, options: BatchOptions):
+        self.worker = BatchWorker(options)
+
+    def __call__(self, columns: dict[str, Any]) -> dict[str, list[str]]:
+        batches = [[PromptItem(**item) for item in json.loads(text)] for text in columns["batch"]]
+        return {"result": [json.dumps(result) for batch in batches for result in self.worker(batch)]}
+
+
+def _results_of_ray(
+    batches: list[list[PromptItem]], options: BatchOptions, interrupt: threading.Event
+) -> Iterator[dict[str, Any]]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    # JSON, because negative prompts may be absent: Ray's columns would have to guess the type
+    rows = [{"batch": json.dumps([{**item.settings(), "line": item.line} for item in batch])} for batch in batches]
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    try:
+        workers = min(options.workers, len(batches))
+        gpus = 1 if options.device is not None and options.device.startswith("cuda") else 0
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _RayWorker,
+            fn_constructor_args=(options,),
+            batch_size=1,
+            num_gpus=gpus,
+            compute=ActorPoolStrategy(size=workers),
+        )
+        for row in results.iter_rows():
+            yield json.loads(row["result"])
+            if interrupt.is_set():
+                return
+    finally:
+        if started:
+            ray.shutdown()
+
+
+# The folder, and the end
+
+
+@contextmanager
+def _soft_interrupt():
+    """An event that the first Ctrl+C sets; the second one raises `KeyboardInterrupt` as usual."""
+    interrupt = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield interrupt
+        return
+
+    def stop_softly(signum, frame):
+        interrupt.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("finishing the batches at work; once more to stop at once", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, stop_softly)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _only_run(out: Path):
+    """Two runs would write one manifest: the second is refused."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another run writes to {out}: wait for it, or choose another folder") from error
+        yield
+
+
+@contextmanager
+def _open_manifest(path: Path):
+    """The manifest, to append to, after whatever a broken-off run left at its end."""
+    torn = False
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+    with path.open("a", encoding="utf-8") as file:
+        if torn:
+            file.write("\n")
+        yield file
+
+
+__all__ = ["BatchOptions", "BatchSummary", "TooManyBadItems", "generate_all", "read_manifest"]
