@@ -29,6 +29,7 @@ from ..training.files import write_text
 PACKAGE = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 CONFIGS = PACKAGE / "training" / "configs"
+FIRST_STAGE, SECOND_STAGE = "unif2ace-faces.yaml", "unif2ace-faces-2.yaml"
 MODEL_NAME = "UniF²ace faces"
 LOSS_COLUMNS = {
     "loss": "total",
@@ -116,9 +117,11 @@ def _stages(configs: Path) -> list[dict]:
     ]
     for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
         stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
-    command = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train"
-    command += " --config training/configs/unif2ace-faces.yaml"
-    return [*stages, {"what": "the model", "command": command}]
+    train = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/configs/"
+    for what, config in (("the model, first stage", FIRST_STAGE), ("second stage", SECOND_STAGE)):
+        minutes = _read_yaml(configs / config)["training"]["max_minutes"]
+        stages.append({"what": what, "command": train + config, "minutes": minutes})
+    return stages
 
 
 def _read_yaml(path: Path) -> dict:
@@ -195,7 +198,6 @@ def make_card(
     measured = measured_on(None if quality is None else Path(quality), checkpoint_sha256(checkpoint))
     log_path = None if run is None else Path(run) / "log.jsonl"
     log = read_log(log_path) if log_path is not None and log_path.is_file() else []
-    model_yaml = _read_yaml(configs / "unif2ace-faces.yaml")
     results = eval_results(measured) if measured else []
     data = ModelCardData(
         language="en",
@@ -217,8 +219,8 @@ def make_card(
         text=text,
         resolution=config.vq_config.resolution,
         stages=_stages(configs),
-        training=model_yaml["training"],
-        preset=model_yaml["preset"],
+        training=_read_yaml(configs / SECOND_STAGE)["training"],
+        preset=_read_yaml(configs / FIRST_STAGE)["preset"],
         minutes=f"{training_minutes(log):.0f}" if log else None,
         steps=log[-1]["step"] if log else None,
         loss_table=loss_table(log),
