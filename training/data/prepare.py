@@ -1,0 +1,403 @@
+"""
+`unif2ace data prepare`: a face data set whose pictures are encoded once, and read back for training.
+
+The folder holds parquet files, one row a picture: the words of its record, `codes` of the image tokenizer and, if the
+checkpoint has the encoders, `clip_features` and `face_features`. Training then needs neither pictures nor encoders.
+Each file appears when it is complete. `prepared.json` says what the files were made with, and where the data set stood
+after the last of them, so that a run that was cut off goes on there.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ...cli import add_model_arguments, positive_int
+from ..files import replacing, write_json
+from .face_sources import FaceStream
+from .face_sources.captioned import StoredRecords
+from .records import FaceRecord
+from .rows import FaceRows
+from .source_arguments import add_source_arguments, open_source, print_broken
+
+
+if TYPE_CHECKING:
+    from ...modeling_unif2ace import UniF2aceModel
+
+EXAMPLES = """\
+examples:
+  unif2ace data prepare photos/ -o prepared/ --model runs/faces/final
+  unif2ace data prepare celeba:/data/celeba-hq -o prepared/ --part 0/4
+
+A run that was cut off goes on when it is started again. With --part, several machines share the work and the folder.
+"""
+FEATURES = ("codes", "clip_features", "face_features")
+
+
+def prepare(
+    stream: FaceStream,
+    folder: str | Path,
+    model: "UniF2aceModel",
+    image_processor: Any,
+    made_with: Mapping[str, Any],
+    *,
+    part: tuple[int, int] = (0, 1),
+    shard_size: int = 1000,
+    batch_size: int = 16,
+    features: bool = True,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """
+    Encode a data set into parquet files, going on where an earlier run stopped.
+
+    Args:
+        stream ([`FaceStream`]): The data set.
+        folder (`str` or `Path`): Where the files go; made when it does not exist.
+        model ([`UniF2aceModel`]): Its image tokenizer and encoders.
+        image_processor: Prepares pictures for it.
+        made_with (`Mapping`): What has to be equal for files to belong together: source, columns, checkpoint.
+        part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`):
+            This machine's number and how many share the work; each has files of its own.
+        shard_size (`int`, *optional*, defaults to 1000): Pictures in a file.
+        batch_size (`int`, *optional*, defaults to 16): Pictures that are encoded at a time.
+        features (`bool`, *optional*, defaults to `True`): Whether CLIP and face features are kept beside the codes.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether files that were made otherwise are replaced.
+        progress (`bool`, *optional*, defaults to `True`): Show a bar.
+
+    Returns:
+        `Path`: The manifest of this part.
+
+    Raises:
+        ValueError: if the folder holds files that were made otherwise and `overwrite` is not given.
+        TooManyBrokenSamplesError: if too many samples are broken; what was encoded stays.
+    """
+    rank, world_size = part
+    if not 0 <= rank < world_size:
+        raise ValueError(f"part={rank}/{world_size}, expected a number from 0 and how many there are, 0/4 to 3/4")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest_path = folder / (f"prepared-{rank}.json" if world_size > 1 else "prepared.json")
+    settings = json.loads(json.dumps({**made_with, "parts": world_size, "features": features}))
+    manifest = _manifest(folder, manifest_path, settings, overwrite)
+    if manifest["complete"]:
+        return manifest_path
+    if world_size > 1:
+        stream = stream.split_by_node(rank, world_size)
+    if manifest["state"] is not None:
+        stream.load_state_dict(manifest["state"])
+
+    done = sum(shard["rows"] for shard in manifest["shards"])
+    with tqdm(initial=done, desc="preparing", unit="face", disable=None if progress else True) as bar:
+        records = iter(stream)
+        while batch := list(islice(records, shard_size)):
+            file = f"part-{rank:03}-{len(manifest['shards']):05}.parquet"
+            _write_shard(folder / file, batch, model, image_processor, batch_size, features, bar)
+            manifest["shards"].append({"file": file, "rows": len(batch)})
+            manifest["state"] = stream.state_dict()
+            write_json(manifest_path, manifest)
+    manifest["complete"], manifest["state"] = True, None
+    manifest["broken"] = stream.broken.state_dict()
+    write_json(manifest_path, manifest)
+    return manifest_path
+
+
+def _manifest(folder: Path, path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """The manifest to go on with; those of files that were made otherwise are refused, or removed with their files."""
+    manifest: dict[str, Any] = {"settings": settings, "shards": [], "state": None, "complete": False}
+    for other in sorted(folder.glob("prepared*.json")):
+        found = json.loads(other.read_text(encoding="utf-8"))
+        if found["settings"] == settings:
+            manifest = found if other == path else manifest
+            continue
+        if not overwrite:
+            name = min(name for name in settings if settings[name] != found["settings"].get(name))
+            raise ValueError(
+                f"{other} says {name}={found['settings'].get(name)!r}, but {settings[name]!r} is asked for: choose "
+                "another folder, or replace its files with --overwrite"
+            )
+        for shard in found["shards"]:
+            (folder / shard["file"]).unlink(missing_ok=True)
+        other.unlink()
+    return manifest
+
+
+def _write_shard(
+    path: Path,
+    records: list[FaceRecord],
+    model: "UniF2aceModel",
+    image_processor,
+    batch_size: int,
+    features: bool,
+    bar,
+) -> None:
+    import pyarrow.parquet
+
+    pictured = [record for record in records if record.image is not None]
+    if len(pictured) < len(records):
+        raise ValueError(f"{len(records) - len(pictured)} records have no picture to encode")
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(records), batch_size):
+        batch = records[start : start + batch_size]
+        pixels = image_processor([record.image for record in batch], return_tensors="pt")["pixel_values"]
+        encoded = encode(model, pixels, features)
+        for place, record in enumerate(batch):
+            rows.append(_as_row(record) | {name: values[place] for name, values in encoded.items()})
+        bar.update(len(batch))
+    with replacing(path) as part:
+        pyarrow.parquet.write_table(_table(rows), part)
+
+
+@torch.no_grad()
+def encode(model: "UniF2aceModel", pixel_values: torch.Tensor, features: bool = True) -> dict[str, np.ndarray]:
+    """
+    What the frozen parts of a model make of pictures.
+
+    Args:
+        model ([`UniF2aceModel`]): The model.
+        pixel_values (`torch.Tensor` of shape `(pictures, 3, R, R)`): In [-1, 1].
+        features (`bool`, *optional*, defaults to `True`): Whether the encoders are asked too, as far as there are any.
+
+    Returns:
+        `dict[str, np.ndarray]`: `codes` (pictures, N) int32, and `clip_features` (pictures, patches, width) and
+        `face_features` (pictures, length) float16.
+    """
+    pixel_values = pixel_values.to(next(model.parameters()).device)
+    found = {"codes": model.encode_images(pixel_values).to(torch.int32)}
+    if features:
+        for name, values in (
+            ("clip_features", model.encode_clip(pixel_values)),
+            ("face_features", model.encode_face(pixel_values)),
+        ):
+            if values is not None:
+                found[name] = values.to(torch.float16)
+    return {name: values.cpu().numpy() for name, values in found.items()}
+
+
+def _as_row(record: FaceRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "source": record.source,
+        "identity": record.identity,
+        "captions": record.captions,
+        "questions": [
+            {"kind": item.kind, "attribute": item.attribute, "question": item.question, "answer": item.answer}
+            for item in record.questions
+        ],
+        # pairs, not a struct: records of different data sets have different names
+        "attributes": list(record.attributes.items()),
+        "visible": list(record.visible.items()),
+        "labels": list(record.labels.items()),
+    }
+
+
+def _table(rows: list[dict[str, Any]]):
+    """The Arrow table of rows. Features are flat lists; their shape is in the metadata of the column."""
+    import pyarrow as pa
+
+    text = pa.string()
+    pair = pa.list_(text)
+    question = pa.struct([(name, text) for name in ("kind", "attribute", "question", "answer")])
+    columns: dict[str, pa.DataType] = {
+        "id": text,
+        "source": text,
+        "identity": text,
+        "captions": pa.list_(text),
+        "questions": pa.list_(question),
+        "attributes": pa.list_(pair),
+        "visible": pa.list_(pair),
+        "labels": pa.list_(pair),
+    }
+    values = {name: [row[name] for row in rows] for name in columns}
+    values["visible"] = [[[name, "yes" if seen else "no"] for name, seen in row["visible"]] for row in rows]
+    arrays = [pa.array(values[name], kind) for name, kind in columns.items()]
+    fields = [pa.field(name, kind) for name, kind in columns.items()]
+    for name in (name for name in FEATURES if name in rows[0]):
+        stacked = np.stack([row[name] for row in rows])
+        flat = pa.array(stacked.reshape(-1))
+        array = pa.FixedSizeListArray.from_arrays(flat, stacked[0].size)
+        arrays.append(array)
+        shape = json.dumps(stacked.shape[1:])
+        fields.append(pa.field(name, array.type, metadata={"shape": shape}))
+    return pa.table(arrays, schema=pa.schema(fields))
+
+
+class _Column(Sequence):
+    """One column of features, one array a picture."""
+
+    def __init__(self, table, name: str):
+        self.column = table.column(name)
+        self.shape = json.loads(table.schema.field(name).metadata[b"shape"])
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        flat = self.column[number].values.to_numpy(zero_copy_only=False)
+        return (flat.astype(np.int64) if flat.dtype == np.int32 else flat.astype(np.float32)).reshape(self.shape)
+
+
+class PreparedFaces(Sequence):
+    """
+    What [`prepare`] wrote: face records without pictures, and the columns that stand for these.
+
+    Files are turned into uncompressed Arrow files once, beside them, and mapped into memory: any row is read without
+    reading the others.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Attributes:
+        columns (`dict[str, Sequence]`): `codes`, `clip_features`, `face_features`, as far as there are any.
+
+    Raises:
+        FileNotFoundError: if there is no complete data set.
+    """
+
+    def __init__(self, folder: str | Path):
+        import pyarrow as pa
+
+        self.folder = Path(folder)
+        files = [self.folder / shard["file"] for shard in _shards(self.folder)]
+        self.table = pa.concat_tables([_mapped(path) for path in files], promote_options="permissive")
+        self.columns = {name: _Column(self.table, name) for name in FEATURES if name in self.table.column_names}
+        self._words = self.table.drop_columns(list(self.columns))
+        self._convert = StoredRecords()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, number: int) -> FaceRecord:
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)}")
+        row = self._words.slice(number, 1).to_pylist()[0] | {"image": None}
+        for name in ("attributes", "visible", "labels"):
+            row[name] = dict(row[name])
+        row["visible"] = {name: seen == "yes" for name, seen in row["visible"].items()}
+        return self._convert(row)
+
+
+def _shards(folder: Path) -> Iterator[dict[str, Any]]:
+    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("prepared*.json"))]
+    if not manifests:
+        raise FileNotFoundError(f"{folder} holds no prepared data: make them with `unif2ace data prepare`")
+    wanted = manifests[0]["settings"]["parts"]
+    complete = sum(manifest["complete"] for manifest in manifests)
+    if complete < wanted:
+        raise FileNotFoundError(
+            f"{folder} holds {complete} of {wanted} complete parts: run `unif2ace data prepare` again to go on"
+        )
+    shards = [shard for manifest in manifests for shard in manifest["shards"]]
+    if not shards:
+        raise FileNotFoundError(f"{folder} holds no sample")
+    return iter(shards)
+
+
+def _mapped(path: Path):
+    """A parquet file as a memory-mapped Arrow table."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    arrow = path.with_suffix(".arrow")
+    if not arrow.exists() or arrow.stat().st_mtime < path.stat().st_mtime:
+        table = pyarrow.parquet.read_table(path)
+        with (
+            replacing(arrow) as part,
+            pa.OSFile(str(part), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+    return pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()
+
+
+def prepared_rows(folder: str | Path, **options: Any) -> FaceRows:
+    """
+    Training rows of a prepared folder: `data.source: unif2ace.training.data.prepare:prepared_rows` in a configuration.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+        options: Those of [`FaceRows`]: `passes`, `seed`, `caption_share`, `max_questions`.
+    """
+    faces = PreparedFaces(folder)
+    return FaceRows(faces, features=faces.columns, **options)
+
+
+def _part(text: str) -> tuple[int, int]:
+    rank, slash, size = text.partition("/")
+    if not slash or not rank.isdigit() or not size.isdigit() or int(rank) >= int(size):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part, expected NUMBER/COUNT, 0/4 to 3/4")
+    return int(rank), int(size)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `unif2ace data prepare`."""
+    add_source_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    add_model_arguments(parser)
+    parser.add_argument("--part", type=_part, default=(0, 1), metavar="R/N", help="this machine's part of the work")
+    parser.add_argument(
+        "--shard-size",
+        type=positive_int,
+        default=1000,
+        metavar="N",
+        help="pictures in a file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=16, metavar="N", help="pictures at a time (default: %(default)s)"
+    )
+    parser.add_argument("--codes-only", action="store_true", help="leave out CLIP and face features")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that were made otherwise")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare a data set."""
+    from ...cli import load_pipeline
+
+    stream = open_source(arguments)
+    pipe = load_pipeline(arguments)
+    model = pipe.transformer.model
+    made_with = {
+        "source": arguments.source,
+        "split": arguments.split,
+        "config": arguments.config,
+        "columns": arguments.columns,
+        "weights": fingerprint(model),
+    }
+    path = prepare(
+        stream,
+        arguments.output,
+        model,
+        pipe.processor.image_processor,
+        made_with,
+        part=arguments.part,
+        shard_size=arguments.shard_size,
+        batch_size=arguments.batch_size,
+        features=not arguments.codes_only,
+        overwrite=arguments.overwrite,
+    )
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    rows = sum(shard["rows"] for shard in manifest["shards"])
+    print_broken(stream)
+    print(f"{arguments.output}: {rows} pictures in {len(manifest['shards'])} files")
+
+
+def fingerprint(model: "UniF2aceModel") -> dict[str, str]:
+    """Hashes of the weights that make codes and features."""
+    import hashlib
+
+    found = {}
+    for name in ("vq_model", "vision_tower", "face_encoder"):
+        part = getattr(model, name)
+        if part is not None:
+            digest = hashlib.sha256()
+            for key, tensor in sorted(part.state_dict().items()):
+                digest.update(key.encode())
+                digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+            found[name] = digest.hexdigest()
+    return found
