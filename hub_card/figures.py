@@ -1,8 +1,7 @@
-"""The pictures of a card: loss curves, and faces that the published model made."""
+"""The pictures of a card: faces that the published model made."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -20,36 +19,6 @@ SAMPLE_PROMPTS = (
     "a man with a full beard looking to the side",
     "a laughing woman with a ponytail and red lipstick",
 )
-
-
-def loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes | None:
-    """
-    A PNG of the losses over the steps, training and evaluation beside each other; `None` if there is no curve or no
-    matplotlib to draw it.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return None
-    groups = [
-        {name: points for name, points in curves.items() if name.startswith("eval") == is_evaluation}
-        for is_evaluation in (False, True)
-    ]
-    groups = [group for group in groups if group]
-    if not groups:
-        return None
-    figure = Figure(figsize=(6 * len(groups), 4), layout="constrained")
-    for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
-        for name, points in sorted(group.items()):
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
-        if all(value > 0 for points in group.values() for _, value in points):
-            axes.set_yscale("log")
-        axes.set_xlabel("step")
-        axes.legend(fontsize="x-small")
-        axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def sample_grid(model: Path, count: int) -> tuple[bytes, list[str]]:
@@ -75,7 +44,7 @@ def sample_grid(model: Path, count: int) -> tuple[bytes, list[str]]:
     for seed, prompt in enumerate(tqdm(prompts, desc="pictures for the card", disable=None)):
         images = pipe(prompt, generator=torch.Generator().manual_seed(seed)).images
         pictures.append(images[0])
-    return _png(_grid(pictures)), prompts
+    return png(_grid(pictures)), prompts
 
 
 def _fitting(processor, prompt: str) -> str:
@@ -101,7 +70,8 @@ def _grid(pictures: list[Image.Image], side: int = 128) -> Image.Image:
     return grid
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
+    """A picture as the content of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()

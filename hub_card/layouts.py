@@ -136,7 +136,7 @@ def _diffusers(checkpoint: Checkpoint) -> dict[str, Content]:
 
 
 def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
-    if not base or os.path.isabs(base) or os.path.isdir(base):
+    if not base or base.count("/") != 1 or os.path.isabs(base) or os.path.isdir(base):
         raise ValueError(
             f"the adapter's base_model_name_or_path is {base!r}, expected the Hub repository of the model that it "
             "changes: publish the base first, or name it with base_model=... (--base-model ORG/NAME)"

@@ -12,8 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..modeling_unif2ace import UniF2aceConfig
 from ..training.evaluation.report import explanation, questions_table, summary_table
+from ..training.plots import plot_losses
 from .card import checkpoint_sha256, count_parameters, eval_results, loss_table, measured_on
-from .figures import loss_curves, sample_grid
+from .figures import png, sample_grid
 from .layouts import ADAPTER, Checkpoint, Content
 from .run_facts import RunFacts
 
@@ -93,9 +94,8 @@ class PublishedCard:
 
     def draw(self) -> None:
         """Make the pictures, once for all repositories."""
-        curves = loss_curves(self.run.curves())
-        if curves is not None:
-            self.pictures["card/curves.png"] = curves
+        if any("step" in entry for entry in self.run.log):
+            self.pictures["card/curves.png"] = png(plot_losses(self.run.log))
         if self.num_samples and not self.checkpoint.is_adapter:
             self.pictures["card/samples.png"], self.prompts = sample_grid(self.checkpoint.folder, self.num_samples)
 
@@ -114,7 +114,6 @@ class PublishedCard:
             repo_id=names[layout],
             revision=revisions[layout],
             base_model=self.base_model,
-            base_revision=self.checkpoint.config.get("revision") if self.checkpoint.is_adapter else None,
             other=next((name for other, name in names.items() if other != layout), None),
         )
         body = self._body(layout, names[layout]) if self.written is None else self.written.text.lstrip()
@@ -158,7 +157,7 @@ class PublishedCard:
         return {"license": "other", "license_name": name, "license_link": self.known.get("license_link") or "LICENSE"}
 
     def _body(self, layout: str, repo_id: str) -> str:
-        checkpoint, record = self.checkpoint, self.run.record
+        checkpoint, run = self.checkpoint, self.run
         facts: dict[str, Any] = {"max_text_length": "as many as the base model reads"}
         if checkpoint.is_adapter:
             facts["adapter_kind"] = str(checkpoint.config.get("peft_type", "PEFT")).upper()
@@ -179,12 +178,12 @@ class PublishedCard:
             layout=layout,
             base_model=self.base_model,
             samples=self.prompts,
-            run=record,
-            data=_data_sentence(record.get("data", {})),
-            time=_time_sentence(record),
-            arguments=record.get("arguments", {}),
-            versions=", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
-            loss_table=loss_table([{"seconds": 0.0, **entry} for entry in self.run.log if "step" in entry]),
+            run=bool(run.starts or run.log),
+            data=run.data_sentence(),
+            time=run.time_sentence(),
+            arguments=run.arguments,
+            versions=run.versions,
+            loss_table=loss_table([entry for entry in run.log if "step" in entry]),
             curves="card/curves.png" in self.pictures,
             summary=summary_table(quality) if quality else None,
             explanation=explanation(quality) if quality else None,
@@ -207,30 +206,3 @@ def _written_card(folder: Path) -> ModelCard | None:
         return None
     text = path.read_text(encoding="utf-8")
     return None if _GAP.search(text) else ModelCard(text)
-
-
-def _data_sentence(data: Mapping[str, Any]) -> str:
-    if not data:
-        return "The record of the run does not say what it was trained on."
-    name = data.get("dataset_name") or data["kind"]
-    parts = [f"{data['rows']:,} rows of `{name}`." if "rows" in data else f"`{name}`."]
-    parts += [str(data[key]) for key in ("provenance", "description") if data.get(key)]
-    parts += [f"Source: {data['homepage']}."] if data.get("homepage") else []
-    parts += [f"Licence of the data: {data['license']}."] if data.get("license") else []
-    return " ".join(parts)
-
-
-def _time_sentence(record: Mapping[str, Any]) -> str:
-    if not record:
-        return ""
-    machine, minutes = record["hardware"], record["seconds"] / 60
-    gpus = machine.get("gpus") or []
-    where = f"{len(gpus)} × {gpus[0]}" if gpus else f"{machine['cpu_cores']} CPU cores ({machine['machine']})"
-    memory = f", at most {machine['peak_gpu_memory_gib']} GiB of each" if machine.get("peak_gpu_memory_gib") else ""
-    unfinished = "" if record.get("finished") else ", not finished when this was written"
-    return (
-        f"{record['steps']:,} steps of {record['rows_per_step']} rows in {minutes:.1f} minutes on {where}"
-        f"{memory}, {record['processes']} process{'es' if record['processes'] > 1 else ''}, seed {record['seed']}; "
-        f"{record['trained_parameters'] / 1e6:,.1f}M of {record['parameters'] / 1e6:,.1f}M parameters were trained"
-        f"{unfinished}."
-    )

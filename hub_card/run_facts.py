@@ -1,70 +1,104 @@
-"""What a training run left behind, read for its card: `run.json`, the log, measured quality."""
+"""What a training run left behind, read for its card: configuration, starts of the run, log."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..training.run_record import RUN_FILE
+import yaml
+
+from ..training.callbacks import LOG_FILE, read_lines
+from ..training.run_folder import CONFIG_FILE, RUN_FILE
+from .card import training_minutes
 
 
-LOG_FILES = ("log.jsonl", "trainer_state.json")
+# places and secrets of the machine that trained, and what only concerns how it reported
+_PRIVATE = ("dir", "token", "run_name", "report_to", "hub_", "push_to_hub", "disable_tqdm", "local_rank", "resume")
 
 
 @dataclass
 class RunFacts:
     """
-    A run.
+    A run, as [`~unif2ace.training.run_folder.write_run`] and the log of training describe it.
 
     Args:
         folder (`Path`, *optional*): Where it was found.
-        record (`dict`): What [`~unif2ace.training.run_record.RunRecord`] wrote; empty without it.
+        config (`dict`): Its configuration; empty if it left none.
+        starts (`list[dict]`): One entry for each time it was started.
         log (`list[dict]`): Logged entries, each with its `step`.
     """
 
     folder: Path | None = None
-    record: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    starts: list[dict[str, Any]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def find(cls, model: Path, run: str | os.PathLike | None = None) -> "RunFacts":
         """
-        The run of a model: the folder that is named, or the model's own or the one around it.
+        The run of a model: the folder that is named, or the model's own, or the one around it.
 
         Raises:
             FileNotFoundError: if a folder is named that holds no run.
         """
         for folder in (Path(run),) if run is not None else (model, model.resolve().parent):
-            facts = cls(folder, _read_object(folder / RUN_FILE), _read_log(folder))
-            if facts.record or facts.log:
+            facts = cls(
+                folder,
+                _read_yaml(folder / CONFIG_FILE) or {},
+                _read_yaml(folder / RUN_FILE) or [],  # JSON is YAML
+                read_lines(folder / LOG_FILE) if (folder / LOG_FILE).is_file() else [],
+            )
+            if facts.starts or facts.log:
                 return facts
         if run is not None:
-            raise FileNotFoundError(
-                f"{run} holds neither {RUN_FILE} nor {' nor '.join(LOG_FILES)}: it is no run's folder"
-            )
+            raise FileNotFoundError(f"{run} is no run's folder: it has neither {RUN_FILE} nor {LOG_FILE}")
         return cls()
 
-    def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """The course of every logged loss: (step, value) pairs by name."""
-        found: dict[str, dict[int, float]] = {}
-        for entry in self.log:
-            for name, value in entry.items():
-                if name.endswith("loss") and isinstance(value, (int, float)) and "step" in entry:
-                    found.setdefault(name, {})[entry["step"]] = float(value)
-        return {name: sorted(points.items()) for name, points in found.items() if len(points) > 1}
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Training arguments that were given, without places and secrets of the machine."""
+        given = self.config.get("training", {})
+        return {name: value for name, value in given.items() if not any(part in name for part in _PRIVATE)}
+
+    @property
+    def versions(self) -> str:
+        """Versions of the packages at the last start."""
+        last = self.starts[-1] if self.starts else {}
+        found = {"python": last.get("python")} | last.get("packages", {})
+        return ", ".join(f"{name} {version}" for name, version in found.items() if version)
+
+    def data_sentence(self) -> str:
+        """What it was trained on, as far as the run says it."""
+        data, rows = self.config.get("data"), next((start["rows"] for start in self.starts if "rows" in start), None)
+        sentences = [f"{rows:,} rows."] if rows is not None else []
+        if isinstance(data, dict):
+            shown = {name: value for name, value in data.items() if isinstance(value, (str, int, float, bool))}
+            sentences.append("; ".join(f"`{name}`: {value}" for name, value in shown.items()) + ".")
+        elif data:
+            sentences.append(str(data))
+        return " ".join(sentences) or "The run does not say what it was trained on."
+
+    def time_sentence(self) -> str:
+        """How long it took, and on what."""
+        sentences = []
+        if self.log:
+            steps = max(entry.get("step", 0) for entry in self.log)
+            timed = [entry for entry in self.log if "seconds" in entry]
+            minutes = f" in {training_minutes(timed):.1f} minutes" if timed else ""
+            sentences.append(f"{steps:,} steps{minutes}")
+        if self.starts:
+            last = self.starts[-1]
+            count = last.get("processes", 1)
+            sentences.append(
+                f"{count} process{'es' if count > 1 else ''} on {last.get('device', 'an unknown device')}"
+            )
+            if "parameters" in last:
+                trained, every = last.get("trained_parameters", 0) / 1e6, last["parameters"] / 1e6
+                sentences.append(f"{trained:,.1f}M of {every:,.1f}M parameters trained")
+            if len(self.starts) > 1:
+                sentences.append(f"started {len(self.starts)} times")
+        return "; ".join(sentences) + "." if sentences else ""
 
 
-def _read_log(folder: Path) -> list[dict[str, Any]]:
-    for name in LOG_FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return json.loads(path.read_text(encoding="utf-8")).get("log_history", [])
-    return []
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,7 +1,6 @@
 """Publishing over real HTTP to a Hub of this process, and loading again in a process that lacks the package."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
-from local_hub import TOKEN, HubError, LocalHub
+from local_hub import TOKEN, HubError
 from PIL import Image
 from tiny_checkpoint import save_tiny_checkpoint
 
@@ -23,32 +22,6 @@ from unif2ace.hub_card.remote_code import PACKAGE, flat_code, single_file
 QUIET = {"samples": 0, "report": lambda text: None}
 FACE = Image.new("RGB", (20, 20), "tan")
 PROMPT = "a man with a hat"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub for this process and its children: `hub.environment` is what children need."""
-    with LocalHub() as hub:
-        constants = {
-            "HF_HUB_OFFLINE": False,
-            "ENDPOINT": hub.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HF_HUB_DISABLE_XET": True,
-        }
-        for name, value in constants.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
-        hub.environment = inherited | {
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": TOKEN,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
-        yield hub
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
             Stop after so much training time, a resumed run's earlier parts included, and let the learning rate follow
             a cosine over the time, ending at zero. `max_steps` still holds.
 
+        hub_license (`str`, *optional*):
+            Licence of the weights, as the Hub names it (`"apache-2.0"`); needed with `push_to_hub=True`.
+
     Defaults that differ from transformers': `remove_unused_columns=False`, `report_to="none"`, `max_grad_norm=1.0`,
     `adam_beta2=0.98`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not a number should
     be seen).
@@ -75,6 +78,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
     t2i_fraction: float | None = field(default=None, metadata={"help": "Share of text-to-image rows in a batch."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Muon's, of the weight matrices."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights; off if not set."})
+    hub_license: str | None = field(default=None, metadata={"help": "Licence of the weights on the Hub."})
     max_minutes: float | None = field(default=None, metadata={"help": "Training time, in minutes."})
 
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
@@ -102,3 +106,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value}, expected more than 0")
+        if self.push_to_hub and self.hub_license is None:  # better now than when training is over
+            raise ValueError(
+                'push_to_hub=True needs hub_license, the licence of the weights: "apache-2.0", "mit", ...'
+            )

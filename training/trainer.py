@@ -520,6 +520,45 @@ class UniF2aceTrainer(Trainer):
         elif self.args.should_save:
             rotate_checkpoints(run_folder, limit, self.state.best_model_checkpoint, use_mtime=False)
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> list:
+        """
+        Publish the model as `unif2ace publish` does: both layouts, with code and a card made from this run.
+
+        Args:
+            token (`str`, *optional*): Access token; `args.hub_token` by default.
+            private (`bool`, *optional*): Whether new repositories are private; `args.hub_private_repo` by default.
+            kwargs:
+                Other options of [`~unif2ace.hub_card.publish.publish`]; `license` is `args.hub_license` by default.
+            commit_message, blocking, revision: Accepted because every trainer has them; not used.
+
+        Returns:
+            `list[PublishedRepository]`; empty in other processes than the first.
+        """
+        from .hub import publish_trainer
+
+        options = {
+            "token": token or self.args.hub_token,
+            "private": self.args.hub_private_repo if private is None else private,
+            "license": self.args.hub_license,
+        }
+        name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        return publish_trainer(self, name, **(options | kwargs))
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: `publish` makes repositories when there is something to put into them."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy != "end":
+            self.push_to_hub(samples=0)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)

@@ -1,0 +1,166 @@
+"""From a training run to the Hub, by `push_to_hub` and by the callback, with a card that tells of the run."""
+
+import json
+import re
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from local_hub import TOKEN
+from tiny_checkpoint import TEXTS, save_tiny_checkpoint
+from torch.utils.data import Dataset
+
+from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor, UniF2aceTrainer, UniF2aceTrainingArguments
+from unif2ace.hub_card.card import checkpoint_sha256
+from unif2ace.hub_card.layouts import Checkpoint
+from unif2ace.hub_card.published_card import PublishedCard
+from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.hub import STAGING, PublishCallback
+
+
+class Rows(Dataset):
+    """Four rows of both tasks."""
+
+    tasks = ["t2i", "mmu"] * 4
+
+    def __len__(self):
+        return len(self.tasks)
+
+    def __getitem__(self, index):
+        row = {"task": self.tasks[index], "codes": torch.arange(16), "pixel_values": torch.zeros(3, 16, 16)}
+        return row | ({"text": TEXTS[0]} if row["task"] == "t2i" else {"turns": [("Who is it?", "a man")]})
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(processing_class=True, **arguments):
+        folder = save_tiny_checkpoint(tmp_path / "start")
+        processor = UniF2aceProcessor.from_pretrained(folder)
+        model = UniF2aceForConditionalGeneration.from_pretrained(folder)
+        settings = {"max_steps": 3, "learning_rate": 1e-3, "logging_steps": 1, "save_strategy": "no", "use_cpu": True}
+        settings |= {"per_device_train_batch_size": 4, "disable_tqdm": True, "dataloader_pin_memory": False}
+        return UniF2aceTrainer(
+            model=model,
+            args=UniF2aceTrainingArguments(str(tmp_path / "faces"), **(settings | arguments)),
+            train_dataset=Rows(),
+            data_collator=UniF2aceCollator(processor.tokenizer, model.config),
+            processing_class=processor if processing_class else None,
+        )
+
+    return make
+
+
+def test_push_to_hub_publishes_the_averaged_weights(hub, make_trainer, tmp_path):
+    trainer = make_trainer(ema_decay=0.5, hub_license="mit", hub_model_id="tester/faces")
+    trainer.train()
+    transformers_repo, _ = trainer.push_to_hub(token=TOKEN, samples=2, report=lambda text: None)
+    loaded = UniF2aceForConditionalGeneration.from_pretrained(
+        "tester/faces", revision=transformers_repo.revision, token=TOKEN
+    )
+    with trainer.averaged_weights():
+        for name, tensor in trainer.model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert not (tmp_path / "faces" / STAGING).exists()
+
+    files = hub.files("tester/faces")
+    text = files["README.md"].decode()
+    assert "3 steps" in text and "8 rows" in text and "| `learning_rate` | `0.001` |" in text
+    assert "| 1 |" in text and "![Losses over the steps](card/curves.png)" in text
+    assert (
+        "1 process on " in text and "torch 2" in text and "picture *i* is made from prompt *i* with seed *i*" in text
+    )
+    assert files["card/curves.png"].startswith(b"\x89PNG") and files["card/samples.png"].startswith(b"\x89PNG")
+    assert str(tmp_path) not in text and TOKEN not in text
+    for unfinished in ("information needed", "None", "Undefined", "{{", "nan"):
+        assert unfinished.lower() not in text.replace("{{UniF$^2$ace}", "").lower(), unfinished
+
+
+def test_arguments_push_at_the_end_or_at_every_checkpoint(hub, make_trainer, monkeypatch):
+    monkeypatch.setattr("unif2ace.hub_card.publish.print", lambda text: None, raising=False)
+    with pytest.raises(ValueError, match="needs hub_license"):
+        make_trainer(push_to_hub=True)
+    settings = {"push_to_hub": True, "hub_license": "mit", "hub_model_id": "tester/often", "hub_token": TOKEN}
+    trainer = make_trainer(save_strategy="steps", save_steps=2, **settings)
+    assert not hub.repos  # nothing to publish yet
+    trainer.train()
+    assert len([message for message in hub.messages("tester/often") if message.startswith("Weights")]) == 2
+    assert "modeling_unif2ace.py" in hub.files("tester/often")
+    assert not [name for name in hub.files("tester/often") if name.endswith((".bin", ".pt"))]
+
+
+def test_callback_publishes_when_training_ends(hub, make_trainer):
+    trainer = make_trainer()
+    options = {"license": "mit", "private": True, "layouts": ("transformers",), "samples": 0, "token": TOKEN}
+    trainer.add_callback(PublishCallback(trainer, "tester/faces", report=lambda text: None, **options))
+    trainer.train()
+    assert hub.repos["tester/faces"].private and "README.md" in hub.files("tester/faces")
+    with pytest.raises(ValueError, match="processing_class is a NoneType"):
+        make_trainer(processing_class=False).push_to_hub(license="mit", token=TOKEN)
+
+
+# --- the card alone --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("run") / "final")
+
+
+def card_of(folder, layout="transformers", **options):
+    card = PublishedCard(Checkpoint.read(folder), **({"license": "mit"} | options))
+    names = {"transformers": "me/faces", "diffusers": "me/faces-diffusers"}
+    files = card.files(layout, names, {"transformers": "a" * 40, "diffusers": "b" * 40})
+    return ModelCard(files["README.md"].decode())
+
+
+@pytest.mark.parametrize("layout", ["transformers", "diffusers"])
+def test_metadata_is_what_the_hub_reads(checkpoint, layout):
+    data = card_of(checkpoint, layout, base_model="me/base").data.to_dict()
+    assert data["library_name"] == layout and data["license"] == "mit" and data["language"] == "en"
+    assert data["pipeline_tag"] == ("image-text-to-text" if layout == "transformers" else "text-to-image")
+    assert data["base_model"] == "me/base" and {"unif2ace", "face", "custom_code", "moe"} <= set(data["tags"])
+
+
+def test_snippets_pin_the_revision(checkpoint):
+    for layout, revision in (("transformers", "a" * 40), ("diffusers", "b" * 40)):
+        text = card_of(checkpoint, layout).text
+        for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            compile(snippet, layout, "exec")
+            assert revision in snippet and max(map(len, snippet.splitlines())) < 120
+
+
+def test_a_card_without_a_run_says_what_is_unknown(checkpoint):
+    text = card_of(checkpoint).text
+    assert "had no record of the training run" in text and "Quality was not measured" in text
+    assert "No number on this page is" in text
+
+
+def test_numbers_are_shown_only_if_they_belong_to_the_weights(checkpoint, tmp_path):
+    measured = {"value": 0.9, "low": 0.88, "high": 0.92}
+    settings = {"model_sha256": checkpoint_sha256(checkpoint), "split": "test", "count": 500, "seeds": [0]}
+    captions = {
+        "precision": measured,
+        "recall": measured,
+        "stated": measured,
+        "reference_facts": 17.0,
+        "attributes": {},
+    }
+    quality = {"settings": settings | {"steps": 16, "guidance": 3.0}, "versions": {}, "captions": captions}
+    path = tmp_path / "quality.json"
+    path.write_text(json.dumps(quality))
+    card = card_of(checkpoint, quality=path)
+    assert "| captions: precision | 0.900 [0.880, 0.920] |" in card.text
+    assert {result.metric_value for result in card.data.eval_results} == {0.9}
+    quality["settings"]["model_sha256"] = "another"
+    path.write_text(json.dumps(quality))
+    assert "Quality was not measured" in card_of(checkpoint, quality=path).text
+
+
+def test_a_card_in_the_folder_is_kept_but_for_its_snippets(checkpoint, tmp_path):
+    folder = save_tiny_checkpoint(tmp_path / "model")
+    written = "---\nlicense: cc-by-4.0\ndatasets: [me/data]\n---\n\n# Mine\n\n## Use\n\noutdated\n\n## More\n\nkept\n"
+    (folder / "README.md").write_text(written)
+    card = card_of(folder, license=None)
+    assert card.data.license == "cc-by-4.0" and card.data.datasets == ["me/data"]
+    assert card.text.lstrip().startswith("# Mine") and "outdated" not in card.text and "## More\n\nkept" in card.text
+    assert card.text.count("## Use") == 1 and "a" * 40 in card.text
