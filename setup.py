@@ -19,6 +19,7 @@ SUBPACKAGES = [
     "training.data",
     "training.data.face_sources",
     "training.evaluation",
+    "training.evaluation.metrics",
     "training.configs",
     "hub_card",
     "serving",
@@ -29,10 +30,12 @@ TRAIN = [
     "evaluate>=0.4.6,<0.5",  # the metrics' common interface
     "jinja2>=3.1",  # model cards from templates
     "matplotlib>=3.10,<4",  # plots of a run, loss curves on model cards
+    "openai>=1.60,<4",  # judges behind any server of that protocol, and the client that the HTTP service is made for
     "peft>=0.21,<1",  # LoRA fine-tuning
     "pyyaml>=6",  # training configurations
     "resvg-py>=0.5,<0.6",  # draws the painted faces; pinned, since its pixels are the data
     "tensorboard>=2.19",  # training curves
+    "torchmetrics>=1.8,<2",  # Fréchet distance; its base needs no torchvision, and its [image] extra must not be used
     "trl>=1.16,<2",  # preference and supervised tuning of the understanding side
 ]
 DATA = [
@@ -56,9 +59,9 @@ DEV = [
     *DATA,
     "hypothesis>=6.140",  # property-based tests of hostile input
     *SERVE,
-    "openai>=1.60",  # the client that the HTTP service is made for
     "pytest>=8.4",  # runs the tests
     "ruff>=0.12",  # lint and format
+    "scipy>=1.15",  # an independent matrix square root to check the Fréchet distance with
 ]
 
 setup(
