@@ -323,6 +323,11 @@ class UniF2aceConfig(PreTrainedConfig):
         vision_model_id (`str`, *optional*, defaults to `"openai/clip-vit-large-patch14-336"`):
             Hub id of the CLIP model whose features the CLIP expert was trained on, when it is not in the checkpoint.
         vision_feature_layer (`int`, *optional*, defaults to -2): Hidden state of CLIP that is used (Show-o: -2).
+        understanding_input (`str`, *optional*, defaults to `"codes"`):
+            How understanding rows see their picture: `"codes"`, the image tokenizer's codes, or `"clip"`, CLIP patch
+            features through `mm_projector` (Linear, GELU, Linear), as Show-o's `w_clip_vit` variant.
+        num_clip_tokens (`int`, *optional*): Patches of one image, the length of its span with `"clip"`; read from
+            `vision_config` when that is given, else 576 (ViT-L/14 at 336 pixels).
         clip_feature_size (`int`, *optional*): Width of CLIP's features; read from `vision_config` when that is given.
         face_feature_size (`int`, *optional*): Width of the face embedding; read from `face_config` when given.
         text_vocab_size (`int`, *optional*, defaults to 50295):
@@ -360,6 +365,8 @@ class UniF2aceConfig(PreTrainedConfig):
     face_config: dict | PreTrainedConfig | None = None
     vision_model_id: str | None = "openai/clip-vit-large-patch14-336"
     vision_feature_layer: int = -2
+    understanding_input: str = "codes"
+    num_clip_tokens: int | None = None
     clip_feature_size: int | None = None
     face_feature_size: int | None = None
     text_vocab_size: int = 50_295
@@ -378,6 +385,10 @@ class UniF2aceConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.resampler_intermediate_size is None:
             self.resampler_intermediate_size = 4 * self.resampler_hidden_size
+        if self.vision_config is not None:
+            self.num_clip_tokens = (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+        elif self.num_clip_tokens is None:
+            self.num_clip_tokens = 576
         if self.vision_config is not None:
             self.clip_feature_size = self.vision_config.hidden_size
         elif self.clip_feature_size is None:
@@ -408,6 +419,11 @@ class UniF2aceConfig(PreTrainedConfig):
                 f"{name}: resampler_hidden_size={self.resampler_hidden_size} is not a multiple of "
                 f"resampler_num_heads={self.resampler_num_heads}"
             )
+        _one_of(name, "understanding_input", self.understanding_input, ("codes", "clip"))
+        if self.understanding_input == "clip" and self.image_position_embeddings:
+            raise ValueError(
+                f'{name}: image_position_embeddings are for image codes, but understanding_input="clip" has none'
+            )
         _one_of(name, "noise_feature", self.noise_feature, ("mask_ratio", "gaussian"))
         if self.noise_feature_size % 2:
             raise ValueError(f"{name}: noise_feature_size={self.noise_feature_size} is not even")
@@ -416,6 +432,11 @@ class UniF2aceConfig(PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Codes of one image."""
         return self.vq_config.grid_size**2
+
+    @property
+    def num_understanding_tokens(self) -> int:
+        """Places that one image takes in an understanding row: its codes, or its CLIP patches."""
+        return self.num_clip_tokens if self.understanding_input == "clip" else self.num_image_tokens
 
     @property
     def image_code_offset(self) -> int:
@@ -429,7 +450,7 @@ class UniF2aceConfig(PreTrainedConfig):
 
     @property
     def image_token_id(self) -> int:
-        """Placeholder that `pixel_values` fill with codes: the mask token, an image code that is not known yet."""
+        """Placeholder that `pixel_values` fill: the mask token, an image code that is not known yet."""
         return self.mask_token_id
 
     def special_token_id(self, token: str) -> int:

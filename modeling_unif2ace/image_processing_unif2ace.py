@@ -204,6 +204,14 @@ class UniF2aceImageProcessor(PilBackend):
         super().__init__(**kwargs)
         self.max_pixels = max_pixels
 
+    def center_crop(self, image: np.ndarray, size, **kwargs) -> np.ndarray:
+        """Cut out the centre, (C, H, W); a half pixel is rounded as torchvision, and so Show-o, rounds it."""
+        height, width = image.shape[-2:]
+        if height < size.height or width < size.width:
+            return super().center_crop(image, size, **kwargs)
+        top, left = round((height - size.height) / 2), round((width - size.width) / 2)
+        return image[..., top : top + size.height, left : left + size.width]
+
     @classmethod
     def from_resolution(cls, resolution: int, **kwargs) -> "UniF2aceImageProcessor":
         """The processor of square pictures `resolution` pixels wide, as `config.vq_config.resolution` asks for."""

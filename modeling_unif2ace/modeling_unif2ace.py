@@ -196,6 +196,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         block_sequence_ids: torch.LongTensor | None = None,
+        visible_columns: torch.BoolTensor | None = None,
         prepared_mask: bool = False,
         task_rows: TaskRows | None = None,
         image_span: ImageSpan | None = None,
@@ -212,6 +213,8 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
             past_key_values (`Cache`, *optional*): Keys and values of earlier tokens.
             block_sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Tokens with the same number from 0 up see each other in both directions; -1 is causal.
+            visible_columns (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                True at tokens that the whole row sees, also what stands before them.
             prepared_mask (`bool`, *optional*, defaults to `False`):
                 `attention_mask` is already the additive 4-D mask, or `None` for "everybody sees everything".
             task_rows, image_span, span_features: See `moe_unif2ace.py`.
@@ -237,6 +240,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 attention_mask=attention_mask,
                 past_key_values=past_key_values,
                 block_sequence_ids=block_sequence_ids,
+                or_mask_function=None if visible_columns is None else _sees_columns(visible_columns),
             )
         hidden_states = self.embed_dropout(inputs_embeds)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -257,6 +261,15 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.final_layernorm(hidden_states), past_key_values=past_key_values
         )
+
+
+def _sees_columns(columns: torch.BoolTensor):
+    """A mask function of transformers: whether the key's column is visible to everybody in the row."""
+
+    def sees(batch_idx, head_idx, q_idx, kv_idx):
+        return columns[batch_idx, kv_idx]
+
+    return sees
 
 
 @dataclass
@@ -302,9 +315,20 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         used = {*config.text_config.t2i_sequence_experts, *config.text_config.mmu_sequence_experts}
         if not config.text_config.sequence_moe_layers:
             used = set()
+        places = {"noise": config.num_image_tokens}
         self.resamplers = nn.ModuleDict(
-            {kind: UniF2aceResampler(config, size) for kind, size in sizes.items() if kind in used}
+            {
+                kind: UniF2aceResampler(config, size, places.get(kind, config.num_understanding_tokens))
+                for kind, size in sizes.items()
+                if kind in used
+            }
         )
+        self.mm_projector = None
+        if config.understanding_input == "clip":
+            width = config.text_config.hidden_size
+            self.mm_projector = nn.Sequential(
+                nn.Linear(config.clip_feature_size, width), nn.GELU(), nn.Linear(width, width)
+            )
         self.image_position_embeddings = None
         if config.image_position_embeddings:
             shape = (config.num_image_tokens, config.text_config.hidden_size)
@@ -406,34 +430,64 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         return input_ids.index_copy(0, image_rows, filled)
 
     def find_image_span(self, input_ids: torch.LongTensor, task_ids: torch.LongTensor) -> ImageSpan | None:
-        """The places of image codes and mask tokens; one image a row."""
+        """The places of image codes and mask tokens, with CLIP input of the patches' placeholders; one image a row."""
         is_code = input_ids >= self.config.image_code_offset
         counts = is_code.sum(-1)
         rows = counts.nonzero().squeeze(1)
         if len(rows) == 0:
             return None
-        num_tokens = self.config.num_image_tokens
-        if (counts[rows] != num_tokens).any():
-            raise ValueError(
-                f"rows have {counts.tolist()} image tokens, expected 0 or {num_tokens}: one whole image a row"
-            )
+        lengths = (self.config.num_image_tokens, self.config.num_understanding_tokens)  # by task
+        wanted = torch.where(task_ids[rows] == T2I, lengths[T2I], lengths[MMU])
+        if (counts[rows] != wanted).any():
+            expected = " or ".join(str(length) for length in sorted({0, *lengths}))
+            raise ValueError(f"rows have {counts.tolist()} image tokens, expected {expected}: one whole image a row")
         start = is_code[rows].int().argmax(-1)
-        positions = start[:, None] + torch.arange(num_tokens, device=input_ids.device)
-        return ImageSpan(rows=rows, positions=positions, task_ids=task_ids[rows])
+        longest = lengths[T2I] if lengths[T2I] == lengths[MMU] else int(wanted.max())
+        place = torch.arange(longest, device=input_ids.device)
+        mask = None
+        if lengths[T2I] != lengths[MMU] and (wanted != longest).any():
+            mask = place < wanted[:, None]
+            place = place.expand_as(mask).masked_fill(~mask, 0)
+        return ImageSpan(rows=rows, positions=start[:, None] + place, task_ids=task_ids[rows], mask=mask)
+
+    def project_clip(self, inputs_embeds, span: ImageSpan, clip_features) -> torch.FloatTensor:
+        """`inputs_embeds` with CLIP patch features through `mm_projector` in the understanding rows' image places."""
+        mmu = span.task_ids == MMU
+        if clip_features is None:
+            raise ValueError(
+                "this model reads pictures as CLIP features (understanding_input='clip') and has none: give "
+                "`pixel_values` and a tower (`set_vision_tower`), or precomputed `clip_features`"
+            )
+        if clip_features.shape[:2] != (int(mmu.sum()), self.config.num_clip_tokens):
+            raise ValueError(
+                f"clip_features have shape {tuple(clip_features.shape)}, expected {int(mmu.sum())} images with "
+                f"{self.config.num_clip_tokens} patches each"
+            )
+        projected = self.mm_projector(clip_features.to(self.mm_projector[0].weight.dtype))
+        positions = span.positions[mmu][:, : self.config.num_clip_tokens]
+        return inputs_embeds.index_put((span.rows[mmu][:, None], positions), projected.to(inputs_embeds.dtype))
 
     def attention_blocks(self, input_ids, attention_mask, span: ImageSpan) -> torch.LongTensor:
         """
         Who sees each other in both directions (B, S): 0 inside the block, -1 outside. Text to image: from start- to
-        end-of-image. Understanding: the whole prefix up to end-of-image, as in Show-o.
+        end-of-image. Understanding: the whole prefix up to end-of-image, as in Show-o; with CLIP input nothing, since
+        there everybody sees the patches (`clip_columns`) and all else is causal.
         """
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
-        start, end = span.positions[:, :1] - 1, span.positions[:, -1:] + 1
-        start = torch.where(span.task_ids[:, None] == T2I, start, 0)
+        start, end = span.positions[:, :1] - 1, span.last[:, None] + 1
+        understands = span.task_ids[:, None] == MMU
+        start = start.masked_fill(understands, 0 if self.mm_projector is None else input_ids.shape[1])
         inside = (place >= start) & (place <= end)  # (R, S)
         if attention_mask is not None:
             inside = inside & attention_mask[span.rows].bool()
         blocks = torch.full_like(input_ids, -1)
         return blocks.index_put((span.rows,), inside.long() - 1)
+
+    def clip_columns(self, input_ids: torch.LongTensor, task_ids: torch.LongTensor) -> torch.BoolTensor | None:
+        """The places (B, S) that everybody in the row sees, before or after: CLIP patches. `None` without any."""
+        if self.mm_projector is None:
+            return None
+        return (input_ids >= self.config.image_code_offset) & (task_ids == MMU)[:, None]
 
     def place_positions(self, input_ids, attention_mask, task_ids, span: ImageSpan | None) -> torch.LongTensor:
         """
@@ -474,6 +528,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         ((images, L, clip_feature_size) and (images, face_feature_size)) for understanding rows, resampled.
         """
         features = {}
+        length = span.positions.shape[1]
         t2i, mmu = span.rows_of(T2I), span.rows_of(MMU)
         # In training a resampler without rows sees an empty tensor: zero gradients instead of none, as data parallel
         # training needs when all rows of a batch have one task.
@@ -481,12 +536,13 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         if "noise" in self.resamplers and (len(t2i) or training):
             if noise_features is None:
                 if self.config.noise_feature == "mask_ratio":
-                    ids = input_ids[span.rows[t2i][:, None], span.positions[t2i]]
+                    ids = input_ids[span.rows[t2i][:, None], span.positions[t2i, : self.config.num_image_tokens]]
                     ratio = (ids == self.config.mask_token_id).float().mean(-1)
                     noise_features = sinusoidal_embedding(ratio, self.config.noise_feature_size)
                 else:
                     noise_features = torch.randn(len(t2i), self.config.noise_feature_size, device=input_ids.device)
-            features["noise"] = SpanFeature(span.place(self.resamplers["noise"](noise_features[:, None])), t2i)
+            noise = span.place(self.resamplers["noise"](noise_features[:, None]))
+            features["noise"] = SpanFeature(_fit(noise, length), t2i)
         if face_features is not None:
             face_features = face_features[:, None]
         for kind, external in (("clip", clip_features), ("face", face_features)):
@@ -502,7 +558,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 continue
             if len(external) != len(mmu):
                 raise ValueError(f"{len(external)} {kind} features for {len(mmu)} understanding rows with an image")
-            features[kind] = SpanFeature(self.resamplers[kind](external), mmu)
+            features[kind] = SpanFeature(_fit(self.resamplers[kind](external), length), mmu)
         return features
 
     @can_return_tuple
@@ -566,25 +622,30 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             is_t2i = (input_ids == self.config.special_token_id("<|t2i|>")).any(-1)
             task_ids = torch.where(is_t2i, T2I, MMU)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        span, features, blocks = None, None, None
+        span, features, blocks, columns = None, None, None, None
         if past == 0:
             span = self.find_image_span(input_ids, task_ids)
         if span is not None:
             mmu_images = span.rows[span.task_ids == MMU]
             if pixel_values is not None and len(mmu_images):
-                input_ids = self.fill_image_tokens(input_ids, pixel_values, mmu_images)
-                if clip_features is None and "clip" in self.resamplers:
+                if self.mm_projector is None:
+                    input_ids = self.fill_image_tokens(input_ids, pixel_values, mmu_images)
+                if clip_features is None and (self.mm_projector is not None or "clip" in self.resamplers):
                     clip_features = self.encode_clip(pixel_values)
                 if face_features is None and "face" in self.resamplers:
                     face_features = self.encode_face(pixel_values)
             features = self.span_features(input_ids, span, clip_features, face_features, noise_features)
             blocks = self.attention_blocks(input_ids, attention_mask, span)
+            if len(mmu_images):
+                columns = self.clip_columns(input_ids, task_ids)
         elif pixel_values is not None and past == 0:
             raise ValueError(f"{len(pixel_values)} images were given, but the text has no image placeholders")
         if position_ids is None and past == 0:
             position_ids = self.place_positions(input_ids, attention_mask, task_ids, span)
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, span)
+            if columns is not None:
+                inputs_embeds = self.project_clip(inputs_embeds, span, clip_features)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -592,6 +653,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             past_key_values=past_key_values,
             use_cache=use_cache,
             block_sequence_ids=blocks,
+            visible_columns=columns,
             task_rows=TaskRows(task_ids),
             image_span=span,
             span_features=features,
@@ -717,6 +779,11 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             mmu_router_logits=outputs.mmu_router_logits,
             sequence_router_logits=outputs.sequence_router_logits,
         )
+
+
+def _fit(states: torch.Tensor, length: int) -> torch.Tensor:
+    """States (B, N, H) with zeros up to `length` places, or cut: the rows that lose something are empty or masked."""
+    return F.pad(states, (0, 0, 0, length - states.shape[1]))
 
 
 def _resize(pixels: torch.Tensor, size: int) -> torch.Tensor:

@@ -193,6 +193,8 @@ class ImageSpan:
         only (`int`, *optional*): The one task of all rows, when the caller knows it; spares a wait for the device.
         places (`torch.LongTensor` of shape `(R, K)`, *optional*):
             The codes' places in the grid, when the sequence holds only some of them; `positions` is then (R, K) too.
+        mask (`torch.BoolTensor` of shape `(R, N)`, *optional*):
+            False where a span is shorter than the longest: CLIP patches and image codes need not be equally many.
     """
 
     rows: torch.LongTensor
@@ -200,6 +202,7 @@ class ImageSpan:
     task_ids: torch.LongTensor
     only: int | None = None
     places: torch.LongTensor | None = None
+    mask: torch.BoolTensor | None = None
 
     def rows_of(self, task: int) -> torch.LongTensor:
         """Which of the R rows belong to `task`."""
@@ -216,9 +219,10 @@ class ImageSpan:
             return grid[self.places]
         return grid.gather(1, self.places[..., None].expand(-1, -1, grid.shape[-1]))
 
-    def mean(self, states: torch.Tensor) -> torch.Tensor:
-        """The image's mean (R, H), float32, of the codes' states (R, N, H)."""
-        return states.float().mean(1)
+    @property
+    def last(self) -> torch.LongTensor:
+        """The place of each span's last state, (R,)."""
+        return self.positions[:, -1] if self.mask is None else self.positions[:, 0] + self.mask.sum(-1) - 1
 
     def gather(self, states: torch.Tensor) -> torch.Tensor:
         """The image codes' states, (R, N, H), from (B, S, H)."""
@@ -226,7 +230,17 @@ class ImageSpan:
 
     def scatter(self, states: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """`states` (B, S, H) with the image codes' states replaced by `values` (R, N, H)."""
-        return states.index_put((self.rows[:, None], self.positions), values.to(states.dtype))
+        index = (self.rows[:, None].expand_as(self.positions), self.positions)
+        if self.mask is not None:
+            index, values = tuple(part[self.mask] for part in index), values[self.mask]
+        return states.index_put(index, values.to(states.dtype))
+
+    def mean(self, states: torch.Tensor) -> torch.Tensor:
+        """The spans' means, (R, H) float32, of what `gather` returned."""
+        if self.mask is None:
+            return states.float().mean(1)
+        real = self.mask[..., None].float()
+        return (states.float() * real).sum(1) / real.sum(1)
 
 
 @dataclass
@@ -371,7 +385,8 @@ class UniF2aceResamplerBlock(nn.Module):
 
 class UniF2aceResampler(nn.Module):
     """
-    Perceiver resampler S: turns a feature sequence (B, L, feature_size) into one state per image code (B, N, H).
+    Perceiver resampler S: turns a feature sequence (B, L, feature_size) into one state per place of the image span
+    (B, num_tokens, H).
 
     One per modality, shared by all layers: one in every layer would outweigh the model. The paper only says that S
     maps external features into the sequence's space; the Perceiver is the form used with AntelopeV2 elsewhere
@@ -383,10 +398,10 @@ class UniF2aceResampler(nn.Module):
     patches, and have been seen to stay there: a constant, whatever the picture.
     """
 
-    def __init__(self, config: UniF2aceConfig, feature_size: int):
+    def __init__(self, config: UniF2aceConfig, feature_size: int, num_tokens: int):
         super().__init__()
         width = config.resampler_hidden_size
-        self.queries = nn.Parameter(torch.empty(config.num_image_tokens, width))
+        self.queries = nn.Parameter(torch.empty(num_tokens, width))
         self.in_proj = nn.Linear(feature_size, width)
         self.blocks = nn.ModuleList([UniF2aceResamplerBlock(config) for _ in range(config.resampler_depth)])
         self.out_layernorm = nn.LayerNorm(width)

@@ -54,6 +54,17 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- ' ASSISTANT:' -}}{%- endif -%}
 """
 
+# Show-o's layout for pictures that come as CLIP features: its system prompt before the picture, no bos behind it.
+CLIP_SYSTEM_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CLIP_CHAT_TEMPLATE = (
+    CHAT_TEMPLATE.replace("'<|mmu|><|soi|><|mask|><|eoi|>'", f'"<|mmu|>{CLIP_SYSTEM_PROMPT}<|soi|><|mask|><|eoi|>"')
+    .replace("{{- bos_token -}}", "{%- if not seen.images -%}{{- bos_token -}}{%- endif -%}")
+    .replace("'USER: \\n' ~", "'USER: ' ~")
+)
+
 
 class UniF2aceProcessor(ProcessorMixin):
     r"""
@@ -75,7 +86,7 @@ class UniF2aceProcessor(ProcessorMixin):
             Covers the model's whole vocabulary: text, special tokens, image codes and the mask token.
         chat_template (`str`, *optional*): Jinja template of conversations; Show-o's layout when not given.
         num_image_tokens (`int`, *optional*, defaults to 256):
-            Codes of one image (`config.num_image_tokens`): as many placeholders `<|mask|>` stand for a picture.
+            Places of one image in a conversation (`config.num_understanding_tokens`): as many placeholders `<|mask|>` stand for a picture.
         max_text_length (`int`, *optional*, defaults to 128):
             Most text tokens of a text-to-image prompt, bos and eos included (`config.max_text_length`).
 
@@ -135,11 +146,15 @@ class UniF2aceProcessor(ProcessorMixin):
                 f"the tokenizer has {len(tokenizer)} ids, but the model has vocab_size="
                 f"{config.text_config.vocab_size}: they were not made for each other"
             )
-        image_processor = UniF2aceImageProcessor.from_resolution(config.vq_config.resolution)
+        clip_input = config.understanding_input == "clip"
+        resolution = config.vq_config.resolution
+        if clip_input:  # understanding has no use for codes, but for every pixel that CLIP can see
+            resolution = 336 if config.vision_config is None else config.vision_config.image_size
         return cls(
-            image_processor,
+            UniF2aceImageProcessor.from_resolution(resolution),
             tokenizer,
-            num_image_tokens=config.num_image_tokens,
+            chat_template=CLIP_CHAT_TEMPLATE if clip_input else None,
+            num_image_tokens=config.num_understanding_tokens,
             max_text_length=config.max_text_length,
         )
 
