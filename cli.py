@@ -52,6 +52,7 @@ example:
 MODULES: dict[str, tuple[str, str]] = {
     "compare": ("training.evaluation.compare", "show two evaluation runs side by side, with significance"),
     "evaluate": ("training.evaluation.command", "measure a checkpoint by every metric of a suite"),
+    "convert": ("training.convert", "bring in weights of Show-o or of a face encoder, or take them home"),
     "data": ("training.data.command", "look at face data sets and prepare them for training"),
     "finetune": ("training.finetune", "fine-tune a checkpoint on a folder of faces (LoRA)"),
     "publish": ("hub_card.publish_command", "put a model on the Hub, with its code and a card"),

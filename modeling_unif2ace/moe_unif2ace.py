@@ -398,10 +398,10 @@ class UniF2aceResampler(nn.Module):
     patches, and have been seen to stay there: a constant, whatever the picture.
     """
 
-    def __init__(self, config: UniF2aceConfig, feature_size: int, num_tokens: int):
+    def __init__(self, config: UniF2aceConfig, feature_size: int, num_tokens: int | None = None):
         super().__init__()
         width = config.resampler_hidden_size
-        self.queries = nn.Parameter(torch.empty(num_tokens, width))
+        self.queries = nn.Parameter(torch.empty(num_tokens or config.num_image_tokens, width))
         self.in_proj = nn.Linear(feature_size, width)
         self.blocks = nn.ModuleList([UniF2aceResamplerBlock(config) for _ in range(config.resampler_depth)])
         self.out_layernorm = nn.LayerNorm(width)

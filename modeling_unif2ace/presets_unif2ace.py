@@ -1,4 +1,4 @@
-"""Named shapes: `get_preset("tiny" | "faces" | "1.8b")` builds a fresh configuration."""
+"""Named shapes: `get_preset("tiny")`, also `faces`, `unif2ace-1.8b`, `showo-256` and `showo-512`."""
 
 from .configuration_unif2ace import SPECIAL_TOKENS, UniF2aceConfig
 
@@ -127,7 +127,26 @@ def full() -> UniF2aceConfig:
     return UniF2aceConfig()
 
 
-PRESETS = {"tiny": tiny, "faces": faces, "1.8b": full}
+def showo_256() -> UniF2aceConfig:
+    """Show-o itself at 256 pixels (`showlab/show-o`): dense, without experts of either level."""
+    return UniF2aceConfig(text_config={"moe_layers": [], "sequence_moe_layers": []})
+
+
+def showo_512() -> UniF2aceConfig:
+    """Show-o at 512 pixels (`showlab/show-o-512x512`): the same weights' shapes, 1024 codes an image."""
+    config = showo_256().to_dict()
+    config["vq_config"]["resolution"] = 512
+    return UniF2aceConfig(**config)
+
+
+PRESETS = {
+    "tiny": tiny,
+    "faces": faces,
+    "1.8b": full,
+    "unif2ace-1.8b": full,
+    "showo-256": showo_256,
+    "showo-512": showo_512,
+}
 
 
 def get_preset(name: str) -> UniF2aceConfig:
@@ -135,7 +154,8 @@ def get_preset(name: str) -> UniF2aceConfig:
     A fresh configuration of a named shape.
 
     Args:
-        name (`str`): One of `PRESETS`: `"tiny"`, `"faces"`, `"1.8b"`.
+        name (`str`): One of `PRESETS`: `"tiny"`, `"faces"`, `"unif2ace-1.8b"` (or `"1.8b"`), `"showo-256"`,
+            `"showo-512"`.
 
     Raises:
         ValueError: if there is no such preset.

@@ -86,7 +86,8 @@ class UniF2aceProcessor(ProcessorMixin):
             Covers the model's whole vocabulary: text, special tokens, image codes and the mask token.
         chat_template (`str`, *optional*): Jinja template of conversations; Show-o's layout when not given.
         num_image_tokens (`int`, *optional*, defaults to 256):
-            Places of one image in a conversation (`config.num_understanding_tokens`): as many placeholders `<|mask|>` stand for a picture.
+            Places of one image in a conversation (`config.num_understanding_tokens`): as many placeholders `<|mask|>`
+            stand for a picture.
         max_text_length (`int`, *optional*, defaults to 128):
             Most text tokens of a text-to-image prompt, bos and eos included (`config.max_text_length`).
 

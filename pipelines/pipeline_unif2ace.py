@@ -21,7 +21,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from .lora_unif2ace import UniF2aceLoraMixin, adapter_base
 from .provenance_unif2ace import INFO_KEY, Provenance, describe_checkpoint, generator_name
-from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler, row_generators
+from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler
 from .watermark_unif2ace import embed_watermark
 
 
@@ -373,7 +373,7 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
             negative_prompt = [negative_prompt] * len(prompt) if negative_prompt.strip() else None
         device = self._execution_device
         batch_size = len(prompt) * num_images_per_prompt
-        generators = row_generators(generator, batch_size)
+        generators = self.scheduler.prepare_generators(generator, batch_size)
         state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt, device)
         latents = self.prepare_latents(batch_size, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)

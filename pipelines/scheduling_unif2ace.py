@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from ..modeling_unif2ace.sampling_showo_unif2ace import showo_mask_ratio, showo_step
 from ..modeling_unif2ace.sampling_unif2ace import (
     CONFIDENCE_SCHEDULES,
     MASKED_CODE,
@@ -25,7 +26,7 @@ from ..modeling_unif2ace.sampling_unif2ace import (
 )
 
 
-SAMPLINGS = ("maskgit", "ancestral", "entropy_bounded")
+SAMPLINGS = ("maskgit", "ancestral", "entropy_bounded", "showo")
 
 
 @dataclass
@@ -53,18 +54,22 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
     masked code is revealed with probability (λ_t - λ_s) / λ_t; it follows the model's distribution closely when there
     are many steps. `"entropy_bounded"` reveals at each step as many codes as can be drawn independently without losing
     more than `entropy_bound` nats (EB-Sampler): few where the model is unsure, many where it is sure, so that the
-    number of steps depends on the picture; `num_inference_steps` is the most it takes.
+    number of steps depends on the picture; `num_inference_steps` is the most it takes. `"showo"`, together with
+    `confidence_schedule="showo"`, repeats Show-o's code to the random number: the same weights, prompts, seed and
+    steps give the original's codes (`guidance_scale` is its scale plus one). One generator then draws for the whole
+    batch, so a picture is no longer the same alone and in a batch.
 
     Args:
         mask_token_id (`int`, *optional*, defaults to -1): Stands for a code that is not known; outside the codebook.
         masking_schedule (`str`, *optional*, defaults to `"cosine"`):
             Share of masked codes over the steps: `"cosine"`, `"linear"`, `"pow"` (or `"pow3"`, `"pow0.5"`, ...),
             `"sigmoid"`, `"arccos"`, `"log"` or `"exp"`.
-        sampling (`str`, *optional*, defaults to `"maskgit"`): `"maskgit"`, `"ancestral"` or `"entropy_bounded"`.
+        sampling (`str`, *optional*, defaults to `"maskgit"`):
+            `"maskgit"`, `"ancestral"`, `"entropy_bounded"` or `"showo"`.
         temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits before codes are drawn; 0 takes the most likely code.
         confidence_temperature (`float`, *optional*, defaults to 1.0):
-            Weight of the Gumbel noise on the confidence at the start (`"maskgit"` only).
+            Weight of the Gumbel noise on the confidence at the start (`"maskgit"` and `"showo"`).
         confidence_schedule (`str`, *optional*, defaults to `"linear"`):
             How that weight falls: `"linear"` to zero (MaskGIT), or `"showo"`, the product that Show-o's code makes.
         entropy_bound (`float`, *optional*, defaults to 8.0): Nats that a step of `"entropy_bounded"` may lose.
@@ -97,6 +102,8 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        if sampling == "showo":
+            showo_mask_ratio(masking_schedule, torch.zeros(()))  # has fewer schedules, and says which
         for name, value in (
             ("temperature", temperature),
             ("confidence_temperature", confidence_temperature),
@@ -113,6 +120,15 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         self._confidence_temperatures: list[float] = []
         self._initially_masked: list[int] | None = None
         self._num_masked: list[torch.LongTensor] | None = None
+
+    def prepare_generators(
+        self, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+    ) -> torch.Generator | list[torch.Generator] | None:
+        """
+        What a loop over the steps hands to each `step`: one generator per row (`row_generators`), so that a picture
+        does not depend on its batch; with `sampling="showo"` the caller's own, which draws for the batch as a whole.
+        """
+        return generator if self.config.sampling == "showo" else row_generators(generator, batch_size)
 
     @property
     def may_finish_early(self) -> bool:
@@ -208,7 +224,8 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
             generator (`torch.Generator` or list of them, *optional*):
                 A list has one generator per row, and row i draws from number i alone. From a single generator one seed
                 per row is drawn at each call. For pictures that do not depend on their batch over several steps, make
-                the list once with `row_generators`, as the pipeline does.
+                the list once with `row_generators`, as the pipeline does. With `sampling="showo"` a single
+                generator draws for all rows together.
             return_dict (`bool`, *optional*, defaults to `True`): `False` returns a tuple.
             positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
                 `model_output` is for these places only, as `masked_positions` gives them. The codes are the same.
@@ -220,9 +237,16 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
             ValueError: if `set_timesteps` was not called, the timestep is not one of its steps, or shapes do not fit.
         """
         config, index = self.config, self._index(timestep)
-        generators = self._generators(generator, sample.shape[0])
         before = sample.masked_fill(sample == config.mask_token_id, MASKED_CODE)
-        common = {"generators": generators, "temperature": config.temperature, "positions": positions}
+        common = {"temperature": config.temperature, "positions": positions}
+        if config.sampling == "showo":
+            progress = (self.num_inference_steps - index) / self.num_inference_steps
+            noise = self._confidence_temperatures[index]
+            codes, predicted = showo_step(
+                model_output, before, config.masking_schedule, progress, noise, generator, **common
+            )
+        else:
+            common["generators"] = self._generators(generator, sample.shape[0])
         if config.sampling == "maskgit":
             num_masked = (
                 self._planned(index, sample.shape[-1]) if self._num_masked is None else self._num_masked[index]
@@ -232,7 +256,7 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         elif config.sampling == "ancestral":
             ratio, next_ratio = self._mask_ratios[index + 1], self._mask_ratios[index]
             codes, predicted = ancestral_step(model_output, before, ratio, next_ratio, **common)
-        else:
+        elif config.sampling == "entropy_bounded":
             bound = config.entropy_bound if index else math.inf
             codes, predicted = entropy_bounded_step(model_output, before, bound, **common)
         if config.early_exit_entropy is not None:

@@ -190,7 +190,7 @@ def test_presets_are_fresh_each_time():
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'huge'.*tiny, faces, 1\.8b"):
+    with pytest.raises(ValueError, match=r"'huge'.*tiny, faces, 1\.8b, unif2ace-1\.8b, showo-256, showo-512"):
         get_preset("huge")
 
 
@@ -229,3 +229,15 @@ def test_the_full_preset_has_the_papers_number_of_parameters():
     assert total == 1_752_550_722
     assert total - idle == 895_573_314
     assert total + parameters(model.model.resamplers) == 1_799_261_506  # the paper's 1.8B
+    assert get_preset("unif2ace-1.8b").to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(("name", "num_codes"), [("showo-256", 256), ("showo-512", 1024)])
+def test_the_show_o_presets_have_show_os_number_of_parameters(name, num_codes):
+    config = get_preset(name)
+    with torch.device("meta"):
+        model = UniF2aceForConditionalGeneration(config)
+    assert config.num_image_tokens == num_codes
+    assert not config.text_config.moe_layers and not model.model.resamplers
+    assert parameters(model.model.language_model) + parameters(model.lm_head) == 1_448_176_770
+    assert parameters(model.model.vq_model) == 95_387_004

@@ -1,16 +1,13 @@
 """The model as a whole: who sees whom, positions, weights on disk, and the promises of the transformers library."""
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -35,13 +32,6 @@ from unif2ace.modeling_unif2ace import (
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
-FIXTURES = Path(
-    os.environ.get("UNIF2ACE_FIXTURES", Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "showo")
-)
-needs_fixtures = pytest.mark.skipif(
-    not (FIXTURES / "showo_state_dict.safetensors").exists(),
-    reason="no recordings of the original Show-o: name their folder in UNIF2ACE_FIXTURES",
-)
 NUM_CODES = 16  # of the tiny preset
 T2I_TEXT, MMU_TEXT = [0, 5, 6, 7, 1], [0, 8, 9, 10, 1]
 
@@ -211,7 +201,7 @@ def test_understanding_rows_count_their_real_tokens(model):
     assert not positions[0, :3].any()
 
 
-# --- the same function as Phi and Show-o
+# --- the same function as Phi (and so Show-o: test_showo_*.py)
 
 
 @torch.no_grad()
@@ -236,96 +226,6 @@ def test_without_experts_it_is_stock_phi():
     theirs = phi(input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions).logits
     real = batch["attention_mask"].bool()
     assert torch.equal(ours[real], theirs[real])
-
-
-@pytest.fixture(scope="module")
-def showo():
-    """A model of the recorded shape with the recorded weights of the original."""
-    shape = json.loads((FIXTURES / "README.json").read_text())
-    phi, geometry = shape["phi_config"], shape["geometry"]
-    config = UniF2aceConfig(
-        text_vocab_size=geometry["llm_vocab"],
-        max_text_length=geometry["max_seq"],
-        text_config={
-            "vocab_size": shape["vocab_size"],
-            "hidden_size": phi["hidden_size"],
-            "intermediate_size": phi["intermediate_size"],
-            "num_hidden_layers": phi["num_hidden_layers"],
-            "num_attention_heads": phi["num_attention_heads"],
-            "pad_token_id": shape["pad_id"],
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "moe_layers": [],
-            "sequence_moe_layers": [],
-        },
-        vq_config={
-            "resolution": 8 * 4,
-            "base_channels": 8,
-            "encoder_multipliers": [1, 1, 1],
-            "encoder_blocks": [1, 1, 1],
-            "decoder_multipliers": [1, 1, 1],
-            "decoder_blocks": [1, 1, 1],
-            "num_bits": geometry["bits"],
-            "norm_num_groups": 4,
-        },
-    )
-    assert config.num_image_tokens == geometry["nvq"] and config.image_code_offset == shape["image_token_offset"]
-    model = UniF2aceForConditionalGeneration(config).eval()
-    recorded = load_file(FIXTURES / "showo_state_dict.safetensors")
-    names = {
-        name.removeprefix("showo.").replace("model.", "model.language_model.", 1): value
-        for name, value in recorded.items()
-    }
-    missing, unexpected = model.load_state_dict(names, strict=False)
-    assert not unexpected and all(name.startswith("model.vq_model.") for name in missing)
-    return model
-
-
-@needs_fixtures
-@torch.no_grad()
-def test_image_generation_logits_are_those_of_the_original_show_o(showo):
-    recorded = load_file(FIXTURES / "t2i_forward.safetensors")
-    config = showo.config
-    input_ids = torch.cat([recorded["input_ids"], recorded["uncond_input_ids"]])
-    mask = (input_ids != config.text_config.pad_token_id).long()
-    logits = showo(input_ids=input_ids, attention_mask=mask).logits
-    image = slice(-config.num_image_tokens - 1, -1)
-    codes = slice(config.image_code_offset, config.mask_token_id)
-    tolerance = {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(logits[:4, image, codes], recorded["logits_image_codes"], **tolerance)
-    torch.testing.assert_close(logits[:, -1], recorded["logits_last_position_full"], **tolerance)
-    text = recorded["logits_text_region_text_vocab"]
-    real = mask[:, : text.shape[1]].bool()
-    ours = logits[:, : text.shape[1], : config.image_code_offset]
-    torch.testing.assert_close(ours[real], text[real], **tolerance)
-
-
-@needs_fixtures
-@torch.no_grad()
-@pytest.mark.parametrize("case", ["case0", "case1", "case2"])
-def test_understanding_logits_are_those_of_the_original_show_o(showo, case):
-    recorded = load_file(FIXTURES / "mmu.safetensors")
-    logits = showo(input_ids=recorded[f"{case}.input_ids"]).logits
-    expected = recorded[f"{case}.logits_image_positions_text_vocab"]
-    ours = logits[:, : expected.shape[1], : showo.config.image_code_offset]
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits[:, -2:], recorded[f"{case}.logits_after_image"], atol=1e-4, rtol=1e-4)
-
-
-@needs_fixtures
-def test_masks_are_those_of_the_original_show_o(showo):
-    recorded = load_file(FIXTURES / "t2i_forward.safetensors")
-    input_ids = torch.cat([recorded["input_ids"], recorded["uncond_input_ids"]])
-    mask = (input_ids != showo.config.text_config.pad_token_id).long()
-    # `visible` is what the model's attention is compared with in `test_attention_follows_show_os_rule_in_both_tasks`
-    for row in range(len(input_ids)):
-        real = mask[row].bool()
-        rule = visible(input_ids[row], mask[row], showo.config)
-        assert torch.equal(rule[real], recorded["attention_bool"][row, 0][real])
-    recorded = load_file(FIXTURES / "mmu.safetensors")
-    input_ids = recorded["case0.input_ids"]
-    rule = visible(input_ids[0], torch.ones_like(input_ids[0]), showo.config)
-    assert torch.equal(rule, recorded["case0.attention_bool"][0, 0])
 
 
 @torch.no_grad()

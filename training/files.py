@@ -33,6 +33,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """
+    A folder to fill, which becomes `path` when the block ends, and is removed with all that is in it when it fails.
+
+    Args:
+        path (`str` or `Path`): The folder to make. Its parents are made too.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a folder that exists may be replaced.
+
+    Yields:
+        `Path`: The folder to fill: hidden, beside `path`.
+
+    Raises:
+        FileExistsError: if `path` exists and `overwrite` is not given.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another folder, or replace it with --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # beside its place, because a folder can only be renamed within one file system
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix=".part", dir=path.parent) as temporary:
+        part = Path(temporary) / path.name
+        part.mkdir()
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())  # safetensors writes files that nobody else can read
+        if path.exists():
+            path.rename(Path(temporary) / "replaced")
+        part.rename(path)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8) in one step."""
     with replacing(path) as part:
