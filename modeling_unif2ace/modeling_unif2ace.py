@@ -234,13 +234,14 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         if task_rows is None:
             task_rows = TaskRows(position_ids.new_full((batch_size,), MMU), only=MMU)
         if not prepared_mask:
+            columns = visible_columns
             attention_mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 past_key_values=past_key_values,
                 block_sequence_ids=block_sequence_ids,
-                or_mask_function=None if visible_columns is None else _sees_columns(visible_columns),
+                or_mask_function=None if columns is None else lambda row, head, query, key: columns[row, key],
             )
         hidden_states = self.embed_dropout(inputs_embeds)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -261,15 +262,6 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.final_layernorm(hidden_states), past_key_values=past_key_values
         )
-
-
-def _sees_columns(columns: torch.BoolTensor):
-    """A mask function of transformers: whether the key's column is visible to everybody in the row."""
-
-    def sees(batch_idx, head_idx, q_idx, kv_idx):
-        return columns[batch_idx, kv_idx]
-
-    return sees
 
 
 @dataclass
