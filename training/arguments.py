@@ -20,6 +20,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
 
     Args:
         alpha (`float`, *optional*, defaults to `0.01`): Weight of D3Diff's score term (paper section 3.2).
+        mask_weight (`float`, *optional*, defaults to `1.0`): Weight of D3Diff's mask term.
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`):
             Weight of the score term over the mask ratio: `"inverse_ratio"`, `"elbo"` or `"dse"`.
         mask_schedule (`str`, *optional*, defaults to `"cosine"`): `"cosine"` or `"linear"`.
@@ -66,6 +67,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
     """
 
     alpha: float = field(default=0.01, metadata={"help": "Weight of D3Diff's score term."})
+    mask_weight: float = field(default=1.0, metadata={"help": "Weight of D3Diff's mask term."})
     weighting: str = field(default="inverse_ratio", metadata={"help": "Weight of the score term over the mask ratio."})
     mask_schedule: str = field(default="cosine", metadata={"help": "Mask schedule, cosine or linear."})
     mmu_weight: float = field(default=1.0, metadata={"help": "Weight of the understanding loss."})
@@ -94,7 +96,14 @@ class UniF2aceTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}")
-        for name in ("alpha", "mmu_weight", "t2i_balance_coef", "mmu_balance_coef", "sequence_router_noise"):
+        for name in (
+            "alpha",
+            "mask_weight",
+            "mmu_weight",
+            "t2i_balance_coef",
+            "mmu_balance_coef",
+            "sequence_router_noise",
+        ):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name}={value}, expected 0 or more")

@@ -20,7 +20,10 @@ WEIGHTINGS = ("inverse_ratio", "elbo", "dse")
 
 @dataclass
 class D3DiffLoss:
-    """`loss = mask_loss + alpha·score_loss` (scalars) and `token_loss`, the cross-entropy of each masked position."""
+    """
+    `loss = mask_weight·mask_loss + alpha·score_loss` (scalars) and `token_loss`, the cross-entropy of each masked
+    position.
+    """
 
     loss: torch.Tensor
     mask_loss: torch.Tensor
@@ -58,6 +61,7 @@ def d3diff_loss(
     num_masked: torch.Tensor,
     num_tokens: int,
     alpha: float = 0.01,
+    mask_weight: float = 1.0,
     weighting: str = "inverse_ratio",
     schedule: MaskSchedule | None = None,
     mask_denominator: torch.Tensor | float | None = None,
@@ -74,6 +78,7 @@ def d3diff_loss(
         num_masked (`torch.Tensor` of shape `(B,)`): Masked positions of each row; adds up to n.
         num_tokens (`int`): Codes N of an image.
         alpha (`float`, *optional*, defaults to 0.01): Weight of the score term; 0 gives the mask term exactly.
+        mask_weight (`float`, *optional*, defaults to 1): Weight of the mask term; 0 is the paper's "only score".
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`): See [`score_weight`].
         schedule (`MaskSchedule`, *optional*): The schedule of `weighting="elbo"`; cosine when not given.
         mask_denominator (`float`, *optional*):
@@ -92,7 +97,8 @@ def d3diff_loss(
     weight = score_weight(ratio, weighting, schedule or MaskSchedule())
     mask_loss = token_loss.sum() / mask_denominator
     score_loss = (token_loss * weight[row]).sum() / row_denominator
-    loss = mask_loss if alpha == 0 else mask_loss + alpha * score_loss
+    loss = mask_loss if mask_weight == 1 else mask_weight * mask_loss
+    loss = loss if alpha == 0 else loss + alpha * score_loss
     return D3DiffLoss(loss, mask_loss, score_loss, token_loss)
 
 

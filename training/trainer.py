@@ -268,6 +268,7 @@ class UniF2aceTrainer(Trainer):
             num_masked=masked.sum(-1),
             num_tokens=self.config.num_image_tokens,
             alpha=self.args.alpha,
+            mask_weight=self.args.mask_weight,
             weighting=self.args.weighting,
             schedule=self.schedule,
             mask_denominator=mask_total,
@@ -471,7 +472,8 @@ class UniF2aceTrainer(Trainer):
             means = self.averages.means(self)
             self.expert_use = self._take_expert_use(means)
             if "mask_loss" in means:
-                means["d3diff_loss"] = means["mask_loss"] + self.args.alpha * means["score_loss"]
+                weighted = self.args.mask_weight * means["mask_loss"], self.args.alpha * means["score_loss"]
+                means["d3diff_loss"] = sum(weighted)
             logs.update(means)
             self.averages.clear()
         super().log(logs, start_time)
