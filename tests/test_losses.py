@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from unif2ace.training.losses import (
     WEIGHTINGS,
     balance_loss,
+    balance_of,
     d3diff_loss,
     d3diff_loss_padded,
     router_usage,
@@ -298,3 +299,51 @@ def test_balance_of_an_empty_group_is_zero():
     loss.backward()
     assert loss.item() == 0
     assert balance_loss((), None, top_k=2).item() == 0
+
+
+def _some_routing(tokens=11, layers=2, experts=4):
+    generator = torch.Generator().manual_seed(3)
+    return tuple(torch.randn(1, tokens, experts, generator=generator) for _ in range(layers))
+
+
+def test_balance_does_not_depend_on_rows_padding_or_order():
+    logits = _some_routing(12)
+    alone = balance_loss(logits, None, top_k=2)
+    in_rows = tuple(layer.view(3, 4, 4) for layer in logits)
+    torch.testing.assert_close(balance_loss(in_rows, None, top_k=2), alone)
+    padded = tuple(F.pad(layer, (0, 0, 2, 5), value=7.0) for layer in in_rows)  # both sides, as the two tasks are
+    mask = F.pad(torch.ones(3, 4), (2, 5))
+    torch.testing.assert_close(balance_loss(padded, mask, top_k=2), alone)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(balance_loss(tuple(layer[:, order] for layer in logits), None, top_k=2), alone)
+    experts = [2, 0, 3, 1]
+    torch.testing.assert_close(balance_loss(tuple(layer[..., experts] for layer in logits), None, top_k=2), alone)
+    doubled = tuple(torch.cat([layer, layer], dim=1) for layer in logits)
+    torch.testing.assert_close(balance_loss(doubled, None, top_k=2), alone)
+
+
+def test_balance_of_parts_adds_up_with_the_load_of_the_whole():
+    logits = _some_routing(12)
+    whole = router_usage(logits, None, top_k=2)
+    total, counts = 0.0, 0.0
+    for part in (slice(0, 3), slice(3, 12)):
+        usage = router_usage(tuple(layer[:, part] for layer in logits), None, 2, num_tokens=12)
+        counts = counts + usage.counts
+        usage.load = whole.load
+        total = total + balance_of(usage)
+    torch.testing.assert_close(total, balance_of(whole))
+    torch.testing.assert_close(counts / counts.sum(-1, keepdim=True), whole.load)
+
+
+def test_load_has_no_gradient_and_probability_pushes_away_from_the_busiest():
+    logits = torch.tensor([[[2.0, 1.0, 0.0, -1.0]] * 6]).requires_grad_()
+    balance_loss((logits,), None, top_k=1).backward()
+    assert logits.grad[0, 0, 0] > 0 and (logits.grad[0, 0, 1:] < 0).all()
+
+
+def test_only_score_is_the_mask_weight_zero():
+    logits, targets, masked = _random_batch()
+    loss = d3diff_loss_padded(logits, targets, masked, alpha=0.01, mask_weight=0.0)
+    assert loss.loss.item() == pytest.approx(0.01 * loss.score_loss.item(), rel=1e-6)
+    scaled = d3diff_loss_padded(logits, targets, masked, alpha=0.0, mask_weight=1.64)
+    assert scaled.loss.item() == pytest.approx(1.64 * scaled.mask_loss.item(), rel=1e-6)

@@ -12,6 +12,7 @@ from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.ema import WeightAverage
+from unif2ace.training.routing import summarize_load
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 from unif2ace.training.trainer import CLOCK_FILE, EMA_FILE, UniF2aceTrainer
 
@@ -147,33 +148,32 @@ def test_one_task_only(make_trainer, counts):
     assert not logged(trainer, "mmu_loss" if counts[0] else "mask_loss")
 
 
-def test_accumulation_does_not_change_the_step(make_trainer, collator):
-    """The denominators are those of the whole step, whatever the micro-batches hold."""
-    trainer = make_trainer(condition_dropout=0.0, sequence_router_noise=0.0, t2i_balance_coef=0, mmu_balance_coef=0)
-    rows = [Rows()[i] for i in (0, 1, 2, 16)]
-    trainer.model.eval()  # no dropout, and frozen parts stay as they are
-
-    def gradient(batches):
-        trainer.model.zero_grad()
-        total = torch.stack([torch.stack([b["masked"].sum(), n, m]).float() for b, n, m in counts(batches)]).sum(0)
-        for batch in batches:
-            trainer.compute_loss(trainer.model, {**batch, "denominators": total.clamp(min=1)}).backward()
-        return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
-
-    def counts(batches):
-        for batch in batches:
-            answers = (batch["labels"][:, 1:] != -100).sum()
-            yield batch, answers.new_tensor(len(batch["masked"])), answers
-
-    def draw(selected, masked):
-        batch = collator(selected)
-        return {**batch, "masked": masked, "without_text": torch.zeros(len(masked), dtype=torch.bool)}
-
-    masked = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)) < 0.5
-    whole = gradient([draw(rows, masked)])
-    split = gradient([draw(rows[:1], masked[:1]), draw(rows[1:], masked[1:])])
-    for name in whole:
-        torch.testing.assert_close(whole[name], split[name], atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("batch_size", [4, 2])
+def test_accumulation_changes_nothing(make_trainer, batch_size):
+    """8 rows at once, 4 twice, 2 four times: the same masks, denominators, loads, and so the same weights."""
+    options = {
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "max_steps": 4,
+        "t2i_fraction": 0.375,  # so that micro-batches have unequal shares, and some have one task only
+        "t2i_balance_coef": 0.1,
+        "mmu_balance_coef": 0.1,
+        "condition_dropout": 0.3,
+    }
+    whole = make_trainer(name="whole", per_device_train_batch_size=8, **options)
+    whole.train()
+    split = make_trainer(
+        name="split",
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=8 // batch_size,
+        **options,
+    )
+    split.train()
+    for key in ("loss", "grad_norm", "mask_loss", "mmu_loss", "score_loss"):
+        assert logged(split, key) == pytest.approx(logged(whole, key), rel=2e-6), key
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(split)[name], weight, atol=1e-6, rtol=0, msg=name)
+    torch.testing.assert_close(split.step_load.load, whole.step_load.load)
 
 
 def test_trainer_hands_out_the_denominators_of_the_step(make_trainer):
@@ -184,6 +184,7 @@ def test_trainer_hands_out_the_denominators_of_the_step(make_trainer):
     for batch in batches:
         assert batch["denominators"][0].item() == pytest.approx(masked / 2)
         assert batch["denominators"][1].item() == pytest.approx(4 / 2)
+        assert batch["denominators"].shape == (5,)
     assert not torch.equal(batches[0]["masked"], batches[1]["masked"])
 
 
@@ -216,6 +217,59 @@ def test_rows_without_codes_are_encoded(make_trainer):
     assert torch.equal(inputs["input_ids"][1, 2:18] - trainer.config.image_code_offset, codes[1])
     assert inputs["pixel_values"].shape[0] == 1
     trainer.train()
+
+
+def test_use_of_experts_is_counted_by_group(make_trainer):
+    trainer = make_trainer(max_steps=3, logging_steps=3)
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    for task in ("t2i", "mmu"):
+        load = trainer.expert_use[f"{task}_load"]
+        assert load.shape == (2, 4)
+        torch.testing.assert_close(load.sum(-1), torch.ones(2))
+        assert entry[f"{task}_dead_experts"] == (load == 0).sum()
+        assert entry[f"{task}_router_max_load"] == pytest.approx(load.amax(-1).mean().item() * 4)
+        assert 0 < entry[f"{task}_router_entropy"] <= 1
+        assert f"{task}_load_0" not in entry  # hundreds of numbers belong in a table
+        assert trainer.expert_use[f"{task}_sequence"].shape == (2, 4)
+
+
+def test_dead_experts_are_counted():
+    load = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    summary = summarize_load(load)
+    assert summary["dead_experts"] == 2
+    assert summary["router_max_load"] == pytest.approx((2 + 1) / 2)
+    assert summary["router_entropy"] == pytest.approx((0.5 + 1) / 2)
+
+
+def test_loads_of_a_group_without_rows_are_kept(make_trainer):
+    trainer = make_trainer(Rows(8, 0), t2i_fraction=None, max_steps=2)
+    trainer.train()
+    torch.testing.assert_close(trainer.step_load.load[1], torch.full((2, 4), 0.25))
+    assert not torch.equal(trainer.step_load.load[0], torch.full((2, 4), 0.25))
+
+
+@pytest.mark.parametrize("option", [{"activation_checkpointing": True}, {"bf16": True}])
+def test_less_memory_same_losses(make_trainer, option):
+    plain = make_trainer(name="plain", max_steps=3)
+    plain.train()
+    frugal = make_trainer(name="frugal", max_steps=3, **option)
+    frugal.train()
+    tolerance = 1e-5 if "activation_checkpointing" in option else 5e-2
+    for key in ("loss", "t2i_balance", "mmu_balance"):
+        assert logged(frugal, key) == pytest.approx(logged(plain, key), rel=tolerance), key
+    assert all(p.dtype == torch.float32 for p in frugal.model.parameters())
+
+
+def test_missing_columns_are_named_before_training(make_trainer):
+    rows = Rows(4, 4)
+    rows.rows[5].pop("turns")
+    make_trainer(rows)  # the first row of each task is looked at
+    rows.rows[4].pop("turns")
+    with pytest.raises(ValueError, match="row 4 of train_dataset is a mmu row and lacks the column 'turns'"):
+        make_trainer(rows)
+    with pytest.raises(ValueError, match="eval_dataset"):
+        make_trainer(eval_rows=rows)
 
 
 def test_resume_equals_an_uninterrupted_run(make_trainer, tmp_path):

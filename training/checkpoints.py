@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 # The name that transformers' own just-in-time checkpoints use.
 INCOMPLETE_FILE = "checkpoint-is-incomplete.txt"
 STATE_FILE = "trainer_state.json"
+WEIGHT_FILES = ("model.safetensors", "adapter_model.safetensors")
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream", "unexpected pos")
 
 
@@ -70,10 +71,11 @@ def why_incomplete(folder: str | Path) -> str | None:
     except (OSError, ValueError):
         return f"{STATE_FILE} cannot be read"
     weights = list(folder.glob("*.safetensors"))
-    shards = [path for path in folder.iterdir() if path.is_dir()]  # of distributed checkpoints
-    if not weights and not shards:
-        return "it holds no weights"
-    for index in folder.glob("*.safetensors.index.json"):
+    indices = list(folder.glob("*.safetensors.index.json"))
+    shards = [path for path in folder.iterdir() if path.is_dir()]  # of distributed checkpoints, and adapters
+    if not (shards or indices or any((folder / name).exists() for name in WEIGHT_FILES)):
+        return f"{WEIGHT_FILES[0]} is missing"
+    for index in indices:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         missing = sorted(names - {path.name for path in weights})
         if missing:
