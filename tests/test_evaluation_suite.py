@@ -193,10 +193,11 @@ def test_results_reach_the_hub_and_the_card(tmp_path):
 def test_painted_suite_from_the_command_line(checkpoint, painted, tmp_path, capsys):
     command = ["evaluate", str(checkpoint), "--suite", "painted", "--painted", str(painted), "--device", "cpu"]
     command += ["--judge", str(painted / "judge"), "--limit", str(COUNT), "--steps", "2", "--out", str(tmp_path)]
-    command += ["--parts", "tokenizer,generation,vqa,captions"]
+    command += ["--parts", ",".join(PaintedSuite.parts)]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "tokenizer: psnr" in out and "vqa: accuracy" in out
+    for part in PaintedSuite.parts:
+        assert f"| {part}: " in out
     (path,) = tmp_path.glob("painted-checkpoint-*.json")
     before = load_results(path)
     assert before["settings"]["count"] == COUNT and len(before["settings"]["model_sha256"]) == 64

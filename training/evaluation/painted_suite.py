@@ -24,8 +24,13 @@ from ..data.captions import Caption, parse_caption, write_caption
 from ..data.painted import attributes_of, load_rendered
 from ..data.questions import Question, write_questions
 from ..data.visibility import assumed_visible
+from .degradations import DEGRADATIONS, degrade
 from .exact_visibility import exact_visibility
+from .extractors import FaceFeatures, JudgeFeatures
 from .judge import UniF2aceJudge
+from .metrics import CodeEntropy, Diversity, IdentitySimilarity, Memorisation
+from .metrics.frechet_distance import frechet_distance
+from .metrics.kernel_distance import kernel_distance
 from .painted import (
     cases_and_hits,
     code_use,
@@ -44,6 +49,9 @@ from .suite import Part, Suite
 SPLIT = "test"
 QUESTIONS_PER_FACE = 8
 ANSWER_TOKENS = 48  # the longest right answer, a list of signs of emotion, is shorter
+DIVERSE_FACES, DIVERSE_PICTURES = 50, 4  # sentences, and pictures of each
+ROBUSTNESS_FACES = 100  # every one is asked about once for each degradation
+TRAINING_FACES = 10_000  # among which copies are looked for, at most
 _RECONSTRUCTED_AT_ONCE = 50
 
 
@@ -125,7 +133,17 @@ class PaintedSuite(Suite):
     """
 
     name = "painted"
-    parts = ("tokenizer", "generation", "vqa", "captions")
+    parts = (
+        "tokenizer",
+        "generation",
+        "vqa",
+        "captions",
+        "distribution",
+        "diversity",
+        "identity",
+        "memorisation",
+        "robustness",
+    )
 
     def __init__(
         self,
@@ -279,6 +297,77 @@ class PaintedSuite(Suite):
         part.add("attributes_stated", mean(told), better=None)
         part.details = without_replicates(scores | {"examples": texts[:8]})
         return part
+
+    def missing(self, part: str) -> str | None:
+        if part in ("identity", "memorisation") and self.subject.pipe.transformer.model.face_encoder is None:
+            return "the checkpoint has no face encoder"
+        if part == "memorisation":
+            try:
+                load_rendered(self.faces.folder, "train")
+            except FileNotFoundError as error:
+                return str(error)
+        if part in ("distribution", "identity") and self.faces.count < 2:
+            return "one face has no distribution: raise the limit"
+        return None
+
+    def measure_distribution(self) -> Part:
+        """Distances between all generated faces and all originals, in the judge's features."""
+        part, features = Part(self.faces.items), JudgeFeatures(self.judge)
+        real = features(self.faces.pictures)
+        made = [features(self.generated(seed)[0]) for seed in self.seeds]
+        of_seeds = [kernel_distance(of_seed, real) for of_seed in made]
+        part.add("kernel_distance", lambda weights: np.mean([s(weights) for s in of_seeds], 0), "lower", self.slices)
+        reconstructed = kernel_distance(features(self.reconstructed[0]), real)
+        part.add("kernel_distance_of_reconstructions", reconstructed, "lower", self.slices)
+        distances = [frechet_distance(of_seed, real) for of_seed in made]
+        part.add_measured("frechet_distance", {"value": float(np.mean(distances))}, "lower")
+        part.details = {"features": features.name, "frechet_distance_of_seeds": distances}
+        return part
+
+    def measure_diversity(self) -> Part:
+        """Several pictures of the first sentences."""
+        chosen, seeds = _fewer(self.faces, DIVERSE_FACES), range(self.seeds[0], self.seeds[0] + DIVERSE_PICTURES)
+        texts = [self.faces.captions[index].text for index in chosen for _ in seeds]
+        numbers = [picture_seed(seed, index) for index in chosen for seed in seeds]
+        pictures, codes = self.subject.generate(texts, numbers, self.steps, self.guidance, "generating for diversity")
+        part = Part([f"{self.faces.items[index]}#{seed}" for index in chosen for seed in seeds])
+        part.add_metric(Diversity(self.judge), predictions=pictures, references=texts)
+        part.add_metric(CodeEntropy(), predictions=codes, references=texts)
+        return part
+
+    def measure_identity(self) -> Part:
+        """Whether the tokenizer keeps persons apart, and whether generated faces look like the person described."""
+        part = Part(self.faces.items)
+        metric = IdentitySimilarity(FaceFeatures(self.subject.pipe.transformer.model.face_encoder))
+        for prefix, pictures in (("reconstructed_", self.reconstructed[0]), ("", self.generated(self.seeds[0])[0])):
+            inputs = {"predictions": pictures, "references": self.faces.pictures}
+            part.add_metric(metric, self.slices, prefix, **inputs)
+        return part
+
+    def measure_memorisation(self) -> Part:
+        """The nearest training face of each generated one."""
+        part = Part(self.faces.items)
+        metric = Memorisation(FaceFeatures(self.subject.pipe.transformer.model.face_encoder))
+        training = load_rendered(self.faces.folder, "train")[:TRAINING_FACES]
+        inputs = {"training": np.asarray(training), "new": self.faces.pictures}
+        part.add_metric(metric, self.slices, predictions=self.generated(self.seeds[0])[0], **inputs)
+        return part
+
+    def measure_robustness(self) -> Part:
+        """The same questions about degraded pictures."""
+        chosen = _fewer(self.faces, ROBUSTNESS_FACES)
+        part, images = Part([self.faces.items[index] for index in chosen]), self.faces.images[: len(chosen)]
+        for kind in ("none", *DEGRADATIONS):
+            worse = images if kind == "none" else [degrade(image, kind, seed=i) for i, image in enumerate(images)]
+            _, right, asked = self.answer(worse)
+            part.add(f"accuracy, {kind.replace('_', ' ')}", ratio(right, asked))
+        part.details = {"severity": 2, "questions": sum(map(len, self.faces.questions[: len(chosen)]))}
+        return part
+
+
+def _fewer(faces: PaintedFaces, count: int) -> range:
+    """The numbers of the first faces, at most `count`."""
+    return range(min(count, faces.count))
 
 
 __all__ = ["ANSWER_TOKENS", "PaintedFaces", "PaintedSuite", "QUESTIONS_PER_FACE", "SPLIT"]

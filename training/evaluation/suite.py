@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from ..files import write_json, write_text
 from .results import markdown, to_json
 from .statistics import Statistic, in_slices, with_interval
 
+
+if TYPE_CHECKING:
+    from .metrics import FaceMetric
 
 _LIBRARIES = ("torch", "transformers", "diffusers", "datasets", "torchmetrics", "resvg-py")
 
@@ -51,6 +55,15 @@ class Part:
         if not np.isfinite(statistic(np.ones((1, count)))[0]):
             return {}
         return self.add_measured(name, with_interval(statistic, count), better, in_slices(statistic, slices or {}))
+
+    def add_metric(
+        self, metric: "FaceMetric", slices: Mapping[str, np.ndarray] | None = None, prefix: str = "", **inputs
+    ) -> None:
+        """Measure all numbers of a metric; one row of its inputs for each picture of the part."""
+        for name, statistic in metric.statistics(**inputs).items():
+            self.add(prefix + name, statistic, metric.better[name], slices)
+        if metric.extras():
+            self.details[prefix + type(metric).__name__] = metric.extras()
 
     def add_measured(
         self, name: str, measured: Mapping | None, better: str | None = "higher", slices: Mapping | None = None
