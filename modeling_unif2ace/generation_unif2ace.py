@@ -93,6 +93,10 @@ class UniF2aceGenerationMixin(GenerationMixin):
             self._empty_prompt = made_for, cache
         return cache
 
+    def settled_codes(self, refresh_every: int) -> SettledCodes:
+        """What `predict_codes` needs to reuse known codes in one loop; every `refresh_every` steps computes all."""
+        return SettledCodes(refresh_every)
+
     def compile_image_decoding(self, **options):
         """
         Compile the denoising step with `torch.compile`. From then on all steps have the same shapes: prompts are

@@ -19,13 +19,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from .checks_unif2ace import check_count, check_guidance, check_interval, check_size, check_texts
+from .dialogue_unif2ace import UniF2aceDialogueMixin
+from .editing_unif2ace import UniF2aceEditingMixin
 from .lora_unif2ace import UniF2aceLoraMixin, adapter_base
 from .provenance_unif2ace import INFO_KEY, Provenance, describe_checkpoint, generator_name
 from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler
 from .watermark_unif2ace import embed_watermark
 
 
-DEFAULT_DESCRIBE_PROMPT = "Describe this face."
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MODEL_TYPE = "unif2ace"
 BUNDLED_NAME = "unif2ace-faces"  # the folder of the checkpoint inside the package
@@ -53,10 +55,10 @@ class UniF2acePipelineOutput(BaseOutput):
     codes: torch.LongTensor | None = None
 
 
-class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
+class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceDialogueMixin, UniF2aceLoraMixin, DiffusionPipeline):
     r"""
-    Generates faces from text (`pipe(prompt)`), describes faces (`pipe.describe(image)`) and answers questions about
-    them (`pipe.answer(image, question)`), all with one model.
+    Generates faces from text (`pipe(prompt)`), edits them (`inpaint`, `outpaint`, `vary`, `edit`), describes faces
+    (`describe`), answers questions about them (`answer`) and talks about them (`chat`), all with one model.
 
     Args:
         transformer ([`UniF2aceForConditionalGeneration`]): The model, with its image tokenizer and encoders.
@@ -76,7 +78,7 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "transformer"
-    _callback_tensor_inputs = ["latents", "logits"]
+    _callback_tensor_inputs = ["latents", "logits", "positions", "pred_original_sample"]
 
     def __init__(self, transformer, scheduler, processor):
         super().__init__()
@@ -213,11 +215,10 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...],
     ):
         """Raise a `ValueError` or `TypeError` that says how to mend the first argument of `__call__` that is wrong."""
-        _check_texts("prompt", prompt)
-        if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
-            raise ValueError(f"guidance_scale is {guidance_scale}, expected a finite number of at least 0 (1: none)")
-        _check_count("num_inference_steps", num_inference_steps)
-        _check_count("num_images_per_prompt", num_images_per_prompt)
+        check_texts("prompt", prompt)
+        check_guidance(guidance_scale)
+        check_count("num_inference_steps", num_inference_steps)
+        check_count("num_images_per_prompt", num_images_per_prompt)
         num_prompts = 1 if isinstance(prompt, str) else len(prompt)
         num_images = num_prompts * num_images_per_prompt
         if isinstance(generator, (list, tuple)) and len(generator) != num_images:
@@ -227,7 +228,7 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
                 f"{len(negative_prompt)} negative prompts for {num_prompts} prompts; give as many, or one"
             )
         if negative_prompt is not None and not (isinstance(negative_prompt, str) and not negative_prompt.strip()):
-            _check_texts("negative_prompt", negative_prompt)
+            check_texts("negative_prompt", negative_prompt)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
         for name in callback_on_step_end_tensor_inputs:
@@ -260,10 +261,25 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
             **negative,
         )
 
-    def prepare_latents(self, batch_size: int, device: torch.device) -> torch.LongTensor:
-        """Codes of which none is known, `(batch_size, num_image_tokens)` int64."""
-        shape = (batch_size, self.transformer.config.num_image_tokens)
-        return torch.full(shape, self.scheduler.config.mask_token_id, dtype=torch.long, device=device)
+    def prepare_latents(
+        self, batch_size: int, device: torch.device, latents: torch.LongTensor | None = None
+    ) -> torch.LongTensor:
+        """Codes of which none is known, or the given ones, checked, `(batch_size, num_image_tokens)` int64."""
+        config, mask_token_id = self.transformer.config, self.scheduler.config.mask_token_id
+        shape = (batch_size, config.num_image_tokens)
+        if latents is None:
+            return torch.full(shape, mask_token_id, dtype=torch.long, device=device)
+        if latents.shape != shape or latents.is_floating_point():
+            raise ValueError(
+                f"latents are {latents.dtype} of shape {tuple(latents.shape)}, expected whole numbers of shape {shape}"
+            )
+        known = latents[latents != mask_token_id]
+        if len(known) and not 0 <= int(known.min()) <= int(known.max()) < config.vq_config.codebook_size:
+            raise ValueError(
+                f"latents hold codes from {int(known.min())} to {int(known.max())}, expected codes from 0 to "
+                f"{config.vq_config.codebook_size - 1}, and {mask_token_id} where one is to be drawn"
+            )
+        return latents.to(device, torch.long)
 
     def decode_latents(
         self,
@@ -275,6 +291,7 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
         """Codes to pictures of `output_type`; PIL pictures are marked as generated unless `watermark` is `False`."""
         if output_type == "latent":
             return latents
+        self._onload()
         pixels = self.transformer.decode_image_tokens(latents).permute(0, 3, 1, 2)
         images = self.image_processor.postprocess(pixels.float(), output_type=output_type)
         return self.mark_as_generated(images, generator) if watermark and output_type == "pil" else images
@@ -306,8 +323,26 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the last call."""
+        """Steps planned by the last call."""
         return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the call under way shall end; a callback sets `pipe._interrupt = True`."""
+        return self._interrupt
+
+    def enable_sequential_cpu_offload(self, *args, **kwargs):
+        """Not offered: `enable_model_cpu_offload` moves the one model, as a whole."""
+        raise ValueError(
+            "the transformer is used as a whole, so it cannot be offloaded module by module: use "
+            "enable_model_cpu_offload, or a smaller dtype"
+        )
+
+    def _onload(self):
+        """Bring an offloaded model to its device: hooks of `enable_model_cpu_offload` only see calls of `forward`."""
+        hook = getattr(self.transformer, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(self.transformer)
 
     @torch.no_grad()
     def __call__(
@@ -323,6 +358,11 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
         watermark: bool = True,
+        latents: torch.LongTensor | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        refresh_settled_every: int = 1,
+        height: int | None = None,
+        width: int | None = None,
     ) -> UniF2acePipelineOutput | tuple:
         r"""
         Generate faces.
@@ -344,12 +384,24 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
             return_dict (`bool`, *optional*, defaults to `True`): `False` returns `(images, codes)`.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipeline, step, timestep, tensors)` after each step; `latents` in the dictionary
-                that it returns replace the codes.
+                that it returns replace the codes. With `pipeline._interrupt = True` it ends the loop; codes that are
+                not known then are taken as this step drew them.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `("latents",)`):
-                Which of `"latents"` and `"logits"` the callback gets.
+                What the callback gets: `"latents"`; `"pred_original_sample"`, the codes with all masked ones drawn,
+                of which `pipeline.decode_latents(codes, "pil", watermark=False)` makes a preview; `"logits"` and
+                `"positions"`, the scores `(batch_size, K, codebook_size)` at the K places that may be masked.
             watermark (`bool`, *optional*, defaults to `True`):
                 Mark PIL pictures as generated: an invisible watermark in the pixels, found by `unif2ace verify`, and
                 metadata in `info`, written by `save_image`. See `docs/provenance.md`.
+            latents (`torch.LongTensor` of shape `(num_images, num_image_tokens)`, *optional*):
+                Codes to start from: those that are not `scheduler.config.mask_token_id` stay. `inpaint` and its
+                relatives make them.
+            guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+                Share of the steps at which guidance starts and stops; the others cost half. Trades quality for time.
+            refresh_settled_every (`int`, *optional*, defaults to 1):
+                Compute all codes only every so many steps, in between only those masked at the step before, and
+                reuse keys and values of the others. 1 is exact; more trades quality for time.
+            height, width (`int`, *optional*): The model's resolution, which is the only size there is.
 
         Returns:
             [`UniF2acePipelineOutput`] or `tuple`.
@@ -368,117 +420,57 @@ class UniF2acePipeline(UniF2aceLoraMixin, DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
+        check_interval("guidance_interval", guidance_interval)
+        check_count("refresh_settled_every", refresh_settled_every)
+        check_size(height, width, self.transformer.config.vq_config.resolution)
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * len(prompt) if negative_prompt.strip() else None
         device = self._execution_device
         batch_size = len(prompt) * num_images_per_prompt
         generators = self.scheduler.prepare_generators(generator, batch_size)
+        self._onload()
         state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt, device)
-        latents = self.prepare_latents(batch_size, device)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        initially_masked = None
+        if latents is not None:
+            initially_masked = (latents == self.scheduler.config.mask_token_id).sum(-1).tolist()
+        latents = self.prepare_latents(batch_size, device, latents)
+        self.scheduler.set_timesteps(num_inference_steps, device=device, initially_masked=initially_masked)
         self._num_timesteps = len(self.scheduler.timesteps)
-        mask_token_id = self.scheduler.config.mask_token_id
+        self._interrupt = initially_masked is not None and not any(initially_masked)
+        settled = self.transformer.settled_codes(refresh_settled_every) if refresh_settled_every > 1 else None
+        guided_steps = range(*(math.ceil(share * num_inference_steps) for share in guidance_interval))
+        everywhere = self.transformer.static_image_shapes and settled is None
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(self.scheduler.timesteps):
-                codes = latents.masked_fill(latents == mask_token_id, MASKED_CODE)
-                logits = self.transformer.predict_codes(codes, state, guidance_scale=guidance_scale)
-                latents = self.scheduler.step(logits, t, latents, generator=generators).prev_sample
+                if self.interrupt:
+                    break
+                codes = latents.masked_fill(latents == self.scheduler.config.mask_token_id, MASKED_CODE)
+                positions = None if everywhere else self.scheduler.masked_positions(latents, t)
+                scale = guidance_scale if i in guided_steps else 1.0
+                logits = self.transformer.predict_codes(codes, state, scale, positions, settled)
+                output = self.scheduler.step(logits, t, latents, generator=generators, positions=positions)
+                latents, pred_original_sample = output.prev_sample, output.pred_original_sample
                 if callback_on_step_end is not None:
-                    available = {"latents": latents, "logits": logits}
+                    available = {
+                        "latents": latents,
+                        "logits": logits,
+                        "positions": positions,
+                        "pred_original_sample": pred_original_sample,
+                    }
                     tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = callback_on_step_end(self, i, t, tensors).get("latents", latents)
+                    changed = callback_on_step_end(self, i, t, tensors).get("latents", latents)
+                    if changed is not latents:  # it may have masked more than the plan knows of
+                        latents, settled, everywhere = changed, None, True
+                    if self.interrupt:
+                        unknown = latents == self.scheduler.config.mask_token_id
+                        latents = torch.where(unknown, pred_original_sample, latents)
+                if self.scheduler.may_finish_early and not self.interrupt:
+                    self._interrupt = not bool((latents == self.scheduler.config.mask_token_id).any())
                 progress_bar.update()
         images = self.decode_latents(latents, output_type, watermark, generator)
         self.maybe_free_model_hooks()
         return UniF2acePipelineOutput(images=images, codes=latents) if return_dict else (images, latents)
-
-    # Image to text
-
-    def describe(
-        self,
-        image: Any,
-        prompt: str | None = None,
-        max_new_tokens: int = 160,
-        **generate_kwargs,
-    ) -> str | list[str]:
-        r"""
-        Describe faces.
-
-        Args:
-            image (path, `PIL.Image.Image`, or a list of them): The faces, cropped to the head.
-            prompt (`str`, *optional*, defaults to `"Describe this face."`): The request.
-            max_new_tokens (`int`, *optional*, defaults to 160): Longest answer, in tokens.
-            generate_kwargs: Passed to the model's `generate`; greedy decoding when nothing else is said.
-
-        Returns:
-            `str`, or `list[str]` when a list of pictures was given.
-
-        Raises:
-            ValueError: if a picture cannot be read, or the texts do not fit into the model.
-        """
-        return self.answer(image, prompt or DEFAULT_DESCRIBE_PROMPT, max_new_tokens, **generate_kwargs)
-
-    def answer(
-        self,
-        image: Any,
-        question: str | list[str],
-        max_new_tokens: int = 160,
-        **generate_kwargs,
-    ) -> str | list[str]:
-        r"""
-        Answer questions about faces.
-
-        Args:
-            image (path, `PIL.Image.Image`, or a list of them): The faces, cropped to the head.
-            question (`str` or `list[str]`): One for all pictures, or one for each; several for one picture are fine.
-            max_new_tokens (`int`, *optional*, defaults to 160): Longest answer, in tokens.
-            generate_kwargs: Passed to the model's `generate`; greedy decoding when nothing else is said.
-
-        Returns:
-            `str`, or `list[str]` when a list of pictures or of questions was given.
-
-        Raises:
-            ValueError: if a picture cannot be read, the question is empty, the numbers of pictures and questions
-                differ, or the texts do not fit into the model.
-        """
-        _check_texts("question", question)
-        _check_count("max_new_tokens", max_new_tokens)
-        is_batched = isinstance(image, (list, tuple)) or not isinstance(question, str)
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
-        if not images:
-            raise ValueError("the list of images is empty, expected at least one")
-        images = self.processor.image_processor.fetch_images(images)
-        questions = [question] * len(images) if isinstance(question, str) else list(question)
-        if len(images) == 1:
-            images = images * len(questions)
-        if len(images) != len(questions):
-            raise ValueError(f"{len(images)} images and {len(questions)} questions; give as many, or one of either")
-        conversations = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
-            for image, text in zip(images, questions, strict=True)
-        ]
-        inputs = self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-            sanitize_control_tokens=True,  # what looks like a control token in a question is text
-        ).to(self._execution_device, self.transformer.dtype)
-        length = inputs["input_ids"].shape[1]
-        limit = self.transformer.config.text_config.max_position_embeddings
-        if length + max_new_tokens > limit:
-            raise ValueError(
-                f"picture and question take {length} tokens and the answer up to {max_new_tokens}, but the model "
-                f"reads {limit}: shorten the question or lower max_new_tokens"
-            )
-        generate_kwargs.setdefault("do_sample", False)
-        output = self.transformer.generate(**inputs, max_new_tokens=max_new_tokens, **generate_kwargs)
-        self.maybe_free_model_hooks()
-        texts = self.processor.post_process_image_text_to_text(output[:, length:])
-        return texts if is_batched else texts[0]
 
 
 def _bundled_checkpoint() -> Path:
@@ -531,26 +523,6 @@ def _check_model_type(folder: Path):
 
 def _bare_name(part: Any) -> list[str]:
     return [type(part).__module__.rpartition(".")[2], type(part).__name__]
-
-
-def _check_texts(name: str, texts: str | list[str]):
-    if not isinstance(texts, (str, list, tuple)):
-        raise TypeError(f"{name} is of type {type(texts).__name__}, expected a text or a list of texts")
-    items = [texts] if isinstance(texts, str) else texts
-    if not items:
-        raise ValueError(f"{name} is an empty list, expected at least one text")
-    for item in items:
-        if not isinstance(item, str):
-            raise TypeError(f"{name} holds a {type(item).__name__}, expected texts only")
-        if not item.strip():
-            raise ValueError(f"{name} is empty, expected a text with at least one word")
-
-
-def _check_count(name: str, value: int):
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name} is {value}, expected at least 1")
 
 
 __all__ = ["UniF2acePipeline", "UniF2acePipelineOutput"]

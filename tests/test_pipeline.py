@@ -1,10 +1,13 @@
 """`UniF2acePipeline` with a real model of tiny size: pictures, texts, layouts on disk, bad input."""
 
+import copy
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from PIL import Image
 
 from unif2ace import (
@@ -131,6 +134,113 @@ def test_callback(pipe):
     assert (codes == 0).all() and pipe.num_timesteps == STEPS
 
 
+def test_a_callback_can_stop(pipe):
+    """What is not known when it stops is taken as the last step drew it."""
+    kept = {}
+
+    def stop_after_two(pipeline, step, timestep, tensors):
+        kept.update(tensors)
+        pipeline._interrupt = step == 1
+        return tensors
+
+    codes = codes_of(
+        pipe,
+        "a man",
+        seeded(1),
+        callback_on_step_end=stop_after_two,
+        callback_on_step_end_tensor_inputs=["latents", "pred_original_sample", "logits", "positions"],
+    )
+    assert pipe.interrupt and torch.equal(codes, kept["pred_original_sample"])
+    assert (kept["latents"] == -1).any() and kept["logits"].shape[:2] == kept["positions"].shape == (1, 14)
+    preview = pipe.decode_latents(kept["pred_original_sample"], "pil", watermark=False)
+    assert preview[0].size == (16, 16)
+    codes_of(pipe, "a man", seeded(1))
+    assert not pipe.interrupt
+
+
+def test_a_callback_may_mask_codes_again(pipe):
+    def forget(pipeline, step, timestep, tensors):
+        if step == 2:
+            tensors["latents"] = torch.full_like(tensors["latents"], -1)
+        return tensors
+
+    codes = codes_of(pipe, "a man", seeded(1), callback_on_step_end=forget, refresh_settled_every=2)
+    assert (codes >= 0).all()
+
+
+def test_guidance_on_an_interval(pipe, monkeypatch):
+    scales, predict = [], pipe.transformer.predict_codes
+    record = lambda codes, state, scale, *rest: scales.append(scale) or predict(codes, state, scale, *rest)  # noqa: E731
+    monkeypatch.setattr(pipe.transformer, "predict_codes", record)
+    for interval, expected in (((0.0, 1.0), [6] * 4), ((0.5, 1.0), [1, 1, 6, 6]), ((0.2, 0.6), [1, 6, 6, 1])):
+        scales.clear()
+        codes_of(pipe, "a man with a hat", seeded(1), guidance_scale=6, guidance_interval=interval)
+        assert scales == expected
+    for wrong in ((0.5, 0.5), (-1, 1), (0, 2), 0.5, None):
+        with pytest.raises(ValueError, match="guidance_interval is"):
+            codes_of(pipe, "a man with a hat", seeded(1), guidance_interval=wrong)
+
+
+def test_reuse_of_settled_codes_is_the_same_alone_and_in_a_batch(pipe):
+    prompts = ["a man with a hat and a beard", "a woman"]
+    both = codes_of(pipe, prompts, seeded(1, 2), refresh_settled_every=3)
+    assert (both >= 0).all()
+    for row, prompt in enumerate(prompts):
+        alone = codes_of(pipe, prompt, seeded(row + 1), refresh_settled_every=3)
+        assert torch.equal(alone, both[row : row + 1])
+    with pytest.raises(ValueError, match="refresh_settled_every is 0"):
+        codes_of(pipe, prompts, seeded(1, 2), refresh_settled_every=0)
+
+
+@pytest.mark.parametrize("settings", [{"sampling": "entropy_bounded"}, {"early_exit_entropy": 1e6}])
+def test_loops_end_when_all_codes_are_known(pipe, settings):
+    """With no bound on the entropy one step is enough."""
+    settings = {"entropy_bound": 1e6, **settings}
+    other = UniF2acePipeline(pipe.transformer, UniF2aceScheduler(**settings), pipe.processor)
+    other.set_progress_bar_config(disable=True)
+    steps = []
+    codes = codes_of(
+        other, "a man", seeded(1), callback_on_step_end=lambda pipe, step, t, tensors: steps.append(step) or tensors
+    )
+    assert steps == [0] and (codes >= 0).all()
+
+
+def test_only_the_size_that_was_trained(pipe):
+    assert torch.equal(codes_of(pipe, "a man", seeded(1), height=16), codes_of(pipe, "a man", seeded(1), width=16))
+    with pytest.raises(ValueError, match="512 × 16 was asked for, but this model was trained for 16 × 16 only"):
+        codes_of(pipe, "a man", seeded(1), height=512)
+
+
+def test_an_offloaded_model_is_brought_back_before_each_use(pipe, face):
+    """`enable_model_cpu_offload` hooks `forward` only, and pictures are not made by `forward`."""
+    hooked = UniF2acePipeline(pipe.transformer, pipe.scheduler, pipe.processor)
+    hooked.set_progress_bar_config(disable=True)
+    expected = codes_of(pipe, "a man", seeded(1)), pipe.describe(face, max_new_tokens=4)
+    _, hook = cpu_offload_with_hook(pipe.transformer, execution_device="cpu")
+    calls = []
+    try:
+        before = pipe.transformer._hf_hook.pre_forward
+        pipe.transformer._hf_hook.pre_forward = lambda *args, **kwargs: calls.append(1) or before(*args, **kwargs)
+        codes = codes_of(hooked, "a man", seeded(1))
+        assert torch.equal(codes, expected[0]) and calls
+        calls.clear()
+        assert hooked.describe(face, max_new_tokens=4) == expected[1] and calls
+        calls.clear()
+        assert hooked.encode_images(face).shape == (1, 16) and calls
+    finally:
+        hook.remove()
+    with pytest.raises(ValueError, match="use enable_model_cpu_offload"):
+        hooked.enable_sequential_cpu_offload()
+
+
+def test_dtype_and_device_of_the_whole_pipeline(pipe):
+    half = copy.deepcopy(pipe).to("cpu", torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert half.transformer.dtype == torch.bfloat16 and half.device.type == "cpu"
+    picture = half("a man", num_inference_steps=2, generator=seeded(1), output_type="pt").images
+    assert picture.dtype == torch.float32 and picture.isfinite().all()
+
+
 def test_ancestral_scheduler(pipe):
     other = UniF2acePipeline(pipe.transformer, UniF2aceScheduler(-7, sampling="ancestral"), pipe.processor)
     other.set_progress_bar_config(disable=True)
@@ -174,6 +284,55 @@ def test_describe_and_answer(pipe, face, tmp_path):
     assert pipe.answer([face, face], questions, max_new_tokens=8) == one_by_one
     sampled = pipe.answer(face, questions[0], max_new_tokens=8, do_sample=True, temperature=5.0)
     assert isinstance(sampled, str)
+
+
+def test_streamed_pieces_are_the_answer(pipe, face):
+    question = "What is on his head?"
+    whole = pipe.answer(face, question, max_new_tokens=10)
+    pieces = list(pipe.answer(face, question, max_new_tokens=10, stream=True))
+    assert pieces and "".join(pieces).strip() == whole
+    assert "".join(pipe.describe(face, max_new_tokens=6, stream=True)).strip() == pipe.describe(face, max_new_tokens=6)
+    threads = threading.active_count()
+    for _ in pipe.answer(face, question, max_new_tokens=100, stream=True):
+        break  # nobody reads on: the thread ends
+    assert threading.active_count() == threads
+    with pytest.raises(ValueError, match="stream=True with 2 texts at once"):
+        pipe.describe([face, face], stream=True)
+    with pytest.raises(ValueError, match="no_such_argument"):
+        list(pipe.answer(face, question, stream=True, no_such_argument=1))
+
+
+def test_chat(pipe, face):
+    first = [{"role": "user", "content": "What is on his head?"}]
+    answer = pipe.chat(first, image=face, max_new_tokens=6)
+    assert answer == pipe.answer(face, "What is on his head?", max_new_tokens=6)
+    parts = [{"type": "image", "image": face}, {"type": "text", "text": "What is on his head?"}]
+    assert pipe.chat([{"role": "user", "content": parts}], max_new_tokens=6) == answer
+    turns = [*first, {"role": "assistant", "content": "a hat"}, {"role": "user", "content": "Has he a beard?"}]
+    further = pipe.chat(turns, image=face, max_new_tokens=6)
+    assert isinstance(further, str)
+    assert pipe.chat([first, turns], image=[face, face], max_new_tokens=6) == [answer, further]
+    assert "".join(pipe.chat(turns, image=face, max_new_tokens=6, stream=True)).strip() == further
+    assert isinstance(pipe.chat(first, max_new_tokens=4), str)  # without a picture
+    for wrong, message in (
+        ([], "conversation is empty"),
+        (["hello"], "a message is 'hello'"),
+        ([{"role": "user"}], "expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe.chat(wrong)
+    with pytest.raises(ValueError, match="1 images for 2 conversations"):
+        pipe.chat([first, turns], image=face)
+    with pytest.raises(ValueError, match="no message of the user"):
+        pipe.chat([{"role": "system", "content": "Be short."}], image=face)
+
+
+def test_stop_strings_and_beams_of_an_answer(pipe, face):
+    whole = pipe.answer(face, "What is on his head?", max_new_tokens=10)
+    letter = whole[len(whole) // 2]
+    stopped = pipe.answer(face, "What is on his head?", max_new_tokens=10, stop_strings=[letter])
+    assert whole.startswith(stopped.rstrip()) and letter in stopped
+    assert isinstance(pipe.answer(face, "What is on his head?", max_new_tokens=4, num_beams=2), str)
 
 
 def test_control_tokens_in_a_question_are_text(pipe, face):
