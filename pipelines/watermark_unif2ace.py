@@ -17,7 +17,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 
 DEFAULT_KEY = "unif2ace"
@@ -121,9 +121,9 @@ def detect_watermark(
         if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
             continue
         scaled = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+        residual = _whiten(np.asarray(scaled) @ _LUMA)
         for mirrored in (False, True):
-            pixels = np.asarray(ImageOps.mirror(scaled) if mirrored else scaled)
-            readings.append((_score(pixels, spectrum), scale, mirrored))
+            readings.append((_score(residual[:, ::-1] if mirrored else residual, spectrum), scale, mirrored))
     places = TILE * TILE * 2 * len(SCALES)
     threshold = -NormalDist().inv_cdf(false_alarm_rate / places)
     score, scale, mirrored = max(readings)
@@ -143,8 +143,7 @@ def _pattern(key: str) -> np.ndarray:
     return noise / noise.std()
 
 
-def _score(pixels: np.ndarray, spectrum: np.ndarray) -> float:
-    residual = _whiten(pixels @ _LUMA)
+def _score(residual: np.ndarray, spectrum: np.ndarray) -> float:
     height, width = residual.shape
     folded = np.pad(residual - residual.mean(), ((0, -height % TILE), (0, -width % TILE)))
     folded = folded.reshape(-1, TILE, folded.shape[1] // TILE, TILE).sum(axis=(0, 2))

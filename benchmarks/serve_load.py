@@ -1,0 +1,153 @@
+"""
+Load the HTTP service on the loopback: throughput against one request at a time, and what an overload does.
+
+    python benchmarks/serve_load.py
+    python benchmarks/serve_load.py --requests 64 --clients 16 --steps 16 --device cuda
+
+Starts `unif2ace serve` in a process of its own. The same requests are sent one after the other and by many clients at
+once, in turns, so that both meet the same load of the machine; every picture must be the same both times. Then many
+more requests than there is room for are sent at once: each must be answered with 200 or 429, and the service must be
+well afterwards.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+
+PROMPTS = ("an old man with a grey beard", "a young woman with hoop earrings", "a bald man", "a girl with red hair")
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class Client:
+    """Sends requests to the service at a port."""
+
+    def __init__(self, port: int, steps: int):
+        self.port, self.steps = port, steps
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+    def picture(self, number: int) -> tuple[int, str, float]:
+        """Status, picture (or error) and seconds of request `number`."""
+        start = time.perf_counter()
+        body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "num_inference_steps": self.steps}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", "/v1/images/generations", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        content = json.loads(response.read())
+        seconds = time.perf_counter() - start
+        if response.status != 200:
+            return response.status, content["error"]["message"], seconds
+        return 200, content["data"][0]["b64_json"], seconds
+
+
+def wait_until_ready(client: Client, process: subprocess.Popen):
+    while process.poll() is None:
+        try:
+            if client.get("/health")[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit("the service did not start")
+
+
+def mean_batch(client: Client) -> float:
+    values = dict(line.rsplit(" ", 1) for line in client.get("/metrics")[1].splitlines() if not line.startswith("#"))
+    return float(values["unif2ace_step_batch_size_sum"]) / float(values["unif2ace_step_batch_size_count"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns 1 if a picture differs or an overload is answered with anything but 200 and 429."""
+    parser = argparse.ArgumentParser(description="Load the HTTP service.")
+    parser.add_argument("--model", help="a checkpoint's folder (default: the bundled one)")
+    parser.add_argument("--device", help="where the service runs")
+    parser.add_argument("--requests", type=int, default=32, help="requests of a run (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=16, help="clients at once (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=16, help="decoding steps (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each way (default: %(default)s)")
+    parser.add_argument("--waiting", type=int, default=32, help="places to wait (default: %(default)s)")
+    options = parser.parse_args(arguments)
+
+    port = free_port()
+    command = [sys.executable, "-m", "unif2ace.cli", "serve", "--port", str(port)]
+    command += ["--max-batch", str(options.clients), "--max-waiting", str(options.waiting), "--timeout", "600"]
+    for name in ("model", "device"):
+        if getattr(options, name):
+            command += [f"--{name}", getattr(options, name)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        client = Client(port, options.steps)
+        wait_until_ready(client, process)
+        return measure(client, options)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def measure(client: Client, options: argparse.Namespace) -> int:
+    """Print the throughputs and what an overload did."""
+    client.picture(0)
+    numbers = range(options.requests)
+    seconds: dict[int, list[float]] = {1: [], options.clients: []}
+    latencies: dict[int, list[float]] = {1: [], options.clients: []}
+    pictures = {}
+    for _ in range(options.runs):
+        for clients in seconds:
+            start = time.perf_counter()
+            with ThreadPoolExecutor(clients) as pool:
+                answers = list(pool.map(client.picture, numbers))
+            seconds[clients].append(time.perf_counter() - start)
+            latencies[clients] += [answer[2] for answer in answers]
+            pictures[clients] = [answer[1] for answer in answers]
+    same = pictures[1] == pictures[options.clients]
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, device {options.device or 'default'}"
+    )
+    print(f"{options.requests} requests of {options.steps} steps, median of {options.runs} runs")
+    print("| clients | pictures/s | latency, s: median | slowest |")
+    print("| ---: | ---: | ---: | ---: |")
+    for clients, runs in seconds.items():
+        rate = options.requests / statistics.median(runs)
+        slow = max(latencies[clients])
+        print(f"| {clients} | {rate:.2f} | {statistics.median(latencies[clients]):.2f} | {slow:.2f} |")
+    gain = statistics.median(seconds[1]) / statistics.median(seconds[options.clients])
+    print(
+        f"{options.clients} clients at once: {gain:.2f} times the throughput of one; mean batch {mean_batch(client):.1f}"
+    )
+    print(f"pictures identical: {'yes' if same else 'NO'}")
+
+    flood = 4 * (options.clients + options.waiting)
+    with ThreadPoolExecutor(flood) as pool:
+        answers = list(pool.map(client.picture, range(flood)))
+    counts = Counter(answer[0] for answer in answers)
+    print(
+        f"overload, {flood} requests at once: " + ", ".join(f"{n} × {status}" for status, n in sorted(counts.items()))
+    )
+    alike = all(answers[number][1] == pictures[1][number] for number in numbers if answers[number][0] == 200)
+    healthy = client.get("/health")[0] == 200 and client.picture(0)[1] == pictures[1][0]
+    print(
+        f"pictures made under overload identical: {'yes' if alike else 'NO'}; well afterwards: {'yes' if healthy else 'NO'}"
+    )
+    return 0 if same and alike and healthy and set(counts) <= {200, 429} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

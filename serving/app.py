@@ -1,0 +1,358 @@
+"""The HTTP service: OpenAI's `images/generations` and `chat/completions`, health, metrics."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from ..modeling_unif2ace.image_processing_unif2ace import load_image
+from ..pipelines import save_image
+from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError
+from .limits import RequestLimits, error_body
+from .metrics import RequestMetrics, ServiceMetrics
+from .schemas import ChatBody, ImagesBody, Message
+from .text_engine import TextEngine, TextPiece, TextRequest
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..pipelines import UniF2acePipeline
+
+logger = logging.getLogger(__name__)
+DEFAULT_MAX_TOKENS = 160
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """
+    Args:
+        max_batch_size (`int`, *optional*, defaults to 16): Pictures under way at once.
+        max_text_batch_size (`int`, *optional*, defaults to 8): Texts generated at once.
+        max_waiting (`int`, *optional*, defaults to 64): Pictures, and texts, that may wait; more get 429.
+        max_body_bytes (`int`, *optional*, defaults to 8 MiB): Largest request.
+        max_pixels (`int`, *optional*, defaults to 16,000,000): Most pixels of a picture that is sent.
+        request_seconds (`float`, *optional*, defaults to 120): Time for a request, waiting included; then 504.
+        body_seconds (`float`, *optional*, defaults to 30): Time for a body to arrive; then 408.
+    """
+
+    max_batch_size: int = 16
+    max_text_batch_size: int = 8
+    max_waiting: int = 64
+    max_body_bytes: int = 8 * 2**20
+    max_pixels: int = 16_000_000
+    request_seconds: float = 120
+    body_seconds: float = 30
+
+
+def create_app(
+    pipe: "UniF2acePipeline",
+    model_name: str = "unif2ace",
+    limits: ServiceLimits | None = None,
+    api_key: str | None = None,
+) -> FastAPI:
+    """
+    The service as an ASGI application; its engines start and stop with it.
+
+    Args:
+        pipe ([`UniF2acePipeline`]): The model, on its device.
+        model_name (`str`, *optional*, defaults to `"unif2ace"`): What `/v1/models` calls it.
+        limits (`ServiceLimits`, *optional*): What is refused.
+        api_key (`str`, *optional*): Wanted of every request under `/v1/`.
+    """
+    service = _Service(pipe, model_name, limits or ServiceLimits())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        service.start()
+        yield
+        await run_in_threadpool(service.stop)
+
+    app = FastAPI(title="UniF²ace", lifespan=lifespan)
+    app.add_middleware(
+        RequestLimits,
+        max_body_bytes=service.limits.max_body_bytes,
+        body_seconds=service.limits.body_seconds,
+        api_key=api_key,
+    )
+    app.add_middleware(RequestMetrics, metrics=service.metrics)
+    _add_error_handlers(app)
+    app.post("/v1/images/generations")(service.generate_images)
+    app.post("/v1/chat/completions")(service.complete_chat)
+    app.get("/v1/models")(service.list_models)
+    app.get("/v1/models/{name:path}")(service.show_model)
+    app.get("/health")(service.health)
+    app.get("/metrics")(service.show_metrics)
+    app.state.service = service
+    return app
+
+
+def _add_error_handlers(app: FastAPI):
+    def answer(status: int, message: str, param: str | None = None, headers: dict | None = None) -> JSONResponse:
+        return JSONResponse(error_body(status, message, param), status, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_body(request: Request, error: RequestValidationError):
+        # where several forms are allowed, the error deepest inside is about the form that was meant
+        first = max(error.errors(), key=lambda item: len(item["loc"]))
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = first["msg"].removeprefix("Value error, ")
+        return answer(400, f"{place or 'the body'}: {message}", place or None)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException):
+        return answer(error.status_code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(ValueError)
+    async def wrong_value(request: Request, error: ValueError):
+        return answer(400, str(error))
+
+    @app.exception_handler(QueueFullError)
+    async def busy(request: Request, error: QueueFullError):
+        return answer(429, str(error), headers={"Retry-After": str(round(error.retry_after))})
+
+    @app.exception_handler(EngineClosedError)
+    async def closing(request: Request, error: EngineClosedError):
+        return answer(503, str(error))
+
+    @app.exception_handler(TimeoutError)
+    async def late(request: Request, error: TimeoutError):
+        return answer(504, str(error) or "the time for this request is over")
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception):
+        logger.error("a request failed", exc_info=error)
+        return answer(500, "the service failed; its log says why")
+
+
+class _Service:
+    """The handlers, with the engines that they share."""
+
+    def __init__(self, pipe: "UniF2acePipeline", model_name: str, limits: ServiceLimits):
+        self.pipe, self.model_name, self.limits = pipe, model_name, limits
+        self.metrics = ServiceMetrics()
+        self.started = int(time.time())
+        self.images: ImageEngine | None = None
+        self.texts: TextEngine | None = None
+
+    def start(self):
+        limits = self.limits
+        self.pipe.transformer.remember_unconditional_prompt()
+        self.images = ImageEngine(self.pipe, limits.max_batch_size, limits.max_waiting, self.metrics.count_step)
+        self.texts = TextEngine(self.pipe, limits.max_text_batch_size, limits.max_waiting)
+        self.metrics.watch(self.images, self.texts)
+
+    def stop(self):
+        self.images.close()
+        self.texts.close()
+
+    # Pictures
+
+    async def generate_images(self, body: ImagesBody, request: Request):
+        self._check_model(body.model)
+        side = self.pipe.transformer.config.vq_config.resolution
+        if body.size not in ("auto", f"{side}x{side}"):
+            raise ValueError(f"size is {body.size!r}, expected 'auto' or '{side}x{side}', the model's only one")
+        seed = secrets.randbelow(2**32 - body.n) if body.seed is None else body.seed
+        deadline = time.monotonic() + self.limits.request_seconds
+        wanted = [
+            ImageRequest(
+                prompt=body.prompt,
+                seed=(seed + number) % 2**32,
+                num_inference_steps=body.num_inference_steps,
+                guidance_scale=body.guidance_scale,
+                negative_prompt=body.negative_prompt,
+                deadline=deadline,
+            )
+            for number in range(body.n)
+        ]
+        futures = [asyncio.wrap_future(future) for future in self.images.submit(wanted)]
+        try:
+            pictures = await _unless_gone(asyncio.gather(*futures), request, deadline)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        self.metrics.pictures.inc(len(pictures))
+        encoded = await run_in_threadpool(self._encode, pictures, body)
+        return {
+            "created": int(time.time()),
+            "output_format": body.output_format,
+            "size": f"{side}x{side}",
+            "data": [{"b64_json": text, "seed": item.seed} for text, item in zip(encoded, wanted, strict=True)],
+        }
+
+    @staticmethod
+    def _encode(pictures: list["Image.Image"], body: ImagesBody) -> list[str]:
+        options = {} if body.output_format == "png" else {"quality": body.output_compression}
+        texts = []
+        for picture in pictures:
+            file = io.BytesIO()
+            save_image(picture, file, body.output_format.upper(), **options)
+            texts.append(base64.b64encode(file.getvalue()).decode())
+        return texts
+
+    # Texts
+
+    async def complete_chat(self, body: ChatBody, request: Request):
+        self._check_model(body.model)
+        messages = await run_in_threadpool(self._messages, body.messages)
+        limit = body.max_completion_tokens or body.max_tokens or DEFAULT_MAX_TOKENS
+        deadline = time.monotonic() + self.limits.request_seconds
+        wanted = TextRequest(messages, limit, body.temperature, body.top_p, tuple(body.stop or ()), deadline)
+        pieces: asyncio.Queue[TextPiece | Exception] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def listen(piece: TextPiece | Exception):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        cancelled = self.texts.submit(wanted, listen)
+        head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": self.model_name,
+        }
+        try:
+            # the first piece before the status: what is wrong with a request is known by then
+            first = await _unless_gone(pieces.get(), request, deadline)
+            if isinstance(first, Exception):
+                raise first
+            if body.stream:
+                stream = self._stream(body, head, first, pieces, cancelled)
+                return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            text, last = first.text, first
+            while last.finish_reason is None:
+                last = await _unless_gone(pieces.get(), request, deadline)
+                if isinstance(last, Exception):
+                    raise last
+                text += last.text
+        except BaseException:
+            cancelled.set()
+            raise
+        self.metrics.tokens.inc(last.completion_tokens)
+        message = {"role": "assistant", "content": text.strip()}
+        choice = {"index": 0, "message": message, "finish_reason": last.finish_reason, "logprobs": None}
+        return {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(last)}
+
+    async def _stream(self, body, head, piece, pieces, cancelled) -> AsyncIterator[str]:
+        head = {**head, "object": "chat.completion.chunk"}
+
+        def event(delta: dict, finish_reason: str | None = None) -> str:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+            return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+
+        try:
+            yield event({"role": "assistant", "content": ""})
+            while True:
+                if isinstance(piece, Exception):
+                    status = 504 if isinstance(piece, TimeoutError) else 503
+                    yield f"data: {json.dumps(error_body(status, str(piece)))}\n\n"
+                    return
+                if piece.text:
+                    yield event({"content": piece.text})
+                if piece.finish_reason is not None:
+                    break
+                piece = await pieces.get()
+            yield event({}, piece.finish_reason)
+            if body.stream_options.include_usage:
+                yield f"data: {json.dumps({**head, 'choices': [], 'usage': _usage(piece)})}\n\n"
+            self.metrics.tokens.inc(piece.completion_tokens)
+            yield "data: [DONE]\n\n"
+        finally:  # also when the client has gone
+            cancelled.set()
+
+    def _messages(self, messages: list[Message]) -> list[dict]:
+        """Messages as the processor takes them, their pictures decoded."""
+        converted = []
+        for message in messages:
+            content = message.content
+            if not isinstance(content, str):
+                content = [
+                    {"type": "text", "text": part.text}
+                    if part.type == "text"
+                    else {"type": "image", "image": load_image(part.image_url.url, self.limits.max_pixels)}
+                    for part in content
+                ]
+            converted.append({"role": message.role, "content": content})
+        num_images = sum(
+            part["type"] == "image" for item in converted for part in item["content"] if isinstance(part, dict)
+        )
+        if num_images > 1:
+            raise ValueError(f"the conversation has {num_images} pictures, expected at most one: split it")
+        if converted[-1]["role"] != "user":
+            raise ValueError(f"the last message is of role {converted[-1]['role']!r}, expected 'user'")
+        return converted
+
+    # The rest
+
+    def _check_model(self, name: str | None):
+        if name is not None and name != self.model_name:
+            raise HTTPException(404, f"there is no model {name[:100]!r}; this service has {self.model_name!r}")
+
+    def _model(self) -> dict:
+        return {"id": self.model_name, "object": "model", "created": self.started, "owned_by": "unif2ace"}
+
+    async def list_models(self):
+        return {"object": "list", "data": [self._model()]}
+
+    async def show_model(self, name: str):
+        self._check_model(name)
+        return self._model()
+
+    async def health(self):
+        images, texts = self.images, self.texts
+        healthy = images.is_alive and texts.is_alive
+        content = {
+            "status": "ok" if healthy else "failed",
+            "model": self.model_name,
+            "images": {"active": images.num_active, "waiting": images.num_waiting},
+            "texts": {"active": texts.num_active, "waiting": texts.num_waiting},
+        }
+        return JSONResponse(content, 200 if healthy else 503)
+
+    async def show_metrics(self) -> Response:
+        return PlainTextResponse(self.metrics.render(), media_type=self.metrics.content_type)
+
+
+async def _unless_gone(awaitable, request: Request, deadline: float):
+    """Wait for something while the client does, and not longer than until the deadline."""
+    task = asyncio.ensure_future(awaitable)
+    gone = asyncio.ensure_future(_disconnection(request))
+    try:
+        remaining = max(0.0, deadline - time.monotonic())
+        done, _ = await asyncio.wait({task, gone}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+        if task in done:
+            return task.result()
+        if gone in done:
+            raise HTTPException(499, "the client has gone")
+        raise TimeoutError("the time for this request is over")
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnection(request: Request):
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _usage(piece: TextPiece) -> dict:
+    prompt, completion = piece.prompt_tokens, piece.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+__all__ = ["ServiceLimits", "create_app"]

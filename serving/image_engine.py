@@ -1,0 +1,325 @@
+"""
+Continuous batching of image decoding: pictures that stand at different steps share one forward pass.
+
+A picture's prompt is encoded when it is let in; its keys and values join those of the pictures under way, padded on
+the left. Each turn is one step of all of them. A picture that is done leaves at once, and one that waits takes its
+place. Every picture has its own generator and its own scheduler, so it is the same as alone (up to the rounding of
+sums, which a different batch size may order differently).
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from ..modeling_unif2ace.image_decoding_unif2ace import PromptCache, PromptState
+from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, masked_positions, row_generators
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..pipelines import UniF2acePipeline, UniF2aceScheduler
+
+logger = logging.getLogger(__name__)
+
+
+class QueueFullError(RuntimeError):
+    """
+    More work waits than is allowed to.
+
+    Args:
+        retry_after (`float`): Seconds after which a place may be free.
+    """
+
+    def __init__(self, retry_after: float):
+        super().__init__(f"the service is busy: try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class EngineClosedError(RuntimeError):
+    """The engine has been shut down."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """
+    One picture.
+
+    Args:
+        prompt (`str`): What the face looks like.
+        seed (`int`): Of its generator; the pipeline makes the same picture from it.
+        num_inference_steps (`int`, *optional*, defaults to 16): Decoding steps.
+        guidance_scale (`float`, *optional*, defaults to 4.0): 1 is none.
+        negative_prompt (`str`, *optional*): What guidance leads away from.
+        deadline (`float`, *optional*): `time.monotonic()` after which nobody waits any more.
+    """
+
+    prompt: str
+    seed: int
+    num_inference_steps: int = 16
+    guidance_scale: float = 4.0
+    negative_prompt: str | None = None
+    deadline: float = float("inf")
+
+
+@dataclass(eq=False)
+class _Picture:
+    """A picture under way."""
+
+    request: ImageRequest
+    future: Future
+    state: PromptState | None = None
+    scheduler: "UniF2aceScheduler | None" = None
+    codes: torch.LongTensor | None = None  # (1, N)
+    generators: list[torch.Generator] = field(default_factory=list)
+    step: int = 0
+
+    @property
+    def rows(self) -> int:
+        return 2 if self.state.guided else 1
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        return self.scheduler.timesteps[self.step]
+
+
+class ImageEngine:
+    """
+    Makes pictures for many callers with one model, in a thread of its own.
+
+    Args:
+        pipe ([`UniF2acePipeline`]): Used by the engine's thread; describing pictures at the same time is fine.
+        max_batch_size (`int`, *optional*, defaults to 16): Pictures under way at once.
+        max_waiting (`int`, *optional*, defaults to 64): Pictures that may wait; `submit` refuses more.
+        on_step (`Callable[[int], None]`, *optional*): Called after each step with the number of pictures in it.
+    """
+
+    def __init__(
+        self,
+        pipe: "UniF2acePipeline",
+        max_batch_size: int = 16,
+        max_waiting: int = 64,
+        on_step: Callable[[int], None] | None = None,
+    ):
+        self.pipe = pipe
+        self.max_batch_size = max_batch_size
+        self.max_waiting = max_waiting
+        self._on_step = on_step
+        self._waiting: deque[_Picture] = deque()
+        self._active: list[_Picture] = []
+        self._merged: PromptState | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._seconds_per_picture = 1.0
+        self._thread = threading.Thread(target=self._run, name="image-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """Pictures that no step has been made of."""
+        return len(self._waiting)
+
+    @property
+    def num_active(self) -> int:
+        """Pictures under way."""
+        return len(self._active)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether pictures can be made."""
+        return self._thread.is_alive() and not self._closing
+
+    def submit(self, requests: list[ImageRequest]) -> list[Future]:
+        """
+        Take requests in, all or none.
+
+        Args:
+            requests (`list[ImageRequest]`): Pictures to make.
+
+        Returns:
+            `list[Future]` of PIL pictures, one for each request. Cancelling one drops its picture at any time. A
+            `ValueError` in one says what is wrong with its request, `TimeoutError` that its deadline passed.
+
+        Raises:
+            QueueFullError: if fewer places are free than there are requests.
+            EngineClosedError: if the engine has been closed.
+        """
+        pictures = [_Picture(request, Future()) for request in requests]
+        with self._changed:
+            if self._closing:
+                raise EngineClosedError("the service is shutting down")
+            if len(self._waiting) + len(pictures) > self.max_waiting:
+                raise QueueFullError(max(1.0, len(self._waiting) * self._seconds_per_picture))
+            self._waiting.extend(pictures)
+            self._changed.notify()
+        return [picture.future for picture in pictures]
+
+    def close(self, timeout: float | None = 10):
+        """Finish nothing more: pictures that wait or are under way end with `EngineClosedError`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    # What the thread does
+
+    def _run(self):
+        try:
+            while self._take_in():
+                if self._active:
+                    self._turn()
+        finally:
+            with self._changed:
+                self._closing = True
+                left = [*self._active, *self._waiting]
+                self._active, self._waiting = [], deque()
+            for picture in left:
+                _fail(picture, EngineClosedError("the service is shutting down"))
+
+    def _take_in(self) -> bool:
+        """Let in what there is room for; wait if there is nothing to do. `False` at the end."""
+        with self._changed:
+            while not (self._closing or self._waiting or self._active):
+                self._changed.wait()
+            if self._closing:
+                return False
+            room = self.max_batch_size - len(self._active)
+            entering = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        for picture in entering:
+            if picture.future.cancelled():
+                continue
+            try:
+                self._begin(picture)
+            except Exception as error:  # of this request alone: a prompt that is too long, say
+                _fail(picture, error)
+            else:
+                self._active.append(picture)
+                self._merged = None
+        return True
+
+    @torch.inference_mode()
+    def _begin(self, picture: _Picture):
+        request, pipe = picture.request, self.pipe
+        device = pipe._execution_device
+        negative = None if request.negative_prompt is None else [request.negative_prompt]
+        guidance = request.guidance_scale != 1
+        picture.state = pipe.encode_prompt([request.prompt], negative, guidance, 1, device)
+        picture.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        picture.scheduler.set_timesteps(request.num_inference_steps, device=device)
+        picture.generators = row_generators(torch.Generator().manual_seed(request.seed), 1)
+        picture.codes = pipe.prepare_latents(1, device)
+
+    def _turn(self):
+        """One step of all pictures under way; an error ends these, not the engine."""
+        start = time.monotonic()
+        try:
+            self._drop_abandoned()
+            if not self._active:
+                return
+            num_pictures = len(self._active)
+            self._step()
+            finished = [item for item in self._active if item.step == item.request.num_inference_steps]
+            images = self._decode(finished)
+        except Exception as error:
+            logger.exception("a denoising step failed")
+            for picture in self._active:
+                _fail(picture, error)
+            self._active, self._merged = [], None
+            return
+        if finished:
+            self._active = [picture for picture in self._active if picture not in finished]
+            self._merged = None
+        for picture, image in zip(finished, images, strict=True):
+            if picture.future.set_running_or_notify_cancel():
+                picture.future.set_result(image)
+        seconds = (time.monotonic() - start) / num_pictures * 16  # of a picture of usual length
+        self._seconds_per_picture += 0.1 * (seconds - self._seconds_per_picture)
+        if self._on_step is not None:
+            self._on_step(num_pictures)
+
+    def _drop_abandoned(self):
+        now = time.monotonic()
+        for picture in list(self._active):
+            late = picture.request.deadline < now
+            if late:
+                _fail(picture, TimeoutError("the time for this request is over"))
+            if late or picture.future.cancelled():
+                self._active.remove(picture)
+                self._merged = None
+
+    @torch.inference_mode()
+    def _step(self):
+        pictures = self._active
+        if self._merged is None:
+            self._merged = merge_prompt_states([picture.state for picture in pictures])
+        mask_token_id = self.pipe.scheduler.config.mask_token_id
+        rows = torch.cat([picture.codes.expand(picture.rows, -1) for picture in pictures])
+        codes = rows.masked_fill(rows == mask_token_id, MASKED_CODE)
+        needed = max(picture.scheduler.max_masked(picture.timestep, codes.shape[1]) for picture in pictures)
+        positions = masked_positions(codes, needed)
+        logits = self.pipe.transformer.predict_codes(codes, self._merged, positions=positions)
+        first = 0
+        for picture in pictures:
+            own = logits[first : first + picture.rows]
+            if picture.state.guided:
+                own = own[1:] + picture.request.guidance_scale * (own[:1] - own[1:])
+            picture.codes = picture.scheduler.step(
+                own,
+                picture.timestep,
+                picture.codes,
+                generator=picture.generators,
+                positions=positions[first : first + 1],
+            ).prev_sample
+            first += picture.rows
+            picture.step += 1
+
+    @torch.inference_mode()
+    def _decode(self, pictures: list[_Picture]) -> list["Image.Image"]:
+        if not pictures:
+            return []
+        codes = torch.cat([picture.codes for picture in pictures])
+        generators = [torch.Generator().manual_seed(picture.request.seed) for picture in pictures]
+        return self.pipe.decode_latents(codes, "pil", generator=generators)
+
+
+def merge_prompt_states(states: list[PromptState]) -> PromptState:
+    """
+    Prompts of several requests as one state, padded on the left; the rows of each request stay together.
+
+    Guidance is not the state's matter any more: prompts and negative prompts are rows like others.
+    """
+    length = max(state.cache.get_seq_length() for state in states)
+
+    def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # (rows, heads, length, size)
+        return torch.cat([F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
+
+    layers = [
+        (merge([keys for keys, _ in layer]), merge([values for _, values in layer]))
+        for layer in zip(*(state.cache.layers for state in states), strict=True)
+    ]
+    masks = []
+    for state in states:
+        keys = state.cache.layers[0][0]
+        mask = state.attention_mask
+        if mask is None:
+            mask = torch.ones(keys.shape[0], keys.shape[-2], dtype=torch.long, device=keys.device)
+        masks.append(F.pad(mask, (length - mask.shape[-1], 0)))
+    mask = torch.cat(masks)
+    return PromptState(PromptCache(layers), None if bool(mask.all()) else mask, len(mask), guided=False)
+
+
+def _fail(picture: _Picture, error: Exception):
+    # a future stays cancellable while its picture is under way; who cancelled it wants to hear nothing more
+    if not picture.future.done() and picture.future.set_running_or_notify_cancel():
+        picture.future.set_exception(error)
+
+
+__all__ = ["EngineClosedError", "ImageEngine", "ImageRequest", "QueueFullError", "merge_prompt_states"]

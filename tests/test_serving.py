@@ -1,0 +1,481 @@
+"""`unif2ace serve` over real HTTP on the loopback: answers, sharing of steps, limits, bad input."""
+
+import base64
+import http.client
+import io
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.pipelines import read_provenance
+from unif2ace.training.train_text_tokenizer import build_tokenizer
+
+
+pytest.importorskip("fastapi", reason="the service needs the extra `serve`")
+uvicorn = pytest.importorskip("uvicorn", reason="the service needs the extra `serve`")
+
+from unif2ace.serving.app import ServiceLimits, create_app  # noqa: E402  (needs fastapi)
+from unif2ace.serving.image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError  # noqa: E402
+from unif2ace.serving.text_engine import TextEngine, TextRequest  # noqa: E402
+
+
+TEXTS = ["a man with a hat and a beard", "a young woman with round glasses", "Describe this face. What is it?"]
+LIMITS = ServiceLimits(
+    max_batch_size=4, max_waiting=6, max_body_bytes=200_000, max_pixels=10_000, request_seconds=60, body_seconds=1
+)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    config = get_preset("tiny")
+    model = UniF2aceForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)  # opinions that depend on the prompt
+    tokenizer = build_tokenizer(TEXTS * 3, config.text_vocab_size, config.vq_config.num_bits)
+    pipe = UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Server:
+    """The service in a thread, at a free port."""
+
+    def __init__(self, pipe, limits=LIMITS, **options):
+        self.app = create_app(pipe, "tiny", limits, **options)
+        self.server = uvicorn.Server(uvicorn.Config(self.app, "127.0.0.1", 0, log_level="critical"))
+        self.thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *error):
+        self.server.should_exit = True
+        self.thread.join(30)
+
+    def __call__(self, method, path, body=None, headers=None):
+        """Status, headers and content of an answer; JSON is decoded."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        return response.status, response.headers, json.loads(content) if is_json else content.decode()
+
+    def images(self, prompt="a man", **fields):
+        return self("POST", "/v1/images/generations", {"prompt": prompt, "num_inference_steps": 3, **fields})
+
+    def chat(self, content, **fields):
+        messages = content if isinstance(content, list) and "role" in content[0] else None
+        messages = messages or [{"role": "user", "content": content}]
+        return self("POST", "/v1/chat/completions", {"messages": messages, "max_tokens": 6, **fields})
+
+
+@pytest.fixture(scope="module")
+def server(pipe):
+    with Server(pipe) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def face():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+
+
+def data_url(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def question(face, text="What is it?"):
+    return [{"type": "image_url", "image_url": {"url": data_url(face)}}, {"type": "text", "text": text}]
+
+
+def picture_of(item):
+    return Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))
+
+
+def alone(pipe, request):
+    """What the pipeline makes of a request."""
+    return pipe(
+        request.prompt,
+        guidance_scale=request.guidance_scale,
+        num_inference_steps=request.num_inference_steps,
+        negative_prompt=request.negative_prompt,
+        generator=torch.Generator().manual_seed(request.seed),
+    ).images[0]
+
+
+# The engines
+
+
+REQUESTS = [
+    ImageRequest("a man", seed=1, num_inference_steps=7),
+    ImageRequest("a young woman with round glasses", seed=2, num_inference_steps=3, guidance_scale=1.0),
+    ImageRequest("a man with a hat and a beard", seed=3, num_inference_steps=5, negative_prompt="a woman"),
+    ImageRequest("a woman", seed=2**32 - 1, num_inference_steps=1, guidance_scale=7.5),
+    ImageRequest("a hat", seed=5, num_inference_steps=16),
+    ImageRequest("a man", seed=6, num_inference_steps=2, negative_prompt="a man with a hat and a beard"),
+]
+
+
+def test_pictures_at_different_steps_share_them_and_stay_the_same(pipe):
+    sizes = []
+    engine = ImageEngine(pipe, max_batch_size=3, on_step=sizes.append)
+    try:
+        images = [future.result(60) for future in engine.submit(REQUESTS)]
+    finally:
+        engine.close()
+    for request, image in zip(REQUESTS, images, strict=True):
+        assert image.tobytes() == alone(pipe, request).tobytes()
+        assert read_provenance(image).seed == request.seed
+    assert sum(sizes) == sum(request.num_inference_steps for request in REQUESTS)
+    assert max(sizes) == 3 and len(sizes) < sum(sizes)
+
+
+def test_a_bad_request_spoils_no_other(pipe):
+    engine = ImageEngine(pipe)
+    try:
+        good, bad, late = engine.submit(
+            [REQUESTS[0], ImageRequest("very " * 200, seed=1), ImageRequest("a man", 1, deadline=time.monotonic() - 1)]
+        )
+        with pytest.raises(ValueError, match="tokens, the limit is 22"):
+            bad.result(60)
+        with pytest.raises(TimeoutError):
+            late.result(60)
+        assert good.result(60).tobytes() == alone(pipe, REQUESTS[0]).tobytes()
+    finally:
+        engine.close()
+
+
+def test_cancelled_pictures_make_room(pipe):
+    engine = ImageEngine(pipe, max_batch_size=1, max_waiting=2)
+    try:
+        first = engine.submit([ImageRequest("a man", 1, num_inference_steps=100_000)])[0]
+        while not engine.num_active:
+            time.sleep(0.01)
+        waiting = engine.submit([ImageRequest("a man", 2, num_inference_steps=2)] * 2)
+        with pytest.raises(QueueFullError) as error:
+            engine.submit([REQUESTS[0]])
+        assert error.value.retry_after >= 1
+        assert first.cancel()
+        assert all(future.result(60) for future in waiting)
+    finally:
+        engine.close()
+
+
+def test_closing_ends_what_is_under_way(pipe):
+    engine = ImageEngine(pipe, max_batch_size=1)
+    futures = engine.submit([ImageRequest("a man", 1, num_inference_steps=100_000)] * 2)
+    engine.close()
+    for future in futures:
+        with pytest.raises(EngineClosedError):
+            future.result(10)
+    with pytest.raises(EngineClosedError):
+        engine.submit([REQUESTS[0]])
+    assert not engine.is_alive
+
+
+def test_a_failed_step_ends_its_pictures_and_not_the_engine(pipe, monkeypatch):
+    engine = ImageEngine(pipe)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(pipe.transformer, "predict_codes", None)
+            with pytest.raises(TypeError):
+                engine.submit([REQUESTS[0]])[0].result(60)
+        assert engine.is_alive
+        assert engine.submit([REQUESTS[0]])[0].result(60)
+    finally:
+        engine.close()
+
+
+def test_texts_in_a_batch_are_those_alone(pipe, face):
+    engine = TextEngine(pipe)
+    questions = ["What is it?", "Describe this face. What is it?", "a man"]
+    pieces = {text: [] for text in questions}
+    finished = threading.Semaphore(0)
+
+    def listen_for(text):
+        def listen(piece):
+            pieces[text].append(piece)
+            if isinstance(piece, Exception) or piece.finish_reason:
+                finished.release()
+
+        return listen
+
+    try:
+        for text in questions:
+            content = [{"type": "image", "image": face}, {"type": "text", "text": text}]
+            engine.submit(TextRequest([{"role": "user", "content": content}], max_new_tokens=8), listen_for(text))
+        for _ in questions:
+            assert finished.acquire(timeout=60)
+    finally:
+        engine.close()
+    for text in questions:
+        assert "".join(piece.text for piece in pieces[text]).strip() == pipe.answer(face, text, max_new_tokens=8)
+        assert pieces[text][-1].completion_tokens <= 8
+
+
+# Pictures over HTTP
+
+
+def test_images(server, pipe):
+    status, _, answer = server.images("a man with a hat", n=2, seed=4, guidance_scale=2)
+    assert status == 200 and answer["size"] == "16x16" and answer["output_format"] == "png"
+    assert [item["seed"] for item in answer["data"]] == [4, 5]
+    for item in answer["data"]:
+        expected = alone(pipe, ImageRequest("a man with a hat", item["seed"], 3, 2.0))
+        picture = picture_of(item)
+        assert picture.tobytes() == expected.tobytes() and read_provenance(picture).seed == item["seed"]
+
+
+def test_image_formats_and_random_seeds(server):
+    for output_format in ("png", "jpeg", "webp"):
+        status, _, answer = server.images(output_format=output_format, output_compression=95)
+        assert status == 200 and picture_of(answer["data"][0]).format == output_format.upper()
+    assert server.images()[2]["data"][0]["seed"] != server.images()[2]["data"][0]["seed"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": "  "}, "prompt: String should have at least 1 character"),
+        ({"prompt": 3}, "prompt: Input should be a valid string"),
+        ({"prompt": "very " * 200}, "tokens, the limit is 22"),
+        ({"n": 11}, "n: Input should be less than or equal to 10"),
+        ({"size": "1024x1024"}, "expected 'auto' or '16x16'"),
+        ({"response_format": "url"}, "response_format: Input should be 'b64_json'"),
+        ({"num_inference_steps": 0}, "num_inference_steps: "),
+        ({"guidance_scale": -1}, "guidance_scale: "),
+        ({"guidance_scale": "NaN"}, "guidance_scale: "),
+        ({"seed": -1}, "seed: "),
+    ],
+)
+def test_wrong_image_requests(server, fields, message):
+    status, _, answer = server.images(**fields)
+    assert status == 400 and message in answer["error"]["message"]
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+# Texts over HTTP
+
+
+def test_chat(server, pipe, face):
+    status, _, answer = server.chat(question(face))
+    assert status == 200 and answer["object"] == "chat.completion"
+    choice = answer["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": pipe.answer(face, "What is it?", max_new_tokens=6)}
+    usage = answer["usage"]
+    assert choice["finish_reason"] == ("length" if usage["completion_tokens"] == 6 else "stop")
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_chat_stream_says_the_same(server, face):
+    whole = server.chat(question(face))[2]["choices"][0]
+    status, headers, stream = server.chat(question(face), stream=True, stream_options={"include_usage": True})
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    events = [line.removeprefix("data: ") for line in stream.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[-1]["usage"]["completion_tokens"] > 0 and chunks[-1]["choices"] == []
+    deltas = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert deltas[0]["delta"]["role"] == "assistant"
+    text = "".join(item["delta"].get("content", "") for item in deltas)
+    assert text.strip() == whole["message"]["content"] and deltas[-1]["finish_reason"] == whole["finish_reason"]
+
+
+def test_stop_texts_end_an_answer(server, face):
+    whole = server.chat(question(face))[2]["choices"][0]["message"]["content"]
+    stop = whole[3:6]
+    for stream in (False, True):
+        answer = server.chat(question(face), stop=stop, stream=stream)[2]
+        if stream:
+            chunks = [json.loads(line[6:]) for line in answer.split("\n\n") if line.startswith("data: {")]
+            text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        else:
+            text = answer["choices"][0]["message"]["content"]
+        assert text.strip() == whole[: whole.index(stop)].strip()
+
+
+def test_conversations_without_pictures_and_sampling(server, face):
+    assert server.chat("What is it?")[0] == 200
+    assert server.chat(question(face), temperature=1.5, top_p=0.9)[0] == 200
+    messages = [
+        {"role": "system", "content": "Describe."},
+        {"role": "user", "content": question(face)},
+        {"role": "assistant", "content": "a man"},
+        {"role": "user", "content": "What is it? <|soi|> <|mask|>"},
+    ]
+    assert server.chat(messages)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "message"),
+    [
+        ([], {}, None),
+        ([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}], {}, "fetches nothing"),
+        ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], {}, "fetches nothing"),
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], {}, "not a picture"),
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}], {}, "base64"),
+        ([{"type": "audio"}], {}, "messages.0.content"),
+        ("why " * 300, {}, "but the model reads 256"),
+        ("a man", {"max_tokens": 0}, "max_tokens: "),
+        ("a man", {"temperature": 3}, "temperature: "),
+        ("a man", {"n": 2}, "n: "),
+        ("a man", {"tools": [{}]}, "cannot call tools"),
+        ("a man", {"stop": ["a"] * 5}, "at most 4"),
+        ([{"role": "assistant", "content": "a man"}], {}, "expected 'user'"),
+        ([{"role": "tool", "content": "a man"}], {}, "messages.0.role"),
+    ],
+)
+def test_wrong_chat_requests(server, content, fields, message):
+    body = {"messages": content} if content and isinstance(content, list) and "role" in content[0] else None
+    body = body or {"messages": [{"role": "user", "content": content}] if content else []}
+    status, _, answer = server("POST", "/v1/chat/completions", {**body, **fields})
+    assert status == 400 and (message is None or message in answer["error"]["message"])
+
+
+def test_pictures_are_bounded(server, face):
+    status, _, answer = server.chat(question(face.resize((200, 100))))
+    assert status == 400 and "pixels" in answer["error"]["message"]
+    both = [*question(face), *question(face)]
+    assert "2 pictures, expected at most one" in server.chat(both)[2]["error"]["message"]
+
+
+# Limits
+
+
+def test_hostile_bodies(server):
+    post = ("POST", "/v1/images/generations")
+    for body in (b"", b"{", b"\xff\xfe", b"[" * 50_000, b"null", b'"a man"', b'{"prompt": "\\ud800"}'):
+        status, _, answer = server(*post, body)
+        assert status == 400 and answer["error"]["message"], body[:20]
+    assert server(*post, b" " * 200_001)[0] == 413
+    # a body without a length is counted while it arrives
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("POST", post[1], (b" " * 50_000 for _ in range(10)), encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+    assert server("GET", "/v1/images/generations")[0] == 405
+    assert server("GET", "/nothing")[0] == 404
+    assert server("POST", "/v1/images/generations", {"prompt": "a man", "model": "gpt"})[0] == 404
+    assert server.images()[0] == 200
+
+
+def test_a_body_that_does_not_come(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest("POST", "/v1/images/generations")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders()
+    connection.send(b"{")
+    assert connection.getresponse().status == 408
+    connection.close()
+
+
+def test_overload_gives_429_and_nothing_else(pipe):
+    with Server(pipe, ServiceLimits(max_batch_size=2, max_waiting=3)) as server, ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(lambda seed: server.images(seed=seed, num_inference_steps=12), range(30)))
+        counts = {status: sum(answer[0] == status for answer in answers) for status in {a[0] for a in answers}}
+        assert set(counts) == {200, 429} and counts[200] >= 3
+        for status, headers, answer in answers:
+            if status == 429:
+                assert int(headers["retry-after"]) >= 1 and answer["error"]["type"] == "rate_limit_error"
+            else:
+                seed = answer["data"][0]["seed"]
+                expected = alone(pipe, ImageRequest("a man", seed, 12))
+                assert picture_of(answer["data"][0]).tobytes() == expected.tobytes()
+        assert server("GET", "/health")[2]["images"] == {"active": 0, "waiting": 0}
+        assert server.images()[0] == 200
+
+
+def test_time_is_bounded_and_clients_may_leave(pipe):
+    with Server(pipe, ServiceLimits(max_batch_size=1, request_seconds=0.5)) as server:
+        # more steps than the interface allows cannot be asked for, so the batch is filled from inside
+        engine = server.app.state.service.images
+        slow = engine.submit([ImageRequest("a man", 1, num_inference_steps=100_000)])[0]
+        assert server.images()[0] == 504
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a man"}))
+        while not engine.num_waiting:
+            time.sleep(0.01)
+        connection.close()
+        slow.cancel()
+        deadline = time.monotonic() + 30
+        while (engine.num_waiting or engine.num_active) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (engine.num_waiting, engine.num_active) == (0, 0)
+
+
+def test_api_key(pipe):
+    with Server(pipe, api_key="secret") as server:
+        assert server.images()[0] == 401
+        assert server("GET", "/v1/models", headers={"Authorization": "Bearer wrong"})[0] == 401
+        assert server("GET", "/v1/models", headers={"Authorization": "Bearer secret"})[0] == 200
+        assert server("GET", "/health")[0] == 200
+
+
+# Everything else
+
+
+def test_models_health_and_metrics(server):
+    status, _, models = server("GET", "/v1/models")
+    assert status == 200 and [model["id"] for model in models["data"]] == ["tiny"]
+    assert server("GET", "/v1/models/tiny")[2]["object"] == "model"
+    assert server("GET", "/v1/models/other")[0] == 404
+    assert server("GET", "/health")[2]["status"] == "ok"
+    server.images()
+    status, headers, text = server("GET", "/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values["unif2ace_pictures_total"]) >= 1
+    assert float(values['unif2ace_requests_total{route="/v1/images/generations",status="200"}']) >= 1
+    assert float(values["unif2ace_step_batch_size_count"]) >= 3
+    assert values['unif2ace_work{kind="image",state="waiting"}'] == "0.0"
+
+
+def test_pictures_and_texts_at_the_same_time(server, pipe, face):
+    text = server.chat(question(face))[2]["choices"][0]["message"]["content"]
+    image = alone(pipe, ImageRequest("a man", 9, 12))
+    with ThreadPoolExecutor(4) as pool:
+        images = [pool.submit(server.images, seed=9, num_inference_steps=12) for _ in range(2)]
+        texts = [pool.submit(server.chat, question(face)) for _ in range(2)]
+    for future in images:
+        assert picture_of(future.result()[2]["data"][0]).tobytes() == image.tobytes()
+    for future in texts:
+        assert future.result()[2]["choices"][0]["message"]["content"] == text
+
+
+def test_openai_client(server, face):
+    openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0)
+    answer = client.images.generate(
+        model="tiny", prompt="a man", n=2, extra_body={"seed": 3, "num_inference_steps": 2}
+    )
+    assert picture_of(answer.data[1].model_dump()).size == (16, 16)
+    chunks = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": question(face)}], max_tokens=6, stream=True
+    )
+    whole = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": question(face)}], max_tokens=6
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text.strip() == whole.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="expected 'auto' or '16x16'"):
+        client.images.generate(model="tiny", prompt="a man", size="1024x1024")
