@@ -129,9 +129,8 @@ def measure(client: Client, options: argparse.Namespace) -> int:
         slow = max(latencies[clients])
         print(f"| {clients} | {rate:.2f} | {statistics.median(latencies[clients]):.2f} | {slow:.2f} |")
     gain = statistics.median(seconds[1]) / statistics.median(seconds[options.clients])
-    print(
-        f"{options.clients} clients at once: {gain:.2f} times the throughput of one; mean batch {mean_batch(client):.1f}"
-    )
+    print(f"{options.clients} clients at once: {gain:.2f} times the throughput of one")
+    print(f"pictures in a step, on average over both: {mean_batch(client):.1f}")
     print(f"pictures identical: {'yes' if same else 'NO'}")
 
     flood = 4 * (options.clients + options.waiting)
@@ -143,9 +142,8 @@ def measure(client: Client, options: argparse.Namespace) -> int:
     )
     alike = all(answers[number][1] == pictures[1][number] for number in numbers if answers[number][0] == 200)
     healthy = client.get("/health")[0] == 200 and client.picture(0)[1] == pictures[1][0]
-    print(
-        f"pictures made under overload identical: {'yes' if alike else 'NO'}; well afterwards: {'yes' if healthy else 'NO'}"
-    )
+    print(f"pictures made under overload identical: {'yes' if alike else 'NO'}")
+    print(f"well afterwards: {'yes' if healthy else 'NO'}")
     return 0 if same and alike and healthy and set(counts) <= {200, 429} else 1
 
 
