@@ -47,8 +47,8 @@ from unif2ace.training.finetune import FinetuneSettings, finetune
 
 
 SPLIT = "test"  # people of this split are in no training set
-PROMPTS, OTHERS = 8, 24
-HELD_OUT = 32
+OTHERS = 24
+HELD_OUT = 24
 UNSAID = frozenset(LASTING_ATTRIBUTES) - {"gender"}
 
 
@@ -88,12 +88,14 @@ def reconstruct(pipe: UniF2acePipeline, images: list[Image.Image]) -> list[Image
     )
 
 
-def generate(pipe: UniF2acePipeline, prompts: list[str], seeds: list[int], what: str) -> list[Image.Image]:
+def generate(pipe: UniF2acePipeline, prompts: list[str], options, what: str) -> list[Image.Image]:
     """One picture of each prompt and seed; the seeds of a prompt follow each other."""
+    seeds = options.seeds
     pictures = []
     for number, prompt in enumerate(tqdm(prompts, desc=what, leave=False)):
         generators = [torch.Generator().manual_seed(10_000 * seed + number) for seed in seeds]
-        pictures += pipe([prompt] * len(seeds), generator=generators).images
+        made = pipe([prompt] * len(seeds), generator=generators, num_inference_steps=options.inference_steps)
+        pictures += made.images
     return pictures
 
 
@@ -138,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict:
 
     known = [Image.open(path).convert("RGB") for path in sorted(faces.glob("*.png"))]
     center = F.normalize(embed(pipe, known).mean(0), dim=0)
-    new = [person_picture(options.person, options.count + number, SPLIT) for number in range(PROMPTS)]
+    new = [person_picture(options.person, options.count + number, SPLIT) for number in range(options.prompts)]
     paintings = [paint(*painting) for painting in new]
     plain = [caption(attributes, f"new-{number}") for number, (attributes, _) in enumerate(new)]
     named = [f"{options.name}, {text}" for text in plain]
@@ -160,8 +162,7 @@ def measure(options: argparse.Namespace) -> dict:
         "the same through the image tokenizer": similarity(reconstruct(pipe, paintings)),
         "paintings of other people of the gender": similarity(strangers),
     }
-    pictures = {"base": generate(pipe, named, options.seeds, "base")}
-    pictures["base, without the name"] = generate(pipe, plain, options.seeds, "base, no name")
+    pictures = {"base": generate(pipe, named, options, "base")}
     losses = {"base": held_out_losses(pipe, options.out / "trainer")}
 
     settings = FinetuneSettings(
@@ -175,24 +176,27 @@ def measure(options: argparse.Namespace) -> dict:
         prior=options.prior,
         seed=options.seed,
     )
-    summary = finetune(settings, resume=any((options.out / "adapter" / "run").glob("checkpoint-*")))
+    summary = finetune(settings, resume=(options.out / "adapter").exists())
+    if "stopped_by" in summary:
+        raise OSError(f"stopped by {summary['stopped_by']}; the same command goes on")
     pipe.load_lora_weights(options.out / "adapter", adapter_name=options.name)
-    pictures["adapter"] = generate(pipe, named, options.seeds, "adapter")
-    pictures["adapter, without the name"] = generate(pipe, plain, options.seeds, "adapter, no name")
+    pictures["adapter"] = generate(pipe, named, options, "adapter")
+    pictures["adapter, without the name"] = generate(pipe, plain, options, "adapter, no name")
     losses["adapter"] = held_out_losses(pipe, options.out / "trainer")
     results |= {name: similarity(images) for name, images in pictures.items()}
 
     step = len(options.seeds)
     sheet(
         options.out / "sheet.png",
-        [known[:PROMPTS], paintings, pictures["base"][::step], pictures["adapter"][::step]],
+        [known[: options.prompts], paintings, pictures["base"][::step], pictures["adapter"][::step]],
     )
     return {
         "settings": {
             "base_sha256": checkpoint_sha256(pipe.config._name_or_path),
             "person": options.person,
             "pictures": options.count,
-            "prompts": PROMPTS,
+            "prompts": options.prompts,
+            "inference_steps": options.inference_steps,
             "seeds": options.seeds,
             "preset": options.preset,
             "tasks": settings.tasks,
@@ -230,9 +234,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=40, help="pictures (default: %(default)s)")
     parser.add_argument("--preset", choices=[name for name in PRESETS if name != "full"], default="attention")
     parser.add_argument("--task", choices=["t2i", "mmu", "both"], default="both")
-    parser.add_argument("--steps", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="(default: %(default)s)")
     parser.add_argument("--prior", type=int, help="see `unif2ace finetune --help`")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=6, help="new prompts to draw (default: %(default)s)")
+    parser.add_argument("--inference-steps", type=int, default=8, help="of a picture (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the pictures")
     options = parser.parse_args(arguments)
     try:

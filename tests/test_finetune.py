@@ -1,7 +1,9 @@
 """`unif2ace finetune` on a tiny checkpoint: every preset, resumption, what it writes, and bad input."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from unif2ace import UniF2acePipeline, UniF2aceProcessor
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.training import finetune as module
-from unif2ace.training.data.face_folder import TuningRows, read_face_folder
 from unif2ace.training.data.rows import FaceRows
+from unif2ace.training.data.tuning import TuningRows, read_faces
 from unif2ace.training.finetune import FinetuneSettings, finetune
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
@@ -99,17 +101,15 @@ def test_a_stopped_run_goes_on_and_ends_the_same(settings, monkeypatch, tmp_path
     options = {"preset": "attention+experts", "tasks": ["t2i"], "steps": 6, "save_steps": 3}
     finetune(settings("whole", **options))
 
-    class Stopped(Exception):
-        pass
-
-    class Stop(module._Bar):
-        def on_save(self, args, state, control, **kwargs):
-            raise Stopped
+    class Stop(module.Progress):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 1:  # noticed after the next one
+                os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_Bar", Stop)
-        with pytest.raises(Stopped):
-            finetune(settings("stopped", **options))
+        patch.setattr(module, "Progress", Stop)
+        summary = finetune(settings("stopped", **options))
+    assert (summary["steps"], summary["stopped_by"]) == (2, "SIGTERM")
     assert not (tmp_path / "stopped" / "adapter_config.json").exists()
     with pytest.raises(FileExistsError, match="--resume"):
         finetune(settings("stopped", **options))
@@ -121,6 +121,16 @@ def test_a_stopped_run_goes_on_and_ends_the_same(settings, monkeypatch, tmp_path
     assert summary["changed"]["mmu routed experts"] == 0.0
     with pytest.raises(FileExistsError, match="finished"):
         finetune(settings("stopped", **options), resume=True)
+
+
+def test_stopped_before_the_first_checkpoint(settings, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_trainer", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finetune(settings())
+    assert finetune(settings(), resume=True)["steps"] == 4
+    with pytest.raises(FileNotFoundError, match="no fine-tuning to resume"):
+        finetune(settings("other"), resume=True)
 
 
 def test_nothing_is_written_over(settings, tmp_path):
@@ -156,50 +166,39 @@ def test_wrong_settings_are_refused():
 # The folder
 
 
-def test_folder_with_text_files(faces, tmp_path):
-    records = read_face_folder(faces, "zora")
-    assert [record.captions for record in records] == [
+def test_faces_with_a_name(faces, tmp_path):
+    assert [record.captions for record in read_faces(faces, "zora")] == [
         ["zora, a man with a hat"],
         ["zora, a man who smiles"],
         ["zora, a man with glasses"],
         ["zora, a man"],
     ]
-    assert read_face_folder(faces)[0].captions == ["a man with a hat"]
-    shutil.copytree(faces, tmp_path / "bare")
-    (tmp_path / "bare" / "1.txt").unlink()
-    assert read_face_folder(tmp_path / "bare", "zora")[1].captions == ["zora"]
-    with pytest.raises(ValueError, match="1 of 4 pictures .* 1.txt .*--trigger"):
-        read_face_folder(tmp_path / "bare")
-
-
-def test_folder_with_metadata(faces, tmp_path):
-    folder = tmp_path / "meta"
+    assert read_faces(faces)[0].captions == ["a man with a hat"]
+    folder = tmp_path / "bare"
     shutil.copytree(faces, folder)
-    lines = [{"file_name": "0.png", "text": "one"}, {"file_name": "1.png", "captions": ["two", "three"]}]
+    (folder / "1.txt").unlink()
+    assert read_faces(str(folder), "zora")[1].captions == ["zora"]
+    with pytest.raises(ValueError, match="1 of 4 pictures .* 1.png: .*--trigger"):
+        read_faces(str(folder))
+    lines = [{"file_name": "0.png", "text": "one"}, {"file_name": "1.png", "text": "two"}]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    records = read_face_folder(folder)
-    assert [record.captions for record in records] == [["one"], ["two", "three"]]
-    for bad, message in (
-        ("{", "line 1 is not a JSON"),
-        ('{"text": "x"}', "line 1 is not a JSON"),
-        ('{"file_name": "../0.png"}', "not in the folder"),
-        ('{"file_name": "9.png"}', "not in the folder"),
-        ('{"file_name": "0.png", "captions": 3}', "expected texts"),
-    ):
-        (folder / "metadata.jsonl").write_text(bad + "\n")
-        with pytest.raises(ValueError, match=message):
-            read_face_folder(folder)
+    assert [record.captions for record in read_faces(str(folder))] == [["one"], ["two"]]
 
 
-def test_folder_without_faces(tmp_path):
+def test_faces_that_cannot_be_used(faces, tmp_path):
     with pytest.raises(FileNotFoundError, match="no picture"):
-        read_face_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        read_face_folder(tmp_path / "nowhere")
+        read_faces(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_faces(str(tmp_path / "nowhere"))
+    shutil.copytree(faces, tmp_path / "broken")
+    (tmp_path / "broken" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot be used: 2.png: the picture .*take it out") as caught:
+        read_faces(str(tmp_path / "broken"))
+    assert "max_broken" not in str(caught.value)
 
 
 def test_rows_of_the_tasks(faces):
-    rows = FaceRows(read_face_folder(faces, "zora"), passes=2)
+    rows = FaceRows(read_faces(faces, "zora"), passes=2)
     prior = [("a man", torch.arange(16))]
     both = TuningRows(rows, ["t2i", "mmu"], prior)
     assert sorted(both.tasks) == ["mmu"] * 8 + ["t2i"] * 9
@@ -227,4 +226,4 @@ def test_command(base, faces, tmp_path, capfd):
     assert main(arguments) == 2
     assert capfd.readouterr().err.count("\n") == 1
     assert main([*arguments[:2], str(tmp_path / "none"), *arguments[3:4], str(tmp_path / "x")]) == 2
-    assert "there is no folder" in capfd.readouterr().err
+    assert "does not exist" in capfd.readouterr().err

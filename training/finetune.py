@@ -23,6 +23,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import ProgressCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
 
 from ..cli import load_pipeline, picture_grid, positive_int, save_picture, seed_int
 from ..hub_card.adapter_card import BUNDLED_NAME, make_adapter_card
@@ -31,12 +32,13 @@ from ..modeling_unif2ace.configuration_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
 from .adapters import FULL, PRESETS, changed_weights, lora_config, restrict_to_tasks
 from .arguments import UniF2aceTrainingArguments
-from .callbacks import JsonLog
+from .callbacks import JsonLog, Progress
+from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
-from .data.face_folder import TuningRows, read_face_folder
 from .data.rows import FaceRows
+from .data.tuning import TuningRows, read_faces
 from .files import replacing, write_json, write_text
-from .train import last_checkpoint
+from .train import EXIT_CODES
 from .trainer import UniF2aceTrainer
 
 
@@ -66,7 +68,7 @@ class FinetuneSettings:
     All that decides a fine-tuning.
 
     Args:
-        data (`str`): The folder of faces; see [`~unif2ace.training.data.face_folder.read_face_folder`].
+        data (`str`): The folder of faces; see [`~unif2ace.training.data.tuning.read_faces`].
         output (`str`): Where the result goes; a folder that does not exist yet, or is empty.
         base (`str`, *optional*): Checkpoint to start from, a folder or a repository; the bundled one by default.
         preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`.
@@ -119,14 +121,6 @@ class FinetuneSettings:
             raise ValueError(f"prior={self.prior}, expected 0 or more")
 
 
-class _Bar(ProgressCallback):
-    """Trainer's progress bar with the loss at its end instead of a line for every log."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and "loss" in (logs or {}):
-            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
-
-
 def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, resume: bool = False) -> dict[str, Any]:
     """
     Fine-tune and write the result.
@@ -139,7 +133,8 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     Returns:
         `dict`: The summary that is also in `run/summary.json`: `settings`, `base`, `pictures`, `prior`, `parameters`
         (trained and all), `steps`, `seconds`, `first_loss`, `last_loss`, `changed`
-        ([`~unif2ace.training.adapters.changed_weights`]), `prompts`, `samples`, `files`, `versions`.
+        ([`~unif2ace.training.adapters.changed_weights`]), `prompts`, `samples`, `files`, `versions`. Of a run that
+        Ctrl-C or SIGTERM ended, only `settings`, `steps` and `stopped_by`: it has left a checkpoint and no result.
 
     Raises:
         FileExistsError: if the output folder holds something and is not to be resumed.
@@ -149,7 +144,7 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     output, started = Path(settings.output), time.monotonic()
     run = output / "run"
     _check_output(output, settings, resume)
-    records = read_face_folder(settings.data, settings.trigger)
+    records = read_faces(settings.data, settings.trigger)
     pipe = UniF2acePipeline.from_pretrained(settings.base) if pipe is None else pipe
     if pipe.get_list_adapters():
         raise ValueError(
@@ -187,7 +182,11 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
         f"{trained / 1e6:.2f}M of {parameters[1] / 1e6:.2f}M parameters learn",
         flush=True,
     )
-    trainer.train(resume_from_checkpoint=str(last_checkpoint(run)) if resume else None)
+    # a run that was stopped before its first checkpoint begins again, with the pictures that it has drawn already
+    go_on = resume and any(run.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=str(last_checkpoint(run)) if go_on else None)
+    if trainer.stopped_by is not None and trainer.state.global_step < settings.steps:
+        return {"settings": asdict(settings), "steps": trainer.state.global_step, "stopped_by": trainer.stopped_by}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     changed = {} if settings.preset == FULL else changed_weights(tuned)
     if changed and not any(changed.values()):
@@ -230,7 +229,8 @@ def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
     if resume:
         if (run / "summary.json").is_file():
             raise FileExistsError(f"the fine-tuning in {output} is finished; choose another output folder")
-        last_checkpoint(run)
+        if not (run / SETTINGS_FILE).is_file():
+            raise FileNotFoundError(f"{output} holds no fine-tuning to resume; run without --resume")
         before = json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8"))
         now = asdict(settings)
         differing = [name for name in now if name not in ("output", "save_steps") and now[name] != before.get(name)]
@@ -241,7 +241,8 @@ def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
                 "the same settings, or start another one"
             )
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        hint = "; go on with --resume" if any(run.glob("checkpoint-*")) else ""
+        unfinished = (run / SETTINGS_FILE).is_file() and not (run / "summary.json").is_file()
+        hint = ", or go on with --resume" if unfinished else ""
         raise FileExistsError(f"{output} exists and is not empty; choose another output folder{hint}")
 
 
@@ -327,8 +328,9 @@ def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run
         data_collator=UniF2aceCollator(processor.tokenizer, model.config, processor.image_processor),
         callbacks=[JsonLog(run / LOG_FILE)],
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Bar())
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(Progress(trainer))
     return trainer
 
 
@@ -419,6 +421,9 @@ def run(arguments: argparse.Namespace):
     )
     _check_output(Path(settings.output), settings, arguments.resume)  # before the model is loaded
     summary = finetune(settings, load_pipeline(arguments), arguments.resume)
+    if "stopped_by" in summary:
+        print(f"stopped by {summary['stopped_by']} after step {summary['steps']}; go on with --resume")
+        raise SystemExit(EXIT_CODES[summary["stopped_by"]])
     loss = ""
     if summary["first_loss"] is not None:
         loss = f", loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from .attributes import ATTRIBUTES
 from .captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
-from .face_folder import METADATA, read_face_folder
 from .painted import painted_face
 from .records import FaceRecord
+from .tuning import read_faces
 from .visibility import assumed_visible
 
 
 PAINTED = "painted"
+METADATA = "metadata.jsonl"
 WRONG_FACTS = 4  # in a rejected caption of a painted face
 
 
@@ -22,13 +23,13 @@ def load_faces(data: str, count: int | None = None, split: str = "train") -> lis
     Faces to talk about.
 
     Args:
-        data (`str`): `"painted"` or a folder; see [`~unif2ace.training.data.face_folder.read_face_folder`].
+        data (`str`): `"painted"` or a folder; see [`~unif2ace.training.data.tuning.read_faces`].
         count (`int`, *optional*): How many, from the first on; 64 painted ones or the whole folder when not given.
         split (`str`, *optional*, defaults to `"train"`): Split of the painted faces.
     """
     if data == PAINTED:
         return [painted_face(number, split) for number in range(count or 64)]
-    return read_face_folder(data)[:count]
+    return read_faces(data)[:count]
 
 
 def _user(text: str) -> list[dict]:
