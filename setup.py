@@ -43,6 +43,14 @@ DATA = [
     "pyarrow>=24",  # parquet files
     "resvg-py>=0.5,<0.6",  # draws the painted faces
 ]
+CONVERT = [
+    "onnx>=1.19",  # reads face encoders
+    "onnxruntime>=1.23",  # what a converted face encoder is compared with
+]
+ALIGN = [
+    "onnxruntime>=1.23",  # runs the detector
+    "uniface>=4,<5",  # landmarks of faces, for encoders that want them aligned
+]
 DEMO = [
     "gradio>=5",  # the web page of the demo
 ]
@@ -57,6 +65,7 @@ RAY = [
 DEV = [
     *TRAIN,
     *DATA,
+    *CONVERT,
     "hypothesis>=6.140",  # property-based tests of hostile input
     *SERVE,
     "pytest>=8.4",  # runs the tests
@@ -94,7 +103,16 @@ setup(
         "tqdm>=4.67",
         "transformers>=5.23,<6",
     ],
-    extras_require={"train": TRAIN, "data": DATA, "demo": DEMO, "serve": SERVE, "ray": RAY, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "data": DATA,
+        "demo": DEMO,
+        "serve": SERVE,
+        "ray": RAY,
+        "convert": CONVERT,
+        "align": ALIGN,
+        "dev": DEV,
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3 :: Only",

@@ -272,6 +272,9 @@ class UniF2aceFaceEncoderConfig(PreTrainedConfig):
         stage_channels (`list[int]`): Channels of each stage; each stage halves the picture.
         stage_blocks (`list[int]`): Residual blocks of each stage ([3, 13, 30, 3] is IResNet-100).
         embedding_size (`int`, *optional*, defaults to 512): Length of the face embedding.
+        alignment (`str`, *optional*, defaults to `"whole"`):
+            What the encoder was trained on: `"whole"` pictures, resized, or `"five_points"`, faces cut out so that
+            their landmarks lie where ArcFace wants them.
         weights_license (`str`, *optional*): Licence of converted weights, kept with them.
     """
 
@@ -285,11 +288,13 @@ class UniF2aceFaceEncoderConfig(PreTrainedConfig):
     stage_blocks: list[int] | tuple[int, ...] = (3, 13, 30, 3)
     embedding_size: int = 512
     initializer_range: float = 0.1
+    alignment: str = "whole"
     weights_license: str | None = None
 
     def __post_init__(self, **kwargs):
         self.stage_channels, self.stage_blocks = list(self.stage_channels), list(self.stage_blocks)
         name = type(self).__name__
+        _one_of(name, "alignment", self.alignment, ("whole", "five_points"))
         if len(self.stage_channels) != len(self.stage_blocks):
             raise ValueError(
                 f"{name}: {len(self.stage_channels)} stage_channels but {len(self.stage_blocks)} stage_blocks; "

@@ -7,12 +7,15 @@ Text never sees the image, so a prompt's keys and values are the same at every d
 one batch, and the head only at masked places. Nothing in a step waits for the device.
 """
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 
 from .configuration_unif2ace import T2I
+from .face_alignment_unif2ace import align_largest_face
 from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan
 from .moe_unif2ace import ImageSpan, TaskRows, sinusoidal_embedding
 from .sampling_unif2ace import (
@@ -346,6 +349,25 @@ class UniF2aceGenerationMixin(GenerationMixin):
     def encode_images(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
         """Image codes (batch_size, N) of `pixel_values` (batch_size, 3, R, R) in [-1, 1]."""
         return self.model.encode_images(pixel_values)
+
+    @torch.no_grad()
+    def encode_faces(self, images: list[Image.Image]) -> torch.FloatTensor | None:
+        """
+        Face embeddings (batch_size, face_feature_size), normalised, of RGB pictures: what `face_features` takes.
+
+        A face encoder whose configuration says `alignment="five_points"` gets the largest face of each picture, cut
+        out by its landmarks if a detector is installed (`face_alignment_unif2ace.py`); others get the whole picture.
+        `None` without a face encoder.
+        """
+        encoder = self.model.face_encoder
+        if encoder is None:
+            return None
+        size = encoder.config.image_size
+        if encoder.config.alignment == "five_points":
+            images = [align_largest_face(image, size) for image in images]
+        pixels = [torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BICUBIC))) for image in images]
+        pixels = torch.stack(pixels).permute(0, 3, 1, 2).to(encoder.device).float() / 127.5 - 1
+        return F.normalize(encoder(pixels.to(encoder.dtype)).embeddings.float(), dim=-1)
 
 
 __all__ = ["PromptCache", "PromptState", "SettledCodes", "UniF2aceGenerationMixin"]

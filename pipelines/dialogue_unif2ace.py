@@ -166,6 +166,7 @@ class UniF2aceDialogueMixin:
         if "stop_strings" in generate_kwargs:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
         arguments = {"do_sample": False, "max_new_tokens": max_new_tokens, **generate_kwargs, **inputs}
+        arguments |= self._aligned_faces(conversations, generate_kwargs)
         if stream:
             return self._stream(arguments)
         self._onload()
@@ -173,6 +174,19 @@ class UniF2aceDialogueMixin:
         self.maybe_free_model_hooks()
         texts = self.processor.post_process_image_text_to_text(output[:, length:])
         return texts if is_batched else texts[0]
+
+    def _aligned_faces(self, conversations: list, generate_kwargs: dict) -> dict[str, Any]:
+        """`face_features`, where the face encoder wants faces cut out by landmarks and not the model's own pixels."""
+        encoder = self.transformer.model.face_encoder
+        if encoder is None or encoder.config.alignment != "five_points" or "face_features" in generate_kwargs:
+            return {}
+        contents = [message["content"] for conversation in conversations for message in conversation]
+        parts = [part for content in contents if not isinstance(content, str) for part in content]
+        pictures = [part["image"] for part in parts if part.get("type") == "image" and "image" in part]
+        if not pictures:
+            return {}
+        pictures = self.processor.image_processor.fetch_images(pictures)
+        return {"face_features": self.transformer.encode_faces(pictures)}
 
     def _stream(self, arguments: dict) -> Iterator[str]:
         """Pieces of text from a thread that generates; leaving the loop early ends the thread."""

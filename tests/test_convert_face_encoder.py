@@ -1,0 +1,255 @@
+"""`unif2ace convert face-encoder`: ONNX files by graph and shape, however they were exported; aligned faces."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unif2ace import UniF2aceForConditionalGeneration, cli
+from unif2ace.modeling_unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig, get_preset
+from unif2ace.modeling_unif2ace.face_alignment_unif2ace import align_largest_face
+from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE
+from unif2ace.training.convert_face_encoder import convert_face_encoder, make_config, read_iresnet
+
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def randomised(**sizes) -> UniF2aceFaceEncoder:
+    """An encoder in which nothing is at its initial value."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "stem_channels": 8, "stage_channels": [8, 16], "stage_blocks": [2, 3]} | sizes
+    encoder = UniF2aceFaceEncoder(UniF2aceFaceEncoderConfig(**{"embedding_size": 12} | sizes)).eval()
+    with torch.no_grad():
+        for name, tensor in encoder.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2.0)
+            elif name.endswith(("running_mean", "bias")):
+                tensor.normal_(0, 0.3)
+            elif tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    return encoder
+
+
+class Writer:
+    """Writes an encoder as an ONNX graph, in the ways in which it is found in the wild."""
+
+    def __init__(self, encoder, folded: bool, epsilon: float = 1e-5, shortcut_first: bool = False):
+        self.encoder, self.folded, self.epsilon, self.shortcut_first = encoder, folded, epsilon, shortcut_first
+        self.nodes, self.weights, self.count = [], [], 0
+
+    def constant(self, value) -> str:
+        self.count += 1
+        value = torch.as_tensor(value).detach().numpy().astype(np.float32)
+        self.weights.append(onnx.numpy_helper.from_array(value, str(self.count)))
+        return str(self.count)
+
+    def add(self, kind, *inputs, **attributes) -> str:
+        self.count += 1
+        self.nodes.append(onnx.helper.make_node(kind, list(inputs), [str(self.count)], **attributes))
+        return str(self.count)
+
+    def norm(self, tensor, module) -> str:
+        variance = module.running_var + module.eps - self.epsilon
+        values = (module.weight, module.bias, module.running_mean, variance)
+        return self.add("BatchNormalization", tensor, *map(self.constant, values), epsilon=self.epsilon)
+
+    def convolution(self, tensor, convolution, norm) -> str:
+        attributes = {"strides": list(convolution.stride), "pads": list(convolution.padding) * 2}
+        if not self.folded:
+            return self.norm(self.add("Conv", tensor, self.constant(convolution.weight), **attributes), norm)
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weight = convolution.weight * scale[:, None, None, None]
+        bias = norm.bias - norm.running_mean * scale
+        return self.add("Conv", tensor, self.constant(weight), self.constant(bias), **attributes)
+
+    def slope(self, tensor, module) -> str:
+        return self.add("PRelu", tensor, self.constant(module.weight[:, None, None]))
+
+    def block(self, tensor, block) -> str:
+        def shortcut():
+            return tensor if block.downsample is None else self.convolution(tensor, *block.downsample)
+
+        early = shortcut() if self.shortcut_first else None
+        main = self.convolution(self.norm(tensor, block.bn1), block.conv1, block.bn2)
+        main = self.convolution(self.slope(main, block.prelu), block.conv2, block.bn3)
+        return self.add("Add", early, main) if self.shortcut_first else self.add("Add", main, shortcut())
+
+    def save(self, path, own_normalisation: bool = False, as_matmul: bool = False):
+        encoder, tensor = self.encoder, "pixels"
+        if own_normalisation:
+            centred = self.add("Sub", tensor, self.constant([127.5]))
+            tensor = self.add("Mul", centred, self.constant([0.0078125]))
+        tensor = self.slope(self.convolution(tensor, encoder.conv1, encoder.bn1), encoder.prelu)
+        for stage in encoder.layers:
+            for block in stage:
+                tensor = self.block(tensor, block)
+        tensor = self.add("Flatten", self.add("Identity", self.norm(tensor, encoder.bn2)), axis=1)
+        if as_matmul:
+            tensor = self.add("MatMul", tensor, self.constant(encoder.fc.weight.T))
+            tensor = self.add("Add", tensor, self.constant(encoder.fc.bias))
+        else:
+            weights = self.constant(encoder.fc.weight), self.constant(encoder.fc.bias)
+            tensor = self.add("Gemm", tensor, *weights, transB=1)
+        tensor = self.norm(tensor, encoder.features)
+        size = encoder.config.image_size
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            self.nodes,
+            "iresnet",
+            [value("pixels", onnx.TensorProto.FLOAT, [1, 3, size, size])],
+            [value(tensor, onnx.TensorProto.FLOAT, [1, encoder.config.embedding_size])],
+            self.weights,
+        )
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "glintr.onnx"
+    Writer(randomised(), folded=True).save(path)
+    return path
+
+
+@pytest.mark.parametrize("as_matmul", [False, True])
+@pytest.mark.parametrize("own_normalisation", [False, True])
+@pytest.mark.parametrize(
+    "form",
+    [{"folded": True}, {"folded": False, "epsilon": 2e-5}, {"folded": True, "shortcut_first": True}],
+    ids=["folded", "unfolded", "shortcut-first"],
+)
+def test_every_form_of_export_is_the_same_encoder(form, own_normalisation, as_matmul, tmp_path):
+    encoder = randomised()
+    Writer(encoder, **form).save(tmp_path / "face.onnx", own_normalisation, as_matmul)
+    config, difference = convert_face_encoder(tmp_path / "face.onnx", tmp_path / "encoder")
+    assert difference < 1e-5
+    assert (config.stage_channels, config.stage_blocks, config.image_size) == ([8, 16], [2, 3], 16)
+    again = UniF2aceFaceEncoder.from_pretrained(tmp_path / "encoder").eval()
+    pixels = torch.rand(3, 3, 16, 16) * 2 - 1
+    scale = 127.5 * 0.0078125 if own_normalisation else 1.0
+    with torch.no_grad():
+        expected = torch.nn.functional.conv2d(pixels * scale, encoder.conv1.weight, padding=1)  # by the factor only
+        assert torch.isfinite(expected).all()
+        if not own_normalisation:
+            torch.testing.assert_close(again(pixels).embeddings, encoder(pixels).embeddings, atol=1e-4, rtol=1e-4)
+
+
+def test_the_papers_encoder_is_read_by_its_graph(tmp_path):
+    """IResNet-50 and -100 have the same stages but for the number of blocks; narrow ones are enough."""
+    encoder = randomised(stage_channels=[8, 8, 16, 16], stage_blocks=[3, 4, 14, 3], image_size=32)
+    Writer(encoder, folded=True).save(tmp_path / "w600k_r50.onnx")
+    assert make_config(read_iresnet(tmp_path / "w600k_r50.onnx")).stage_blocks == [3, 4, 14, 3]
+
+
+def test_the_licence_goes_with_the_weights(file, tmp_path):
+    convert_face_encoder(file, tmp_path / "default")
+    assert (
+        "non-commercial research" in json.loads((tmp_path / "default" / "config.json").read_text())["weights_license"]
+    )
+    assert "non-commercial research" in (tmp_path / "default" / "README.md").read_text()
+    arguments = ["convert", "face-encoder", str(file), str(tmp_path / "free"), "--license", "apache-2.0"]
+    assert cli.main(arguments) == 0
+    assert UniF2aceFaceEncoder.from_pretrained(tmp_path / "free").config.weights_license == "apache-2.0"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "absent", "other-network", "wrong-weights"])
+def test_what_is_no_face_encoder_ends_in_one_sentence(file, tmp_path, capsys, damage):
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-500])
+    elif damage == "text":
+        file.write_text("no model")
+    elif damage == "absent":
+        file.unlink()
+    else:
+        model = onnx.load(file)
+        if damage == "other-network":
+            for node in model.graph.node:
+                if node.op_type == "PRelu":
+                    node.op_type = "Relu"
+                    del node.input[1:]
+        else:  # a first convolution that strides
+            next(item for item in model.graph.node[0].attribute if item.name == "strides").ints[:] = [2, 2]
+        onnx.save(model, file)
+    assert cli.main(["convert", "face-encoder", str(file), str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("unif2ace convert: error: ") and message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# --- aligned faces
+
+
+def picture_with_face(angle: float = 20.0, scale: float = 1.7):
+    """A picture in which five dots stand where a turned and scaled face has its landmarks, and their places."""
+    turn = np.deg2rad(angle)
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    landmarks = np.array(ARCFACE_TEMPLATE) @ matrix.T + (120, 40)
+    pixels = np.zeros((360, 400, 3), np.uint8)
+    for x, y in landmarks.round().astype(int):
+        pixels[y - 3 : y + 4, x - 3 : x + 4] = 255
+    return Image.fromarray(pixels), landmarks
+
+
+def test_landmarks_land_on_the_template():
+    image, landmarks = picture_with_face()
+    aligned = np.asarray(align_largest_face(image, 112, detector=lambda picture: landmarks))
+    assert aligned.shape == (112, 112, 3)
+    for x, y in np.array(ARCFACE_TEMPLATE).round().astype(int):
+        assert aligned[y, x].min() > 200
+
+
+def test_without_a_face_or_a_detector_the_whole_picture_is_taken_and_the_log_says_so(caplog, monkeypatch):
+    from transformers.utils import logging
+
+    from unif2ace.modeling_unif2ace import face_alignment_unif2ace as module
+
+    monkeypatch.setattr(logging.get_logger("unif2ace"), "propagate", True)
+    logging.set_verbosity_warning()
+    image, _ = picture_with_face()
+    whole = image.resize((64, 64), Image.Resampling.BICUBIC)
+    with caplog.at_level("WARNING"):
+        nothing = align_largest_face(image, 64, detector=lambda picture: None)
+        assert "No face was found" in caplog.text
+        monkeypatch.setattr(module, "_uniface", lambda: None)
+        monkeypatch.setattr(module, "_insightface", lambda: None)
+        module.find_detector.cache_clear()
+        no_detector = align_largest_face(image, 64)
+        assert "unif2ace[align]" in caplog.text
+    module.find_detector.cache_clear()
+    assert np.array_equal(np.asarray(nothing), np.asarray(whole))
+    assert np.array_equal(np.asarray(no_detector), np.asarray(whole))
+
+
+def test_the_model_aligns_for_encoders_that_want_it(monkeypatch):
+    from unif2ace.modeling_unif2ace import generation_unif2ace as module
+
+    torch.manual_seed(0)
+    model = UniF2aceForConditionalGeneration(get_preset("tiny")).eval()
+    image, landmarks = picture_with_face()
+    whole = model.encode_faces([image])
+    assert whole.shape == (1, model.config.face_feature_size)
+    torch.testing.assert_close(whole.norm(dim=-1), torch.ones(1))
+    monkeypatch.setattr(
+        module, "align_largest_face", lambda picture, size: align_largest_face(picture, size, lambda _: landmarks)
+    )
+    assert torch.equal(model.encode_faces([image]), whole)
+    model.model.face_encoder.config.alignment = "five_points"
+    assert not torch.allclose(model.encode_faces([image]), whole)
+    model.model.set_face_encoder(None)
+    assert model.encode_faces([image]) is None
+
+
+def test_a_converted_encoder_serves_a_model(file, tmp_path):
+    convert_face_encoder(file, tmp_path / "encoder")
+    values = get_preset("tiny").to_dict() | {"face_config": None, "face_feature_size": 12}
+    from unif2ace import UniF2aceConfig
+
+    model = UniF2aceForConditionalGeneration(UniF2aceConfig(**values)).eval()
+    model.model.set_face_encoder(UniF2aceFaceEncoder.from_pretrained(tmp_path / "encoder"))
+    image, _ = picture_with_face()
+    assert model.encode_faces([image, image]).shape == (2, 12)
+    shutil.rmtree(tmp_path / "encoder")
