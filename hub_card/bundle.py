@@ -48,7 +48,7 @@ def to_half(model: UniF2aceForConditionalGeneration) -> UniF2aceForConditionalGe
 
 
 def generation_config(model: UniF2aceForConditionalGeneration) -> GenerationConfig:
-    """Greedy text of at most `MAX_NEW_TOKENS` tokens."""
+    """Greedy text of at most `MAX_NEW_TOKENS` tokens, and how pictures are sampled."""
     text = model.config.text_config
     return GenerationConfig(
         bos_token_id=text.bos_token_id,
@@ -56,6 +56,9 @@ def generation_config(model: UniF2aceForConditionalGeneration) -> GenerationConf
         pad_token_id=text.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
+        # for `generate(generation_mode="image")`, which knows nothing of the scheduler
+        image_temperature=SAMPLING["temperature"],
+        image_confidence_temperature=SAMPLING["confidence_temperature"],
     )
 
 

@@ -154,6 +154,7 @@ def _model(checkpoint: Checkpoint) -> dict[str, Content]:
     config = without_local_paths(checkpoint.config) | {
         "architectures": [MODEL_CLASS[1]],
         "auto_map": remote_code.MODEL_AUTO_MAP,
+        "custom_pipelines": remote_code.CUSTOM_PIPELINES,
     }
     files: dict[str, Content] = {"config.json": to_json(config)}
     weights = weight_files(checkpoint.model)

@@ -19,6 +19,8 @@ MODEL_CLASS = ("modeling_unif2ace", "UniF2aceForConditionalGeneration")
 PROCESSOR_CLASS = ("processing_unif2ace", "UniF2aceProcessor")
 SCHEDULER_CLASS = ("scheduling_unif2ace", "UniF2aceScheduler")
 PIPELINE_CLASS = ("pipeline_unif2ace", "UniF2acePipeline")
+# transformers' own kind of pipeline
+ANY_TO_ANY_CLASS = ("any_to_any_unif2ace", "UniF2aceAnyToAnyPipeline")
 
 # `register_for_auto_class` keeps the last Auto class only, so the maps are written by hand.
 MODEL_AUTO_MAP = {
@@ -26,6 +28,13 @@ MODEL_AUTO_MAP = {
     "AutoModel": "modeling_unif2ace.UniF2aceModel",
     "AutoModelForImageTextToText": ".".join(MODEL_CLASS),
     "AutoModelForMultimodalLM": ".".join(MODEL_CLASS),
+}
+CUSTOM_PIPELINES = {
+    "face-any-to-any": {
+        "impl": ".".join(ANY_TO_ANY_CLASS),
+        "pt": ["AutoModelForMultimodalLM"],
+        "type": "multimodal",
+    }
 }
 PROCESSOR_AUTO_MAP = {
     "AutoProcessor": ".".join(PROCESSOR_CLASS),
@@ -38,13 +47,13 @@ def flat_code(*modules: str) -> dict[str, bytes]:
     Modules of `modeling_unif2ace/` and everything that they import from it, as separate files.
 
     Args:
-        modules (`str`): Names without `.py`; those of model and processor when none is given.
+        modules (`str`): Names without `.py`; those of model, processor and pipeline when none is given.
 
     Returns:
         `dict[str, bytes]`: content of each file by its name.
     """
     found: dict[str, bytes] = {}
-    waiting = list(modules or (MODEL_CLASS[0], PROCESSOR_CLASS[0]))
+    waiting = list(modules or (MODEL_CLASS[0], PROCESSOR_CLASS[0], ANY_TO_ANY_CLASS[0]))
     while waiting:
         path = MODELING / f"{waiting.pop()}.py"
         if path.name not in found:

@@ -8,7 +8,9 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from .any_to_any_unif2ace import TASK, UniF2aceAnyToAnyPipeline
 from .checkpoint_unif2ace import UniF2aceCheckpointError
 from .configuration_unif2ace import (
     UniF2aceConfig,
@@ -31,7 +33,7 @@ from .processing_unif2ace import UniF2aceProcessor
 
 
 def register():
-    """Make the Auto classes and PEFT's defaults know our models; nothing needs `trust_remote_code` then."""
+    """Make the Auto classes, PEFT's defaults and `pipeline` know ours; nothing needs `trust_remote_code` then."""
     for config, model in (
         (UniF2aceConfig, UniF2aceModel),
         (UniF2aceTextConfig, UniF2aceTextModel),
@@ -45,12 +47,17 @@ def register():
     AutoImageProcessor.register(UniF2aceConfig, image_processor_classes={"pil": UniF2aceImageProcessor}, exist_ok=True)
     AutoProcessor.register(UniF2aceConfig, UniF2aceProcessor, exist_ok=True)
     register_peft_defaults()
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, UniF2aceAnyToAnyPipeline, pt_model=(AutoModelForMultimodalLM,), type="multimodal"
+        )
 
 
 register()
 
 __all__ = [
     "PRESETS",
+    "UniF2aceAnyToAnyPipeline",
     "UniF2aceCheckpointError",
     "UniF2aceConfig",
     "UniF2aceFaceEncoder",

@@ -387,6 +387,10 @@ class UniF2aceConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        if not type(self).__module__.startswith("transformers_modules"):
+            # Published configurations name the repository's own pipeline, which transformers would run before the
+            # registered one, and only with `trust_remote_code=True`.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         if self.resampler_intermediate_size is None:
             self.resampler_intermediate_size = 4 * self.resampler_hidden_size

@@ -280,8 +280,8 @@ class UniF2aceGenerationMixin(GenerationMixin):
         guidance_scale: float = 4.0,
         num_inference_steps: int = 16,
         num_images_per_prompt: int = 1,
-        temperature: float = 1.0,
-        confidence_temperature: float = 1.0,
+        temperature: float | None = None,
+        confidence_temperature: float | None = None,
         masking_schedule: str = "cosine",
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> torch.LongTensor:
@@ -289,9 +289,14 @@ class UniF2aceGenerationMixin(GenerationMixin):
         Image codes (batch_size, N) of text-to-image prompts by MaskGIT decoding: draw all masked codes, keep the most
         confident, mask the others again, fewer at each step.
 
-        The arguments are those of `encode_prompt`, `predict_codes` and `maskgit_step`. `UniF2acePipeline` offers
-        more: schedulers, callbacks, pictures as output.
+        The arguments are those of `encode_prompt`, `predict_codes` and `maskgit_step`; the two temperatures are those
+        of the checkpoint's `generation_config` (`image_temperature`, `image_confidence_temperature`) when it has them,
+        else 1. `UniF2acePipeline` offers more: schedulers, callbacks, pictures as output.
         """
+        if temperature is None:
+            temperature = getattr(self.generation_config, "image_temperature", 1.0)
+        if confidence_temperature is None:
+            confidence_temperature = getattr(self.generation_config, "image_confidence_temperature", 1.0)
         prompt = self.encode_prompt(
             input_ids,
             attention_mask,

@@ -294,6 +294,10 @@ found["pipeline"] = describe(
     images=face, text="Describe this face.", max_new_tokens=8, return_full_text=False, do_sample=False
 )[0]["generated_text"].strip()
 
+faces = pipeline("face-any-to-any", model=repo, revision=revisions["transformers"], trust_remote_code=True)
+drawn = faces(text=prompt, generation_mode="image", generate_kwargs={"num_inference_steps": 2})
+found["drawn"] = list(drawn[0]["generated_image"].size)
+
 pipe = DiffusionPipeline.from_pretrained(
     "tester/faces-diffusers", revision=revisions["diffusers"], trust_remote_code=True
 )
@@ -337,6 +341,7 @@ def test_a_process_without_the_package_says_the_same(hub, model, tmp_path):
     assert found["codes"] == source["codes"]
     assert found["words"] == found["auto"] == found["pipeline"] == source["words"] != ""
     assert found["snippets"] == 2
+    assert found["drawn"] == [16, 16]
 
 
 def test_with_the_package_no_code_of_the_repository_runs(hub, model, tmp_path, monkeypatch):
