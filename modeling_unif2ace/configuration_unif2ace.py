@@ -36,6 +36,17 @@ def _at_least(owner: str, minimum: int, **fields: int):
             raise ValueError(f"{owner}: {field}={value}, expected at least {minimum}")
 
 
+def _at_most(owner: str, **fields: tuple[int, int]):
+    """Far beyond any model that can be trained: a file that says more would fill the memory, or never be built."""
+    for field, (value, maximum) in fields.items():
+        if value > maximum:
+            raise ValueError(f"{owner}: {field}={value}, expected at most {maximum}")
+
+
+MAX_WIDTH, MAX_LAYERS, MAX_EXPERTS, MAX_VOCABULARY = 2**17, 1024, 4096, 2**24
+MAX_LEVELS, MAX_BLOCKS, MAX_BITS, MAX_SIDE = 16, 256, 24, 2**14
+
+
 @strict
 class UniF2aceTextConfig(PreTrainedConfig):
     r"""
@@ -119,6 +130,7 @@ class UniF2aceTextConfig(PreTrainedConfig):
     sequence_router_copy_bias: float = 1.0
 
     def __post_init__(self, **kwargs):
+        self._check_sizes()
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         every_layer = list(range(self.num_hidden_layers))
@@ -132,10 +144,27 @@ class UniF2aceTextConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._check_numbers()
 
+    def _check_sizes(self):
+        name = type(self).__name__
+        widths = ("hidden_size", "intermediate_size", "shared_expert_intermediate_size")
+        for field in (*widths, "routed_expert_intermediate_size", "max_position_embeddings", "vocab_size"):
+            _at_least(name, 1, **{field: getattr(self, field)})
+        _at_least(name, 0, num_routed_experts=self.num_routed_experts, num_experts_per_tok=self.num_experts_per_tok)
+        _at_most(
+            name,
+            **{field: (getattr(self, field), MAX_WIDTH) for field in (*widths, "routed_expert_intermediate_size")},
+            num_hidden_layers=(self.num_hidden_layers, MAX_LAYERS),
+            num_attention_heads=(self.num_attention_heads, MAX_WIDTH),
+            num_routed_experts=(self.num_routed_experts, MAX_EXPERTS),
+            vocab_size=(self.vocab_size, MAX_VOCABULARY),
+            max_position_embeddings=(self.max_position_embeddings, MAX_VOCABULARY),
+        )
+
     def _check_numbers(self):
         name = type(self).__name__
         _one_of(name, "block_form", self.block_form, ("parallel", "sequential"))
-        _at_least(name, 1, num_hidden_layers=self.num_hidden_layers, num_attention_heads=self.num_attention_heads)
+        heads = {"num_attention_heads": self.num_attention_heads, "num_key_value_heads": self.num_key_value_heads}
+        _at_least(name, 1, num_hidden_layers=self.num_hidden_layers, **heads)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{name}: hidden_size={self.hidden_size} is not a multiple of "
@@ -231,13 +260,23 @@ class UniF2aceVQConfig(PreTrainedConfig):
         lengths = {field: len(getattr(self, field)) for field in lists}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"{name}: the four lists give the levels and must be equally long, got {lengths}")
+        levels, channels = len(self.encoder_blocks), (*self.encoder_multipliers, *self.decoder_multipliers)
+        _at_least(name, 1, levels=levels, resolution=self.resolution, base_channels=self.base_channels)
+        _at_least(name, 1, norm_num_groups=self.norm_num_groups, in_channels=self.in_channels, num_bits=self.num_bits)
+        _at_most(name, levels=(levels, MAX_LEVELS), resolution=(self.resolution, MAX_SIDE))
+        _at_most(name, num_bits=(self.num_bits, MAX_BITS), in_channels=(self.in_channels, MAX_WIDTH))
+        for blocks in (*self.encoder_blocks, *self.decoder_blocks):
+            _at_least(name, 0, blocks=blocks)
+            _at_most(name, blocks=(blocks, MAX_BLOCKS))
+        for multiplier in channels:
+            _at_least(name, 1, multiplier=multiplier)
+            _at_most(name, channels=(multiplier * self.base_channels, MAX_WIDTH))
         if self.resolution % self.downsample_factor:
             raise ValueError(
                 f"{name}: resolution={self.resolution} is not a multiple of {self.downsample_factor}, the side of a "
                 f"code with {len(self.encoder_blocks)} levels"
             )
-        _at_least(name, 1, num_bits=self.num_bits, in_channels=self.in_channels)
-        for multiplier in (*self.encoder_multipliers, *self.decoder_multipliers):
+        for multiplier in channels:
             if multiplier * self.base_channels % self.norm_num_groups:
                 raise ValueError(
                     f"{name}: {multiplier} x base_channels={self.base_channels} is not a multiple of "
@@ -300,6 +339,18 @@ class UniF2aceFaceEncoderConfig(PreTrainedConfig):
                 f"{name}: {len(self.stage_channels)} stage_channels but {len(self.stage_blocks)} stage_blocks; "
                 "give one of each per stage"
             )
+        _at_least(name, 1, stages=len(self.stage_blocks), image_size=self.image_size, in_channels=self.in_channels)
+        _at_least(name, 1, stem_channels=self.stem_channels, embedding_size=self.embedding_size)
+        _at_most(name, stages=(len(self.stage_blocks), MAX_LEVELS), image_size=(self.image_size, MAX_SIDE))
+        for field, value, maximum in (
+            *(("stage_blocks", blocks, MAX_BLOCKS) for blocks in self.stage_blocks),
+            *(("stage_channels", channels, MAX_WIDTH) for channels in self.stage_channels),
+            ("stem_channels", self.stem_channels, MAX_WIDTH),
+            ("in_channels", self.in_channels, MAX_WIDTH),
+            ("embedding_size", self.embedding_size, MAX_WIDTH),
+        ):
+            _at_least(name, 1, **{field: value})
+            _at_most(name, **{field: (value, maximum)})
         if self.image_size % 2 ** len(self.stage_blocks):
             raise ValueError(
                 f"{name}: image_size={self.image_size} is not a multiple of {2 ** len(self.stage_blocks)}; "
@@ -417,6 +468,22 @@ class UniF2aceConfig(PreTrainedConfig):
                 f"{self.text_vocab_size} text + {len(SPECIAL_TOKENS)} special + {self.vq_config.codebook_size} codes "
                 "+ 1 mask"
             )
+        sizes = {
+            field: getattr(self, field)
+            for field in ("resampler_hidden_size", "resampler_num_heads", "resampler_intermediate_size")
+        } | {"clip_feature_size": self.clip_feature_size, "face_feature_size": self.face_feature_size}
+        _at_least(name, 1, **sizes, noise_feature_size=self.noise_feature_size, max_text_length=self.max_text_length)
+        _at_least(name, 0, text_vocab_size=self.text_vocab_size, resampler_depth=self.resampler_depth)
+        _at_most(name, **{field: (value, MAX_WIDTH) for field, value in sizes.items()})
+        _at_most(name, noise_feature_size=(self.noise_feature_size, MAX_WIDTH))
+        _at_most(name, resampler_depth=(self.resampler_depth, MAX_LAYERS))
+        if self.vision_config is not None:
+            vision = self.vision_config
+            widths = {field: getattr(vision, field) for field in ("hidden_size", "intermediate_size", "image_size")}
+            _at_least("vision_config", 1, **widths, patch_size=vision.patch_size, num_heads=vision.num_attention_heads)
+            _at_most("vision_config", **{field: (value, MAX_WIDTH) for field, value in widths.items()})
+            _at_most("vision_config", num_hidden_layers=(vision.num_hidden_layers, MAX_LAYERS))
+            _at_most("vision_config", patches=((vision.image_size // vision.patch_size) ** 2, MAX_VOCABULARY))
         longest = self.max_text_length + 1 + self.num_image_tokens + 2
         if longest > self.text_config.max_position_embeddings:
             raise ValueError(

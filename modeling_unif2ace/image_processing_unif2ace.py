@@ -2,9 +2,12 @@
 
 import base64
 import binascii
+import http.client
 import io
 import os
 import struct
+import time
+import urllib.request
 import zlib
 
 import numpy as np
@@ -21,6 +24,11 @@ MAX_ASPECT_RATIO = 100
 
 # how the base64 text of a JPEG, PNG, GIF and WebP file begins
 _BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
+
+# Pillow knows many more, among them EPS, which it hands to another program.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+MAX_DOWNLOAD_BYTES = 64 * 2**20
+DOWNLOAD_SECONDS = 20
 
 # what Pillow's decoders raise on broken files
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -99,7 +107,8 @@ def _open(source: ImageSource) -> tuple[Image.Image, str]:
 
 def _open_file(file, name: str) -> tuple[Image.Image, str]:
     try:
-        return Image.open(file), name
+        Image.init()
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]), name
     except UnidentifiedImageError as error:
         raise UniF2aceImageError(
             f"{name} is not a picture that Pillow can read, expected PNG, JPEG, WebP, GIF, TIFF or BMP"
@@ -178,8 +187,8 @@ class UniF2aceImageProcessor(PilBackend):
     r"""
     Resize the short side (bicubic), crop the centre, bring pixels to [-1, 1]: Show-o's preprocessing.
 
-    Pictures may be paths, bytes, PIL pictures (see [`load_image`]), http(s) addresses (fetched by transformers' own
-    loader), or uint8 arrays and tensors.
+    Pictures may be paths, bytes, PIL pictures (see [`load_image`]), http(s) addresses (fetched within limits of size
+    and time), or uint8 arrays and tensors.
 
     Args:
         size (`dict[str, int]`, *optional*, defaults to `{"shortest_edge": 256}`): Length of the short side, pixels.
@@ -229,10 +238,24 @@ class UniF2aceImageProcessor(PilBackend):
         return load_image(source, self.max_pixels)
 
     def _download(self, address: str) -> Image.Image:
+        """A picture from the internet: not larger than `MAX_DOWNLOAD_BYTES`, not later than `DOWNLOAD_SECONDS`."""
+        content, deadline = bytearray(), time.monotonic() + DOWNLOAD_SECONDS
         try:
-            return load_image(image_utils.load_image(address), self.max_pixels)
-        except UnidentifiedImageError as error:
-            raise UniF2aceImageError(f"{address} is not a picture that Pillow can read") from error
+            with urllib.request.urlopen(address, timeout=DOWNLOAD_SECONDS) as answer:
+                while part := answer.read1(2**16):
+                    content += part
+                    if len(content) > MAX_DOWNLOAD_BYTES:
+                        raise UniF2aceImageError(f"{address} sends more than {MAX_DOWNLOAD_BYTES:,} bytes")
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"not complete after {DOWNLOAD_SECONDS} s")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if isinstance(error, UniF2aceImageError):
+                raise
+            raise UniF2aceImageError(f"{address} cannot be fetched ({error}): download the picture first") from error
+        try:
+            return load_image(bytes(content), self.max_pixels)
+        except UniF2aceImageError as error:
+            raise UniF2aceImageError(f"{address}: {error}") from error
 
 
 __all__ = ["UniF2aceImageError", "UniF2aceImageProcessor", "load_image"]

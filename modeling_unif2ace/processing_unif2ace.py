@@ -200,26 +200,59 @@ class UniF2aceProcessor(ProcessorMixin):
             raise ValueError(f"generation_mode={generation_mode!r}, expected one of {', '.join(GENERATION_MODES)}")
         if generation_mode == "image":
             return self._describe_wanted_image(images, text, **kwargs)
-        if images is not None and text is not None:
-            text = self._ask_about_images(text)
+        _check_unicode(text)
+        if images is not None and text is not None and not self._is_formatted(text):
+            return self._ask_about_images(images, text, kwargs)
         return super().__call__(images=images, text=text, **kwargs)
 
-    def _ask_about_images(self, text: str | list[str]) -> list[str]:
-        """Make questions of plain texts; texts that hold placeholders are conversations already."""
+    def apply_chat_template(
+        self, conversation, *args, tokenize: bool = False, sanitize_control_tokens: bool | None = None, **kwargs
+    ):
+        """
+        [`~ProcessorMixin.apply_chat_template`], but what looks like a control token in a message is text.
+
+        Args:
+            conversation (`list[dict]` or a list of them): The messages.
+            tokenize (`bool`, *optional*, defaults to `False`): Whether to return ids instead of the formatted text.
+            sanitize_control_tokens (`bool`, *optional*):
+                Whether control tokens that are typed in messages stay text. `True` by default where transformers can
+                do it: with `tokenize=True` and without `return_assistant_tokens_mask`. A text that is returned
+                untokenized holds them as they were typed: do not format what strangers wrote that way.
+            args, kwargs: As in transformers.
+        """
+        if sanitize_control_tokens is None:
+            sanitize_control_tokens = tokenize and not kwargs.get("return_assistant_tokens_mask", False)
+        _check_unicode(conversation)
+        return super().apply_chat_template(
+            conversation, *args, tokenize=tokenize, sanitize_control_tokens=sanitize_control_tokens, **kwargs
+        )
+
+    def _is_formatted(self, text: str | list[str]) -> bool:
+        """Whether texts begin as conversations with a picture do when they are formatted."""
+        texts = [text] if isinstance(text, str) else text
+        return any(item.startswith(f"<|mmu|><|soi|>{self.image_token}") for item in texts)
+
+    def _ask_about_images(self, images, text: str | list[str], kwargs: dict) -> BatchFeature:
+        """Plain texts become questions about one picture each."""
+        pictures = _flatten(self.image_processor.fetch_images(images))
         texts = [text] if isinstance(text, str) else list(text)
-        if any(self.image_token in item for item in texts):
-            return texts
+        if len(pictures) != len(texts):
+            raise ValueError(f"{len(pictures)} images and {len(texts)} texts were given, expected one text per image")
         conversations = [
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item}]}] for item in texts
+            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": item}]}]
+            for picture, item in zip(pictures, texts, strict=True)
         ]
-        return self.apply_chat_template(conversations, add_generation_prompt=True)
+        return self.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs=dict(kwargs)
+        )
 
     def _describe_wanted_image(self, images, text, **kwargs) -> BatchFeature:
         if images is not None:
             raise ValueError('images were given with generation_mode="image", which makes a picture from text alone')
         texts = [text] if isinstance(text, str) else text
         if not texts or not all(isinstance(item, str) for item in texts):
-            raise ValueError(f"text={text!r}, expected a description or a list of descriptions")
+            raise ValueError(f"text={_shorten(repr(text))}, expected a description or a list of descriptions")
+        _check_unicode(texts)
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
         rows = [self._encode_description(item, bool(options.get("truncation"))) for item in texts]
         return self._pad_prompts(rows, options["padding"], options.get("return_tensors"))
@@ -239,13 +272,13 @@ class UniF2aceProcessor(ProcessorMixin):
         ids = encoded["input_ids"]
         limit = self.max_text_length - 2
         if len(ids) > limit:
-            cut = text[encoded["offset_mapping"][limit][0] :].strip()
+            cut = _shorten(repr(text[encoded["offset_mapping"][limit][0] :].strip()))
             if not truncation:
                 raise ValueError(
                     f"the text has {len(ids)} tokens, the limit is {limit}: shorten it, or pass truncation=True to "
-                    f"cut {cut!r}"
+                    f"cut {cut}"
                 )
-            logger.warning(f"the text has {len(ids)} tokens, the limit is {limit}; this was cut: {cut!r}")
+            logger.warning(f"the text has {len(ids)} tokens, the limit is {limit}; this was cut: {cut}")
         return ids[:limit]
 
     def unconditional_inputs(self, batch_size: int = 1, return_tensors: str | None = "pt") -> BatchFeature:
@@ -327,6 +360,34 @@ class UniF2aceProcessor(ProcessorMixin):
         """
         texts = self.tokenizer.decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
         return [text.strip() for text in ([texts] if isinstance(texts, str) else texts)]
+
+
+def _check_unicode(content) -> None:
+    """
+    Raises:
+        ValueError: if a text holds half of a surrogate pair, which is no character and cannot be tokenized.
+    """
+    if isinstance(content, str):
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text is not valid Unicode at character {error.start}: take it out") from error
+    elif isinstance(content, (list, tuple)):
+        for item in content:
+            _check_unicode(item)
+    elif isinstance(content, dict):
+        for item in content.values():
+            _check_unicode(item)
+
+
+def _flatten(items) -> list:
+    if not isinstance(items, (list, tuple)):
+        return [items]
+    return [leaf for item in items for leaf in _flatten(item)]
+
+
+def _shorten(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 4 :]}"
 
 
 __all__ = ["UniF2aceProcessor"]

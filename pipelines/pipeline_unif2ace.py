@@ -15,7 +15,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
@@ -135,10 +135,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceDialogueMixin, UniF2aceLora
             return pipeline
         model_folder, processor_folder, scheduler_folder = _component_folders(folder)
         if "transformer" not in components:
-            _check_model_type(model_folder)
-            components["transformer"] = AutoModelForMultimodalLM.from_pretrained(
-                model_folder, dtype=dtype, use_safetensors=True, **kwargs
-            )
+            components["transformer"] = _load_model(model_folder, dtype=dtype, **kwargs)
         if "processor" not in components:
             components["processor"] = AutoProcessor.from_pretrained(processor_folder)
         if "scheduler" not in components:
@@ -512,13 +509,26 @@ def _component_folders(folder: Path) -> tuple[Path, Path, Path]:
     raise OSError(f"{folder} holds neither model_index.json nor config.json, so it is no checkpoint")
 
 
-def _check_model_type(folder: Path):
+def _load_model(folder: Path, **kwargs) -> Any:
+    """The model of a checkpoint that is one, and that has all its weights."""
+    file = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OSError(f"{folder / 'config.json'} is missing or broken, so the model cannot be loaded") from error
-    if config.get("model_type") != MODEL_TYPE:
-        raise OSError(f"{folder} holds a model of type {config.get('model_type')!r}, expected {MODEL_TYPE!r}")
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OSError(f"{file} is missing or broken, so the model cannot be loaded") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != MODEL_TYPE:
+        raise OSError(f"{folder} holds a model of type {kind!r}, expected {MODEL_TYPE!r}")
+    try:
+        model, info = AutoModelForMultimodalLM.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **kwargs
+        )
+    except StrictDataclassError as error:
+        raise OSError(f"{file} is no configuration of this model: {' '.join(str(error).split())}") from error
+    if info["missing_keys"]:  # transformers would go on with random numbers
+        missing = sorted(info["missing_keys"])
+        raise OSError(f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} among them: save it again")
+    return model
 
 
 def _bare_name(part: Any) -> list[str]:

@@ -124,7 +124,9 @@ class UniF2aceCollator:
         return batch
 
     def _encode(self, texts: list[str], **kwargs) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False, **kwargs)["input_ids"] if texts else []
+        # split_special_tokens: what looks like a control token in a data set's text is text
+        options = {"add_special_tokens": False, "split_special_tokens": True, **kwargs}
+        return self.tokenizer(texts, **options)["input_ids"] if texts else []
 
     def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
         """`[t2i][bos] text [eos]` of each prompt."""
