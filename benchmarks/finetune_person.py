@@ -18,7 +18,6 @@ output folder and prints the table of `docs/finetuning.md`.
 """
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from reporting import put_section
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -212,12 +212,20 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def report(results: dict) -> str:
-    """The measured numbers as two tables."""
+    """The measured numbers as two tables, with what was done."""
+    done = results["settings"]
     rows = [[name, interval(value)] for name, value in results["similarity"].items()]
     losses = results["losses"]
     other = [[name, *(f"{losses[model][name]:.3f}" for model in ("base", "adapter"))] for name in losses["base"]]
+    tasks = "generation and understanding" if len(done["tasks"]) == 2 else done["tasks"][0]
+    text = (
+        f"Preset `{done['preset']}`, {tasks}, {done['steps']} steps, {done['pictures']} pictures and {done['prior']} "
+        f"of the base model's own; {done['prompts']} new prompts, {len(done['seeds'])} seeds each, "
+        f"{done['inference_steps']} sampling steps. Checkpoint `{done['base_sha256'][:12]}`."
+    )
     return "\n\n".join(
         [
+            text,
             table(["pictures", "cosine to the person [95 % interval]"], rows),
             table(["loss on other painted faces", "base", "adapter"], other),
         ]
@@ -240,14 +248,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=6, help="new prompts to draw (default: %(default)s)")
     parser.add_argument("--inference-steps", type=int, default=8, help="of a picture (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the pictures")
+    parser.add_argument("--into", type=Path, help="a document to put the tables into, as docs/finetuning.md")
     options = parser.parse_args(arguments)
     try:
         results = measure(options)
+        write_json(options.out / "results.json", results)
+        if options.into:
+            put_section(options.into, "person", report(results))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_json(options.out / "results.json", results)
-    print(json.dumps(results["settings"]))
     print(report(results))
     print(f"{results['minutes']:.1f} minutes, of which {results['training_minutes']:.1f} of fine-tuning")
     return 0

@@ -10,8 +10,8 @@ judge misreads is learnt as well; pictures should be looked at (`sheet.png`).
 """
 
 import argparse
-import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,19 @@ def draw(pipe: UniF2acePipeline, prompts: list[Prompt], what: str) -> list[Image
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
         images += pipe([prompt.text for prompt in part], generator=generators).images
     return images
+
+
+def report(results: dict, rows: list[list[str]]) -> str:
+    """The measured numbers as a table, with what was done."""
+    args = results["arguments"]
+    rewards, kl = results["reward"], results["kl"][1]
+    text = (
+        f"{results['updates']} updates of {args['prompts_per_update']} prompts with {args['group_size']} pictures, "
+        f"{args['num_inference_steps']} sampling steps, learning rate {args['learning_rate']}, "
+        f"{results['minutes']:.0f} minutes; measured with the shipping sampler on {args['held_out']} other prompts. "
+        f"Reward of the rollouts, first and last tenth: {rewards[0]:.3f} and {rewards[1]:.3f}; KL at the end {kl:.4f}."
+    )
+    return text + "\n\n" + table(["on held-out prompts [95 % interval]", "before", "after", "difference"], rows)
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -92,12 +105,10 @@ def main(arguments: list[str] | None = None) -> dict:
         ends = (log[:tenth], log[-tenth:])
         results[name] = [float(np.mean([entry[name] for entry in part])) for part in ends]
     results["minutes"] = (time.monotonic() - started) / 60
-    results["arguments"] = {name: value for name, value in vars(options).items() if name not in ("output", "judge")}
+    results["arguments"] = asdict(args) | {"held_out": options.held_out, "prompts": options.prompts}
     write_json(options.output / "results.json", results)
     save_picture(picture_grid([*before[:8], *after[:8]]), options.output / "sheet.png")
-    print(table(["on held-out prompts [95 % interval]", "before", "after", "difference"], rows))
-    print(f"reward of rollouts {results['reward'][0]:.3f} -> {results['reward'][1]:.3f}, kl {results['kl'][1]:.4f}")
-    print(f"{len(log)} updates, {results['minutes']:.1f} minutes; {json.dumps(results['arguments'])}")
+    print(report(results, rows))
     return results
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers.utils import logging
+from transformers.utils import is_peft_available, logging
 
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -51,9 +51,12 @@ class UniF2aceLoraMixin:
             revision, token, cache_dir, local_files_only: Concern the download.
 
         Raises:
+            ImportError: without PEFT.
             OSError: if there is no such adapter.
             ValueError: if the name is taken, adapters are fused, or the adapter is made for another model.
         """
+        if not is_peft_available():
+            raise ImportError("adapters need PEFT: pip install peft")
         self._refuse_fused("load_lora_weights")
         loaded = self.get_list_adapters()
         if adapter_name is None:

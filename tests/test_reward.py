@@ -1,14 +1,23 @@
 """Reward tuning: the policy gradient against an enumerated toy, advantages, KL, and that a tiny model learns."""
 
 import copy
+import importlib.util
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from unif2ace import UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace import (
+    UniF2aceConfig,
+    UniF2aceForConditionalGeneration,
+    UniF2acePipeline,
+    UniF2aceProcessor,
+    UniF2aceScheduler,
+)
+from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.training.adapters import changed_weights
 from unif2ace.training.data.attributes import ATTRIBUTES
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
@@ -250,6 +259,38 @@ def test_attribute_reward():
     assert ((soft > 0) & (soft < 1)).all()
     with pytest.raises(ValueError, match="states no attribute"):
         hard(images, [Prompt("x"), Prompt("x")])
+
+
+def test_example(tmp_path, capsys):
+    """The whole experiment with a judge that knows nothing, on a tiny model that reads whole captions."""
+    path = Path(__file__).resolve().parents[1] / "examples" / "reward_tuning.py"
+    spec = importlib.util.spec_from_file_location("reward_tuning", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+
+    fields = get_preset("tiny").to_dict() | {"max_text_length": 400}
+    fields["text_config"]["max_position_embeddings"] = 512
+    config = UniF2aceConfig(**fields)
+    UniF2aceForConditionalGeneration(config).save_pretrained(tmp_path / "base")
+    texts = [prompt.text for prompt in painted_prompts(20)]
+    tokenizer = build_tokenizer(texts * 3, config.text_vocab_size, config.vq_config.num_bits)
+    UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(tmp_path / "base")
+    judge = UniF2aceJudgeConfig(image_size=16, stage_channels=[4, 4, 4], head_channels=4, feature_size=8)
+    UniF2aceJudge(judge).save_pretrained(tmp_path / "judge")
+
+    arguments = ["--base", tmp_path / "base", "--judge", tmp_path / "judge", "--output", tmp_path / "out"]
+    arguments += ["--updates", 2, "--prompts", 4, "--held-out", 3, "--num-inference-steps", 2]
+    results = example.main([str(argument) for argument in arguments])
+    assert results["updates"] == 2 and set(results["measures"]) == {
+        "attributes read rightly",
+        "the judge's probability of them",
+    }
+    assert "2 updates of 4 prompts" in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"adapter", "log.jsonl", "results.json", "sheet.png"}
+    assert UniF2acePipeline.from_pretrained(tmp_path / "out" / "adapter").get_active_adapters() == ["default_0"]
+    with pytest.raises(SystemExit):
+        example.main([str(argument) for argument in arguments])
 
 
 def test_painted_prompts():
