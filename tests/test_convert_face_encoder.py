@@ -243,6 +243,21 @@ def test_the_model_aligns_for_encoders_that_want_it(monkeypatch):
     assert model.encode_faces([image]) is None
 
 
+def test_the_pipeline_answers_from_aligned_faces(monkeypatch, caplog):
+    from unif2ace import UniF2acePipeline
+    from unif2ace.modeling_unif2ace import face_alignment_unif2ace as module
+
+    pipe = UniF2acePipeline.from_pretrained()
+    image, _ = picture_with_face()
+    image = image.resize((64, 64))  # the model's own size, so that whole pictures are the same either way
+    whole = pipe.answer([image, image], "Is she happy?", max_new_tokens=4)
+    calls = []
+    monkeypatch.setattr(module, "find_detector", lambda: lambda picture: calls.append(picture.shape))
+    pipe.transformer.model.face_encoder.config.alignment = "five_points"
+    assert pipe.answer([image, image], "Is she happy?", max_new_tokens=4) == whole
+    assert calls == [(64, 64, 3)] * 2
+
+
 def test_a_converted_encoder_serves_a_model(file, tmp_path):
     convert_face_encoder(file, tmp_path / "encoder")
     values = get_preset("tiny").to_dict() | {"face_config": None, "face_feature_size": 12}

@@ -176,16 +176,18 @@ def test_a_clip_conversion_upcycles_and_goes_home(clip_sources, clip_model, clip
     assert all(torch.equal(back[name], tensor) for name, tensor in first.items())
 
 
-def test_the_clip_variant_runs_in_the_pipeline(clip_sources, clip_recorded, tmp_path):
+def test_the_clip_variant_runs_in_the_pipeline(showo_recordings, clip_sources, clip_recorded, tmp_path):
     """With a vision tower in the checkpoint: pictures to words and words to pictures, both tasks in one batch too."""
     from PIL import Image
     from transformers import CLIPConfig, CLIPModel
 
     width = clip_recorded["clip_features"].shape[-1]
     sizes = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    patch_size = 4 if showo_recordings.geometry["nvq"] != 36 else 6  # not as many patches as codes
+    num_patches = (24 // patch_size) ** 2
     tower = CLIPModel(
         CLIPConfig(
-            vision_config=sizes | {"image_size": 24, "patch_size": 4},
+            vision_config=sizes | {"image_size": 24, "patch_size": patch_size},
             text_config=sizes | {"vocab_size": 20},
             projection_dim=8,
         )
@@ -195,7 +197,7 @@ def test_the_clip_variant_runs_in_the_pipeline(clip_sources, clip_recorded, tmp_
     pipe = UniF2acePipeline.from_pretrained(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)
     config = pipe.transformer.config
-    assert config.num_understanding_tokens == 36 != config.num_image_tokens
+    assert config.num_understanding_tokens == num_patches != config.num_image_tokens
     expected = dict(tower.vision_model.named_parameters())
     tower_parameters = dict(pipe.transformer.model.vision_tower.named_parameters())
     assert all(torch.equal(tower_parameters[name], value) for name, value in expected.items())
@@ -209,7 +211,8 @@ def test_the_clip_variant_runs_in_the_pipeline(clip_sources, clip_recorded, tmp_
     model, n = pipe.transformer.eval(), config.num_image_tokens
     special = config.special_token_id
     drawn = [special("<|t2i|>"), 0, 5, 0, special("<|soi|>"), *[config.mask_token_id] * n, special("<|eoi|>")]
-    seen = [special("<|mmu|>"), 7, 8, special("<|soi|>"), *[config.mask_token_id] * 36, special("<|eoi|>"), 9, 10]
+    patches = [special("<|soi|>"), *[config.mask_token_id] * num_patches, special("<|eoi|>")]
+    seen = [special("<|mmu|>"), 7, 8, *patches, 9, 10]
     length = max(len(drawn), len(seen))
     pad = config.text_config.pad_token_id
     rows = torch.tensor([[pad] * (length - len(drawn)) + drawn, seen + [pad] * (length - len(seen))])
@@ -223,7 +226,7 @@ def test_the_clip_variant_runs_in_the_pipeline(clip_sources, clip_recorded, tmp_
     torch.testing.assert_close(both.logits[1:, : len(seen)], alone[1].logits, atol=1e-4, rtol=1e-4)
     both.logits.sum().backward()
     with pytest.raises(ValueError, match="patches each"):
-        model(input_ids=torch.tensor([seen]), clip_features=torch.zeros(1, 35, width))
+        model(input_ids=torch.tensor([seen]), clip_features=torch.zeros(1, num_patches - 1, width))
 
 
 def test_without_features_the_clip_variant_says_what_it_needs(clip_model, clip_inputs):
