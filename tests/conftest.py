@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -119,3 +121,83 @@ def showo_folder(showo_sources, tmp_path_factory):
 def showo(showo_folder):
     """The recorded checkpoint as a model; not to be changed."""
     return UniF2aceForConditionalGeneration.from_pretrained(showo_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def talking_checkpoint(tmp_path_factory):
+    """A new tiny model that has room for full captions, with a real tokenizer, saved as a pipeline."""
+    from unif2ace import UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+    from unif2ace.training.data.painted import painted_face
+    from unif2ace.training.train_text_tokenizer import build_tokenizer
+
+    torch.manual_seed(0)
+    config = get_preset("tiny")
+    config.max_text_length, config.text_config.max_position_embeddings = 400, 1024  # its few words make long texts
+    model = UniF2aceForConditionalGeneration(config).eval()
+    texts = [text for index in range(20) for text in painted_face(index, "test", size=16).captions]
+    tokenizer = build_tokenizer(texts, config.text_vocab_size, config.vq_config.num_bits)
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+class ChatServer(ThreadingHTTPServer):
+    """Answers every request with the next of `replies`, the last one for ever; keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), ChatHandler)
+        self.replies, self.requests, self.lock = [], [], threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def next_reply(self, request):
+        with self.lock:
+            self.requests.append(request)
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        return reply(request) if callable(reply) else reply
+
+
+class ChatHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request["path"], request["key"] = self.path, self.headers["Authorization"]
+        reply = self.server.next_reply(request)
+        if isinstance(reply, bytes):  # not a chat completion at all
+            return self.send(200, reply)
+        if isinstance(reply, int):
+            return self.send(reply, b'{"error": {"message": "as asked for"}}')
+        content, reason = reply if isinstance(reply, tuple) else (reply, "stop")
+        message = {"role": "assistant", "content": content}
+        body = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
+        body["choices"] = [{"index": 0, "message": message, "finish_reason": reason}]
+        self.send(200, json.dumps(body).encode())
+
+    def send(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After-Ms", "1")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def chat_server():
+    """A running [`ChatServer`]."""
+    server = ChatServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -7,10 +7,9 @@ import pytest
 import torch
 import yaml
 
-from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
-from unif2ace.training.data.painted import painted_face, render
+from unif2ace.training.data.painted import render
 from unif2ace.training.evaluation.compare import compare, comparison
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.evaluation.painted_suite import PaintedFaces, PaintedSuite
@@ -26,26 +25,9 @@ from unif2ace.training.evaluation.statistics import (
 )
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import Part, Suite, run_suite
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 COUNT = 4
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A new tiny model with a real tokenizer, saved."""
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    config.max_text_length, config.text_config.max_position_embeddings = 400, 1024  # its few words make long texts
-    model = UniF2aceForConditionalGeneration(config).eval()
-    texts = [text for index in range(20) for text in painted_face(index, "test", size=16).captions]
-    tokenizer = build_tokenizer(texts, config.text_vocab_size, config.vq_config.num_bits)
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer)).save_pretrained(
-        folder
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +47,9 @@ def painted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def suite(checkpoint, painted, tmp_path_factory):
+def suite(talking_checkpoint, painted, tmp_path_factory):
     store = tmp_path_factory.mktemp("pictures")
-    subject = Subject(checkpoint, batch_size=3, store=store, progress=False)
+    subject = Subject(talking_checkpoint, batch_size=3, store=store, progress=False)
     return PaintedSuite(subject, PaintedFaces(painted, COUNT), painted / "judge", seeds=[0, 1], steps=2)
 
 
@@ -190,8 +172,8 @@ def test_results_reach_the_hub_and_the_card(tmp_path):
         write_hub_entries(results | {"dataset_id": None}, tmp_path)
 
 
-def test_painted_suite_from_the_command_line(checkpoint, painted, tmp_path, capsys):
-    command = ["evaluate", str(checkpoint), "--suite", "painted", "--painted", str(painted), "--device", "cpu"]
+def test_painted_suite_from_the_command_line(talking_checkpoint, painted, tmp_path, capsys):
+    command = ["evaluate", str(talking_checkpoint), "--suite", "painted", "--painted", str(painted), "--device", "cpu"]
     command += ["--judge", str(painted / "judge"), "--limit", str(COUNT), "--steps", "2", "--out", str(tmp_path)]
     command += ["--parts", ",".join(PaintedSuite.parts)]
     assert main(command) == 0
@@ -206,9 +188,9 @@ def test_painted_suite_from_the_command_line(checkpoint, painted, tmp_path, caps
     assert main([*command, "--judge", str(tmp_path)]) == 2 and "there is no judge" in capsys.readouterr().err
 
 
-def test_pictures_depend_on_their_own_seed_only_and_are_kept(suite, checkpoint):
+def test_pictures_depend_on_their_own_seed_only_and_are_kept(suite, talking_checkpoint):
     first, _ = suite.generated(0)
-    alone = Subject(checkpoint, batch_size=1, progress=False)
+    alone = Subject(talking_checkpoint, batch_size=1, progress=False)
     text = suite.faces.captions[2].text
     again, codes = alone.generate([text], [2], steps=2, guidance=4.0)
     assert (again[0] == first[2]).all() and again.dtype == np.uint8 and codes.shape[0] == 1
@@ -231,8 +213,8 @@ def test_answers_keep_their_order_whatever_is_asked_together(suite):
 
 
 @pytest.mark.slow
-def test_several_processes_give_the_same(suite, checkpoint):
-    with Subject(checkpoint, batch_size=1, workers=2, progress=False) as subject:
+def test_several_processes_give_the_same(suite, talking_checkpoint):
+    with Subject(talking_checkpoint, batch_size=1, workers=2, progress=False) as subject:
         texts = [caption.text for caption in suite.faces.captions]
         pictures, _ = subject.generate(texts, range(COUNT), steps=2, guidance=4.0)
         assert (pictures == suite.generated(0)[0]).all()

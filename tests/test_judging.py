@@ -1,9 +1,5 @@
 """Judges behind a real local HTTP server that speaks OpenAI's chat protocol, and misbehaves on request."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,94 +16,35 @@ from unif2ace.training.evaluation.judging import (
 from unif2ace.training.evaluation.metrics import ConversationScore, DescriptionScore, VlmScore
 
 
-class Server(ThreadingHTTPServer):
-    """Answers every request with the next of `replies`, the last one for ever; keeps what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies, self.requests, self.lock = [], [], threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def next_reply(self, request):
-        with self.lock:
-            self.requests.append(request)
-            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        return reply(request) if callable(reply) else reply
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request["path"], request["key"] = self.path, self.headers["Authorization"]
-        reply = self.server.next_reply(request)
-        if isinstance(reply, bytes):  # not a chat completion at all
-            return self.send(200, reply)
-        if isinstance(reply, int):
-            return self.send(reply, b'{"error": {"message": "as asked for"}}')
-        content, reason = reply if isinstance(reply, tuple) else (reply, "stop")
-        message = {"role": "assistant", "content": content}
-        body = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
-        body["choices"] = [{"index": 0, "message": message, "finish_reason": reason}]
-        self.send(200, json.dumps(body).encode())
-
-    def send(self, status, body):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Retry-After-Ms", "1")
-        self.end_headers()
-        self.wfile.write(body)
-
-
 @pytest.fixture
-def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def endpoint(server):
-    return ChatEndpoint(server.url, "judge-1", api_key="secret", max_retries=2)
+def endpoint(chat_server):
+    return ChatEndpoint(chat_server.url, "judge-1", api_key="secret", max_retries=2)
 
 
 PROMPT = JudgePrompt("test", "1", "Rate {thing}.", 1, 10)
 
 
-def test_a_question_with_a_picture(server, endpoint):
-    server.replies = ["Fine."]
+def test_a_question_with_a_picture(chat_server, endpoint):
+    chat_server.replies = ["Fine."]
     assert endpoint.ask("How?", Image.new("RGB", (4, 4)), system="Be kind.", seed=7) == "Fine."
-    (request,) = server.requests
+    (request,) = chat_server.requests
     assert request["path"] == "/v1/chat/completions" and request["key"] == "Bearer secret"
     assert request["model"] == "judge-1" and request["seed"] == 7 and request["messages"][0]["role"] == "system"
     image, text = request["messages"][1]["content"]
     assert image["image_url"]["url"].startswith("data:image/png;base64,") and text == {"type": "text", "text": "How?"}
 
 
-def test_what_passes_is_tried_again_and_what_stays_is_an_error(server, endpoint):
-    server.replies = [429, 500, "Fine."]
-    assert endpoint.ask("1?") == "Fine." and len(server.requests) == 3
-    server.replies = [503]
+def test_what_passes_is_tried_again_and_what_stays_is_an_error(chat_server, endpoint):
+    chat_server.replies = [429, 500, "Fine."]
+    assert endpoint.ask("1?") == "Fine." and len(chat_server.requests) == 3
+    chat_server.replies = [503]
     with pytest.raises(ChatEndpointError, match="503"):
         endpoint.ask("2?")
-    server.replies = [401]
-    asked = len(server.requests)
+    chat_server.replies = [401]
+    asked = len(chat_server.requests)
     with pytest.raises(ChatEndpointError, match="401"):
         endpoint.ask("3?")
-    assert len(server.requests) == asked + 1  # a wrong key does not become right
+    assert len(chat_server.requests) == asked + 1  # a wrong key does not become right
 
 
 @pytest.mark.parametrize(
@@ -122,35 +59,35 @@ def test_what_passes_is_tried_again_and_what_stays_is_an_error(server, endpoint)
         "  ",
     ],
 )
-def test_nonsense_is_one_clear_error(server, endpoint, reply):
-    server.replies = [reply]
+def test_nonsense_is_one_clear_error(chat_server, endpoint, reply):
+    chat_server.replies = [reply]
     with pytest.raises(ChatEndpointError, match="127.0.0.1"):
         endpoint.ask("Well?")
 
 
-def test_cut_off_answers_and_dead_servers(server, endpoint):
-    server.replies = [("The face is", "length")]
+def test_cut_off_answers_and_dead_servers(chat_server, endpoint):
+    chat_server.replies = [("The face is", "length")]
     with pytest.raises(CutOffAnswerError, match="longer than 512 tokens"):
         endpoint.ask("Well?")
     gone = ChatEndpoint("http://127.0.0.1:9/v1", "judge-1", max_retries=0, timeout=2)
     with pytest.raises(ChatEndpointError, match="127.0.0.1:9"):
         gone.ask("Well?")
     with pytest.raises(ValueError, match="the model's name"):
-        ChatEndpoint(server.url, "")
+        ChatEndpoint(chat_server.url, "")
 
 
-def test_answers_are_kept_and_not_asked_for_again(server, tmp_path):
-    server.replies = ["7", "8"]
+def test_answers_are_kept_and_not_asked_for_again(chat_server, tmp_path):
+    chat_server.replies = ["7", "8"]
     log = tmp_path / "answers.jsonl"
-    first = ChatEndpoint(server.url, "judge-1", log=log)
+    first = ChatEndpoint(chat_server.url, "judge-1", log=log)
     assert [first.ask("a?"), first.ask("a?"), first.ask("a?", seed=1)] == ["7", "7", "8"]
     with log.open("a") as file:
         file.write('\n{"key": "half a li')  # as a killed run leaves it
-    again = ChatEndpoint(server.url, "judge-1", log=log)
-    assert again.ask("a?") == "7" and again.ask("a?", seed=1) == "8" and len(server.requests) == 2
-    assert again.ask("b?") == "8" and ChatEndpoint(server.url, "judge-1", log=log).ask("b?") == "8"
-    assert len(server.requests) == 3
-    assert ChatEndpoint(server.url, "judge-2", log=log).ask("a?") == "8" and len(server.requests) == 4
+    again = ChatEndpoint(chat_server.url, "judge-1", log=log)
+    assert again.ask("a?") == "7" and again.ask("a?", seed=1) == "8" and len(chat_server.requests) == 2
+    assert again.ask("b?") == "8" and ChatEndpoint(chat_server.url, "judge-1", log=log).ask("b?") == "8"
+    assert len(chat_server.requests) == 3
+    assert ChatEndpoint(chat_server.url, "judge-2", log=log).ask("a?") == "8" and len(chat_server.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -176,20 +113,22 @@ def test_what_is_no_rating_is_refused(answer):
         parse_rating(answer, 1, 10)
 
 
-def test_repeated_ratings_with_spread(server, endpoint):
-    server.replies = [lambda request: str(5 + request["seed"] // 1000 + ("b" in request["messages"][0]["content"]))]
+def test_repeated_ratings_with_spread(chat_server, endpoint):
+    chat_server.replies = [
+        lambda request: str(5 + request["seed"] // 1000 + ("b" in request["messages"][0]["content"]))
+    ]
     ratings, failures = rate(endpoint, PROMPT, [{"thing": "x"}, {"thing": "b"}], repeats=3)
     assert ratings.tolist() == [[5, 6, 7], [6, 7, 8]] and not failures
     assert summarize_ratings(ratings) == {"spread": 1.0, "repeats": [5.5, 6.5, 7.5], "failed": 0}
     assert item_means(np.array([[5, np.nan], [np.nan, np.nan]])).tolist()[0] == 5
 
 
-def test_answers_of_no_use_are_asked_for_again_and_failures_are_counted(server, endpoint):
+def test_answers_of_no_use_are_asked_for_again_and_failures_are_counted(chat_server, endpoint):
     def moody(request):
         hopeless = "hopeless" in request["messages"][0]["content"]
         return "no idea" if hopeless or request["seed"] % 1000 == 0 else "4"
 
-    server.replies = [moody]
+    chat_server.replies = [moody]
     things = [{"thing": "x"}] * 9 + [{"thing": "the hopeless"}]
     ratings, failures = rate(endpoint, PROMPT, things, repeats=1, max_failures=0.1)
     assert np.isnan(ratings[9, 0]) and (ratings[:9] == 4).all() and "item 9" in failures[0]
@@ -199,7 +138,7 @@ def test_answers_of_no_use_are_asked_for_again_and_failures_are_counted(server, 
         rate(endpoint, PROMPT, [])
 
 
-def test_the_three_judged_metrics(server, endpoint):
+def test_the_three_judged_metrics(chat_server, endpoint):
     seen = []
 
     def reply(request):
@@ -207,7 +146,7 @@ def test_the_three_judged_metrics(server, endpoint):
         seen.append(content)
         return "60\nMost details are right." if isinstance(content, list) else "8"
 
-    server.replies = [reply]
+    chat_server.replies = [reply]
     found = VlmScore(endpoint, repeats=2).compute(predictions=[Image.new("RGB", (4, 4))] * 2, references=["a man"] * 2)
     assert found["vlm_score"] == 60 and found["spread"] == 0 and found["judge"] == "judge-1"
     assert found["prompt"]["version"] == "1" and "a man" in seen[0][1]["text"]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from ...pipelines import UniF2acePipeline
 from ...pipelines.provenance_unif2ace import checkpoint_sha256
 from ..files import replacing
+from .metrics.vqa_score import answer_log_probability
 
 
 _pipe: UniF2acePipeline | None = None  # of a worker process
@@ -185,6 +187,33 @@ class Subject:
         texts = self._run(_describe, tasks, [len(task[0]) for task in tasks], description)
         return [text for batch in texts for text in batch]
 
+    def log_probabilities(
+        self, images: Sequence[Image.Image], questions: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """For each picture and question the mean log-probability of the tokens of each option as the answer."""
+        parts = self._slices(len(questions))
+        tasks = [(list(images[part]), list(questions[part]), list(options[part])) for part in parts]
+        found = self._run(_log_probabilities, tasks, [len(task[1]) for task in tasks], "weighing options")
+        return [of_question for batch in found for of_question in batch]
+
+    def fit(self, text: str) -> str:
+        """The text, or as many of its sentences from the first on as the model reads (or words, if not even one)."""
+        processor = self.pipe.processor
+        limit = processor.max_text_length - 2  # begin and end
+
+        def fits(part: str) -> bool:
+            return len(processor.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) <= limit
+
+        if fits(text):
+            return text
+        sentences = re.split(r"(?<=[.!?;])\s+", text)
+        words = sentences[0].split()
+        for pieces in (sentences, words):
+            count = max((n for n in range(1, len(pieces) + 1) if fits(" ".join(pieces[:n]))), default=0)
+            if count:
+                return " ".join(pieces[:count])
+        raise ValueError(f"the word {words[0]!r} is longer than the {limit} tokens that the model reads")
+
     def _slices(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
 
@@ -231,6 +260,15 @@ def _generate(pipe: UniF2acePipeline, texts: list[str], seeds: list[int], steps:
 
 def _answer(pipe: UniF2acePipeline, images: list[Image.Image], questions: list[str], max_new_tokens: int) -> list[str]:
     return pipe.answer(images, questions, max_new_tokens=max_new_tokens)
+
+
+def _log_probabilities(
+    pipe: UniF2acePipeline, images: list[Image.Image], questions: list[str], options: list[list[str]]
+) -> list[list[float]]:
+    return [
+        [answer_log_probability(pipe.transformer, pipe.processor, image, question, option) for option in of_question]
+        for image, question, of_question in zip(images, questions, options, strict=True)
+    ]
 
 
 def _describe(pipe: UniF2acePipeline, images: list[Image.Image]) -> list[str]:
