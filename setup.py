@@ -40,6 +40,8 @@ TRAIN = [
 ]
 DATA = [
     "datasets>=5.2,<6",  # dataset builders
+    "imagehash>=4.3",  # near-duplicates by perceptual hash
+    "openai>=1.60,<4",  # captions by models behind an OpenAI-compatible endpoint
     "pyarrow>=24",  # parquet files
     "resvg-py>=0.5,<0.6",  # draws the painted faces
 ]
@@ -70,6 +72,7 @@ DEV = [
     *SERVE,
     "pytest>=8.4",  # runs the tests
     "ruff>=0.12",  # lint and format
+    "scikit-image>=0.26",  # has a portrait in the public domain, for the tests of cropping
     "scipy>=1.15",  # an independent matrix square root to check the Fréchet distance with
 ]
 

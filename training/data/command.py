@@ -22,6 +22,8 @@ NAME:PLACE with a name that `unif2ace data sources` lists.
 COMMANDS: dict[str, tuple[str, str]] = {
     "sources": ("source_arguments", "list the data sets that are known by name"),
     "inspect": ("inspection", "count what a data set holds, find broken files, draw a contact sheet"),
+    "crop": ("face_crops", "find faces, turn them upright and cut them out"),
+    "clean": ("cleaning", "leave out near-duplicates, split by person"),
     "classifier": ("attribute_classifier", "train a network that reads labels off faces"),
     "caption": ("caption_writer", "write captions and questions by large models behind an endpoint"),
     "prepare": ("prepare", "encode pictures once: parquet files with codes and features for training"),

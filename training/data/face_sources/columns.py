@@ -132,7 +132,7 @@ def _fits(kind: str, value: Any) -> bool:
             return any(value.lower().endswith(suffix) for suffix in IMAGE_SUFFIXES)
         return isinstance(value, (bytes, bytearray)) or hasattr(value, "getexif")
     if kind == "conversations":
-        return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
+        return _is_list(value) and (not value or isinstance(value[0], Mapping))
     if kind in ("identity", "id"):
         return isinstance(value, (str, int))
     return isinstance(value, str) or (_is_list(value) and all(isinstance(item, str) for item in value))
@@ -214,11 +214,11 @@ class MappedRows:
 
     def __call__(self, row: Mapping[str, Any]) -> FaceRecord:
         columns = self.columns
-        picture = None
-        if columns.image:
-            picture = open_picture(value_of(row, columns.image), self.images)
+        stored = value_of(row, columns.image) if columns.image else None
+        picture = open_picture(stored, self.images) if columns.image else None
         identity = value_of(row, columns.identity) if columns.identity else None
-        name = value_of(row, columns.id) if columns.id else None
+        # a picture's file is its name, where there is no other
+        name = value_of(row, columns.id) if columns.id else stored if isinstance(stored, str) else None
         captions = [text for column in columns.columns("caption") for text in texts(value_of(row, column), column)]
         questions = self._questions(row)
         if self.need_text and not captions and not questions:

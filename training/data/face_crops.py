@@ -1,0 +1,265 @@
+"""
+`unif2ace data crop`: find the face in each picture, turn it upright and cut it out.
+
+The landmarks come from a detector (`uniface` or `insightface`; neither brings weights in its package, both download
+them at the first use, those of insightface for non-commercial research only) or from a file. A picture with several
+faces gives its largest one.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ...cli import positive_int
+from ...modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
+from .face_sources import BrokenSampleError, BrokenSamples
+from .folder_writer import FolderWriter
+from .source_arguments import add_source_arguments, open_source, print_broken
+
+
+EXAMPLES = """\
+examples:
+  unif2ace data crop photos/ -o aligned/ --detector uniface
+  unif2ace data crop celeba:/data/celeba -o aligned/ --detector landmarks:/data/celeba/list_landmarks_celeba.txt
+
+A landmark file is JSON, {"a.jpg": [[x, y], five times]}, or a table as CelebA's: left eye, right eye (as seen in the
+picture), nose, left and right corner of the mouth, in pixels. uniface: pip install 'unif2ace[align]'.
+"""
+# How much smaller than in the ArcFace template a face is: then its head fills the picture as in FFHQ and CelebA-HQ.
+FACE_SCALE = 0.78
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """
+    A face in a picture.
+
+    Args:
+        landmarks (`np.ndarray` of shape `(5, 2)`):
+            (x, y) in pixels of the left eye, right eye (as seen in the picture), nose tip, left and right mouth
+            corner; the centre of the first pixel is (0, 0).
+        score (`float`, *optional*, defaults to 1.0): How sure the detector is.
+    """
+
+    landmarks: np.ndarray
+    score: float = 1.0
+
+    @property
+    def size(self) -> float:
+        """Pixels from the middle of the eyes to the middle of the mouth, which hardly shrink in profile."""
+        eyes, mouth = self.landmarks[:2].mean(0), self.landmarks[3:].mean(0)
+        return float(np.linalg.norm(eyes - mouth))
+
+
+class FaceFinder(Protocol):
+    """Anything that finds faces."""
+
+    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
+        """The faces in an RGB picture called `name`, in any order; empty if there is none."""
+
+
+class UnifaceFinder:
+    """SCRFD of the package `uniface` (MIT); its weights are downloaded at the first use."""
+
+    def __init__(self, threshold: float = 0.5, detector=None):
+        if detector is None:
+            try:
+                from uniface.detection import SCRFD
+            except ImportError as error:
+                raise ValueError("the detector needs uniface: pip install 'unif2ace[align]'") from error
+            try:
+                detector = SCRFD(confidence_threshold=threshold)
+            except Exception as error:  # the download fails in as many ways as networks do
+                raise ValueError(
+                    f"uniface has no weights of its detector ({error}): run it once where there is a network, or give "
+                    "--detector landmarks:FILE"
+                ) from error
+        self.detector = detector
+
+    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
+        faces = self.detector.detect(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # it wants BGR
+        return [FoundFace(np.asarray(face.landmarks, dtype=np.float64), float(face.confidence)) for face in faces]
+
+
+class InsightFaceFinder:
+    """The detector of an `insightface` model pack (weights for non-commercial research only)."""
+
+    def __init__(self, pack: str = "buffalo_l", threshold: float = 0.5, app=None):
+        if app is None:
+            try:
+                from insightface.app import FaceAnalysis
+            except ImportError as error:
+                raise ValueError("the detector needs insightface: pip install insightface") from error
+            try:
+                app = FaceAnalysis(name=pack, allowed_modules=["detection"])
+                app.prepare(ctx_id=0, det_thresh=threshold)
+            except Exception as error:  # a download, or the bare assertion of a pack in a folder too deep
+                raise ValueError(
+                    f"insightface's {pack} cannot be loaded ({type(error).__name__}: {error}): see that its .onnx "
+                    f"files lie in ~/.insightface/models/{pack}, not in a folder below"
+                ) from error
+        self.app = app
+
+    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
+        faces = self.app.get(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
+        return [FoundFace(np.asarray(face.kps, dtype=np.float64), float(face.det_score)) for face in faces]
+
+
+class LandmarkFile:
+    """
+    Landmarks that are known.
+
+    Args:
+        path (`Path`): JSON, name to five points, or a table of ten numbers a picture with names of columns (CelebA).
+
+    Raises:
+        ValueError: if an entry is not five points.
+    """
+
+    def __init__(self, path: Path):
+        if path.suffix == ".json":
+            entries: Mapping[str, Sequence] = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            from .face_sources.labelled import read_label_table
+
+            entries = dict(read_label_table(path)[1])
+        self.landmarks = {}
+        for name, values in entries.items():
+            try:
+                self.landmarks[name] = np.asarray(values, dtype=np.float64).reshape(5, 2)
+            except ValueError as error:
+                raise ValueError(f"{path} has {values!r} for {name}, expected five points (x, y)") from error
+
+    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
+        found = self.landmarks.get(name)
+        if found is None:
+            found = self.landmarks.get(Path(name).name)
+        return [] if found is None else [FoundFace(found)]
+
+
+def make_finder(text: str, threshold: float = 0.5) -> FaceFinder:
+    """
+    The finder that a command line names.
+
+    Raises:
+        ValueError: if it is unknown or cannot be loaded.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "uniface":
+        return UnifaceFinder(threshold)
+    if kind == "insightface":
+        return InsightFaceFinder(rest or "buffalo_l", threshold)
+    if kind == "landmarks" and rest:
+        return LandmarkFile(Path(rest))
+    raise ValueError(f"detector {text!r} is unknown, expected uniface, insightface[:PACK] or landmarks:FILE")
+
+
+def crop_face(
+    image: Image.Image, landmarks, size: int = 256, face_scale: float = FACE_SCALE
+) -> tuple[Image.Image, float]:
+    """
+    Turn a face upright and cut it out, with room around it.
+
+    Args:
+        image (`PIL.Image.Image`): The whole picture.
+        landmarks (array-like of shape `(5, 2)`): See [`FoundFace`].
+        size (`int`, *optional*, defaults to 256): Side of the result, in pixels.
+        face_scale (`float`, *optional*, defaults to 0.78):
+            Size of the face, as a share of what ArcFace encoders want to see: 1.0 is their template.
+
+    Returns:
+        The RGB picture, black where it reaches beyond `image`, and the share of it that does.
+
+    Raises:
+        ValueError: if there are not five landmarks, or all lie in one place.
+    """
+    landmarks = np.asarray(landmarks, dtype=np.float64)
+    if landmarks.shape != (5, 2) or not np.isfinite(landmarks).all():
+        raise ValueError(f"landmarks have shape {landmarks.shape}, expected (5, 2): two eyes, nose, two mouth corners")
+    middle = ARCFACE_TEMPLATE_SIZE / 2
+    template = middle + (np.asarray(ARCFACE_TEMPLATE) + 0.5 - middle) * face_scale
+    template *= size / ARCFACE_TEMPLATE_SIZE
+    # from here on the corner of the first pixel is (0, 0), as Pillow counts
+    source = landmarks + 0.5
+    image = image.convert("RGB")
+    scale = float(np.sqrt(abs(np.linalg.det(similarity_transform(source, template)[:, :2]))))
+    if scale < 0.5:  # bilinear interpolation reads four pixels: more of them are averaged first
+        factor = int(1 / scale)
+        image, source = image.reduce(factor), source / factor
+    matrix = similarity_transform(source, template)
+    back = np.linalg.inv(np.vstack([matrix, (0.0, 0.0, 1.0)]))[:2]
+    coefficients = back.round(9).flatten().tolist()
+    crop = image.transform((size, size), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR)
+    grid = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1).reshape(-1, 2)
+    places = grid @ back[:, :2].T + back[:, 2]
+    inside = ((places >= 0) & (places <= np.asarray(image.size))).all(-1)
+    return crop, 1.0 - float(inside.mean())
+
+
+def choose_face(faces: Sequence[FoundFace], min_score: float = 0.5, min_size: float = 12.0) -> FoundFace:
+    """
+    The largest face that is sure enough.
+
+    Raises:
+        BrokenSampleError: if there is none, or it has fewer than `min_size` pixels from eyes to mouth.
+    """
+    sure = [face for face in faces if face.score >= min_score]
+    if not sure:
+        raise BrokenSampleError("there is no face" if not faces else "no face is sure enough")
+    largest = max(sure, key=lambda face: face.size)
+    if largest.size < min_size:
+        raise BrokenSampleError(f"the face has {largest.size:.0f} pixels from eyes to mouth, expected {min_size:g}")
+    return largest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `unif2ace data crop`."""
+    add_source_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--detector", default="uniface", help="uniface, insightface[:PACK] or landmarks:FILE (default: %(default)s)"
+    )
+    parser.add_argument("--size", type=positive_int, default=256, metavar="N", help="side in pixels (default: 256)")
+    parser.add_argument(
+        "--face-scale",
+        type=float,
+        default=FACE_SCALE,
+        help="1 is as tight as for face encoders (default: %(default)s)",
+    )
+    parser.add_argument("--min-score", type=float, default=0.5, help="of the detector (default: %(default)s)")
+    parser.add_argument(
+        "--min-size", type=float, default=12, help="pixels from eyes to mouth, at least (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-outside", type=float, default=0.3, help="share of a crop beyond the picture (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-faceless", type=int, default=-1, metavar="N", help="stop after so many (default: never)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Crop a data set."""
+    finder = make_finder(arguments.detector, arguments.min_score)
+    stream = open_source(arguments, need_text=False)
+    faceless = BrokenSamples(f"faces of {stream.name}", arguments.max_faceless)
+    with FolderWriter(arguments.output) as writer:
+        for record in tqdm(stream, desc="cropping", unit="face", disable=None):
+            try:
+                face = choose_face(finder.find(record.image, record.id), arguments.min_score, arguments.min_size)
+                record.image, outside = crop_face(record.image, face.landmarks, arguments.size, arguments.face_scale)
+                if outside > arguments.max_outside:
+                    raise BrokenSampleError(f"{outside:.0%} of the crop lie beyond the picture")
+            except BrokenSampleError as error:
+                faceless.add(record.id, error)
+                continue
+            writer.add(record)
+    print_broken(stream)
+    print(f"{arguments.output}: {writer.count} faces; {faceless.count} pictures without a usable one")
