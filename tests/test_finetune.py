@@ -66,7 +66,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("preset", ["attention", "attention+experts", "experts"])
 def test_adapter_is_written_and_loads(settings, preset, tmp_path):
-    made = settings(preset=preset, tasks=["t2i"])
+    made = settings(preset=preset, tasks=["t2i"], bf16=preset == "experts")
     summary = finetune(made)
     output = tmp_path / "out"
     assert summary["steps"] == 4 and summary["pictures"] == 4 and summary["prior"] == 2
@@ -139,6 +139,12 @@ def test_nothing_is_written_over(settings, tmp_path):
     with pytest.raises(FileExistsError, match="not empty"):
         finetune(settings())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_several_processes_are_refused(settings, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="one process"):
+        finetune(settings())
 
 
 def test_adapter_as_base_is_refused(settings, tmp_path):

@@ -10,6 +10,7 @@ beside them has the settings, the log and, until training is complete, the check
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import time
@@ -83,6 +84,7 @@ class FinetuneSettings:
             other prompts keep their meaning. As many as there are faces by default, if there is a trigger.
         seed (`int`, *optional*, defaults to 0): Seed of everything.
         save_steps (`int`, *optional*, defaults to 100): Steps between checkpoints to resume from.
+        bf16 (`bool`, *optional*, defaults to `False`): Compute in bfloat16 where that is safe; weights stay float32.
     """
 
     data: str
@@ -98,6 +100,7 @@ class FinetuneSettings:
     prior: int | None = None
     seed: int = 0
     save_steps: int = 100
+    bf16: bool = False
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -225,6 +228,8 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
 
 def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
     """Refuse to write over anything, or to resume what is finished or was something else."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("fine-tuning runs in one process: start it without torchrun, or use `unif2ace train`")
     run = output / "run"
     if resume:
         if (run / "summary.json").is_file():
@@ -320,6 +325,7 @@ def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run
         save_total_limit=2,
         dataloader_pin_memory=False,
         use_cpu=model.device.type == "cpu",
+        bf16=settings.bf16,
     )
     trainer = UniF2aceTrainer(
         model=model,
@@ -398,6 +404,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         metavar="N",
         help="steps between checkpoints to resume from (default: %(default)s)",
     )
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on a GPU that can")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one)")
 
@@ -418,6 +425,7 @@ def run(arguments: argparse.Namespace):
         prior=arguments.prior,
         seed=arguments.seed,
         save_steps=arguments.save_steps,
+        bf16=arguments.bf16,
     )
     _check_output(Path(settings.output), settings, arguments.resume)  # before the model is loaded
     summary = finetune(settings, load_pipeline(arguments), arguments.resume)
