@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.data.painted import render
 from unif2ace.training.evaluation.compare import compare, comparison
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.evaluation.painted_suite import PaintedFaces, PaintedSuite
-from unif2ace.training.evaluation.results import card_results, card_section, load_results, write_hub_entries
+from unif2ace.training.evaluation.results import (
+    card_results,
+    card_section,
+    load_results,
+    update_card,
+    write_hub_entries,
+)
 from unif2ace.training.evaluation.slices import slices_by
 from unif2ace.training.evaluation.statistics import (
     in_slices,
@@ -170,6 +178,28 @@ def test_results_reach_the_hub_and_the_card(tmp_path):
     assert "side=heads" in card_section(results)
     with pytest.raises(ValueError, match="--dataset-id"):
         write_hub_entries(results | {"dataset_id": None}, tmp_path)
+
+
+def test_results_are_put_into_the_card_of_their_weights_only(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    suite = Coin()
+    results, _ = run_suite(suite, tmp_path / "results", ["good"])
+    with pytest.raises(FileNotFoundError, match="model card"):
+        update_card(results, tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# A model\n\nSome words.\n")
+    with pytest.raises(ValueError, match="other weights"):
+        update_card(results, tmp_path)
+    results["settings"]["model_sha256"] = checkpoint_sha256(tmp_path)
+    update_card(results | {"suite": "earlier", "dataset_id": None}, tmp_path)
+    first = update_card(results, tmp_path).read_text()
+    results["parts"]["good"]["measures"]["plain"]["value"] = 4.0
+    text = update_card(results, tmp_path).read_text()
+    assert text.count("| good: plain ↓ | 4.000 |") == 1 and first.count("| good: plain ↓ | 3.000 |") == 2
+    assert "Some words." in text and text.count("## Evaluation") == 1 and text.count("<!-- evaluation: coin -->") == 1
+    card = ModelCard.load(tmp_path / "README.md")
+    values = {(result.dataset_name, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert values["coin", "good: plain"] == 4.0 and values["earlier", "good: plain"] == 3.0
+    assert card.data.license == "apache-2.0"
 
 
 def test_painted_suite_from_the_command_line(talking_checkpoint, painted, tmp_path, capsys):

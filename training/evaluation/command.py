@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--dataset-id", metavar="ORG/NAME", help="the data set on the Hub that these results belong to"
     )
+    parser.add_argument(
+        "--update-card", action="store_true", help="put the results into the README.md of the checkpoint's folder"
+    )
 
     painted = parser.add_argument_group("suite painted")
     painted.add_argument(
@@ -113,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(arguments: argparse.Namespace):
-    from .results import main_table, write_hub_entries
+    from .results import main_table, update_card, write_hub_entries
     from .suite import run_suite
 
     parts = None if arguments.parts is None else arguments.parts.split(",")
@@ -126,6 +129,8 @@ def run(arguments: argparse.Namespace):
     print(f"wrote {path} and {path.with_suffix('.md')}")
     if arguments.hub_folder is not None:
         print(f"wrote {write_hub_entries(results, arguments.hub_folder, arguments.dataset_id)}")
+    if arguments.update_card:
+        print(f"wrote {update_card(results, subject.folder)}")
 
 
 def make_subject(arguments: argparse.Namespace) -> "Subject":

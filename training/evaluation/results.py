@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
+from ...pipelines.provenance_unif2ace import checkpoint_sha256
 from ..files import write_text
 from .report import interval, table
 from .statistics import rounded
@@ -174,6 +175,45 @@ def card_section(results: Mapping) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def update_card(results: Mapping, folder: str | Path) -> Path:
+    """
+    Put the results into the model card of a checkpoint's folder: numbers into its metadata, tables into its text,
+    in place of what an earlier run of the suite put there.
+
+    Args:
+        results (`dict`): What `unif2ace evaluate` wrote.
+        folder (`str` or `Path`): The folder, with `README.md` in it.
+
+    Returns:
+        `Path`: The card.
+
+    Raises:
+        OSError: if there is no card.
+        ValueError: if the folder holds other weights than those that were measured.
+    """
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, expected the model card of the checkpoint")
+    found = checkpoint_sha256(folder)
+    if found != results["settings"]["model_sha256"]:
+        raise ValueError(f"{folder} holds other weights than those measured, so its card cannot have these results")
+    card = ModelCard.load(path)
+    dataset = card_results(results)[0].dataset_type
+    kept = [result for result in card.data.eval_results or [] if result.dataset_type != dataset]
+    card.data.model_name = card.data.model_name or Path(folder).resolve().name
+    card.data.eval_results = kept + card_results(results)
+    start, end = (f"<!-- {mark}evaluation: {results['suite']} -->" for mark in ("", "/"))
+    section = f"{start}\n{card_section(results)}\n{end}"
+    before, mark, rest = card.text.partition(start)
+    if mark:
+        card.text = before + section + rest.partition(end)[2]
+    else:
+        title = "" if "<!-- evaluation: " in card.text else "## Evaluation\n\n"
+        card.text = f"{card.text.rstrip()}\n\n{title}{section}\n"
+    write_text(path, str(card))
+    return path
+
+
 __all__ = [
     "card_results",
     "card_section",
@@ -184,5 +224,6 @@ __all__ = [
     "measures_of",
     "slices_table",
     "to_json",
+    "update_card",
     "write_hub_entries",
 ]
