@@ -54,6 +54,7 @@ MODULES: dict[str, tuple[str, str]] = {
     "evaluate": ("training.evaluation.command", "measure a checkpoint by every metric of a suite"),
     "convert": ("training.convert", "bring in weights of Show-o or of a face encoder, or take them home"),
     "data": ("training.data.command", "look at face data sets and prepare them for training"),
+    "edit": ("pipelines.edit", "change a picture of a face by a sentence"),
     "finetune": ("training.finetune", "fine-tune a checkpoint on a folder of faces (LoRA)"),
     "publish": ("hub_card.publish_command", "put a model on the Hub, with its code and a card"),
     "train": ("training.train", "train a model, from nothing or from a checkpoint"),

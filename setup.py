@@ -61,6 +61,9 @@ SERVE = [
     "prometheus-client>=0.21,<1",  # /metrics
     "uvicorn>=0.34,<1",  # the HTTP server
 ]
+QUANTIZATION = [
+    "torchao>=0.17,<1",  # 8-bit integers; only on request, its import is slow and talkative
+]
 RAY = [
     "ray[data]>=2.44,<3",  # lists of prompts on many machines
 ]
@@ -111,6 +114,7 @@ setup(
         "data": DATA,
         "demo": DEMO,
         "serve": SERVE,
+        "quantization": QUANTIZATION,
         "ray": RAY,
         "convert": CONVERT,
         "align": ALIGN,

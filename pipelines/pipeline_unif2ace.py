@@ -24,6 +24,7 @@ from .dialogue_unif2ace import UniF2aceDialogueMixin
 from .editing_unif2ace import UniF2aceEditingMixin
 from .lora_unif2ace import UniF2aceLoraMixin, adapter_base
 from .provenance_unif2ace import INFO_KEY, Provenance, describe_checkpoint, generator_name
+from .quantization_unif2ace import UniF2aceQuantizationMixin
 from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler
 from .watermark_unif2ace import embed_watermark
 
@@ -55,7 +56,9 @@ class UniF2acePipelineOutput(BaseOutput):
     codes: torch.LongTensor | None = None
 
 
-class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceDialogueMixin, UniF2aceLoraMixin, DiffusionPipeline):
+class UniF2acePipeline(
+    UniF2aceEditingMixin, UniF2aceDialogueMixin, UniF2aceLoraMixin, UniF2aceQuantizationMixin, DiffusionPipeline
+):
     r"""
     Generates faces from text (`pipe(prompt)`), edits them (`inpaint`, `outpaint`, `vary`, `edit`), describes faces
     (`describe`), answers questions about them (`answer`) and talks about them (`chat`), all with one model.

@@ -1,12 +1,17 @@
 """Pictures from pictures: what stays, what changes, which regions, and bad input."""
 
+import copy
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.pipelines.quantization_unif2ace import KINDS
 from unif2ace.pipelines.regions_unif2ace import (
     FACE_PARTS,
     codes_under_mask,
@@ -274,3 +279,71 @@ def test_latents_are_checked(pipe):
     ):
         with pytest.raises(ValueError, match=message):
             pipe("a man", latents=latents)
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--region", "mouth", "--keep-pixels"],
+        ["--source", TEXTS[1], "--region", "0,0,0.5,0.5"],
+        ["--outpaint", "0.25,0.5,0.25,0"],
+        ["--vary", "0.5"],
+        ["--mask", "mask.png"],
+    ],
+)
+def test_edit_command(checkpoint, tmp_path, monkeypatch, capsys, how):
+    monkeypatch.chdir(tmp_path)
+    picture(1).save("face.png")
+    paint_region("mouth", (SIDE, SIDE)).save("mask.png")
+    arguments = ["edit", "face.png", TEXTS[0], "-o", "out/new.png", "--steps", "2", "--model", str(checkpoint)]
+    assert main([*arguments, "--seed", "5", *how]) == 0
+    assert capsys.readouterr().out == "out/new.png  seed 5\n"
+    first = Image.open("out/new.png").convert("RGB").tobytes()
+    assert main([*arguments, "--seed", "5", *how]) == 0
+    assert Image.open("out/new.png").convert("RGB").tobytes() == first
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (["--region", "tail"], "no facial part 'tail'"),
+        (["--outpaint", "a,b"], "not four numbers"),
+        (["--keep-pixels"], "needs --region"),
+        (["--source", "a", "--vary", "0.5"], "--source chooses by itself"),
+        (["--vary", "2"], "strength is 2.0"),
+        (["-o", "new.txt"], "must end in one of"),
+        (["--mask", "no.png"], "does not exist"),
+    ],
+)
+def test_edit_command_says_what_is_wrong(checkpoint, tmp_path, monkeypatch, capsys, how, message):
+    monkeypatch.chdir(tmp_path)
+    picture(1).save("face.png")
+    assert main(["edit", "face.png", TEXTS[0], "--model", str(checkpoint), *how]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_quantisation(pipe):
+    with pytest.raises(ValueError, match="kind is 'int3', expected one of int8_weight_only, int8_dynamic"):
+        pipe.quantize("int3")
+    if importlib.util.find_spec("torchao") is None:
+        with pytest.raises(ImportError, match="pip install"):
+            pipe.quantize()
+        return
+    for kind in KINDS:
+        small = UniF2acePipeline(copy.deepcopy(pipe.transformer), pipe.scheduler, pipe.processor)
+        small.set_progress_bar_config(disable=True)
+        small.quantize(kind)
+        assert (codes_of(small, TEXTS[0], generator=seeded(1)) >= 0).all()
+        assert isinstance(small.describe(picture(1), max_new_tokens=3), str)
+        weight = small.transformer.model.language_model.layers[0].self_attn.q_proj.weight
+        assert type(weight) is not torch.nn.Parameter
