@@ -165,18 +165,8 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     faces = FaceRows(records, passes=PASSES, seed=settings.seed, features={"codes": codes})
     rows = TuningRows(faces, settings.tasks, prior * PASSES)
 
-    base = BUNDLED_NAME if settings.base is None else settings.base
-    if settings.base is not None and Path(settings.base).is_dir():
-        base = str(Path(settings.base).resolve())
-    model.name_or_path = base
-    model.config._name_or_path = base
-    if settings.preset == FULL:
-        tuned, alpha = model.requires_grad_(True), None
-    else:
-        config = lora_config(model.config, settings.preset, settings.tasks, settings.rank)
-        tuned, alpha = get_peft_model(model, config), config.lora_alpha
-        restrict_to_tasks(tuned, settings.tasks)
-
+    base = _name_base(model, settings)
+    tuned = _with_adapter(model, settings)
     trainer = _trainer(tuned, processor, rows, settings, run)
     trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     parameters = [trained, sum(p.numel() for p in tuned.parameters())]
@@ -196,11 +186,11 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
         raise ValueError("the adapter has learnt nothing at all: check the data and the learning rate")
 
     tuned.eval()
-    prompts = list(dict.fromkeys(record.captions[0] for record in records))[:SAMPLES]
+    prompts = list(dict.fromkeys(record.captions[0] for record in records if record.captions))[:SAMPLES] or ["a face"]
     summary = {
         "settings": asdict(settings),
         "base": base,
-        "alpha": alpha,
+        "alpha": None if settings.preset == FULL else tuned.peft_config["default"].lora_alpha,
         "pictures": len(records),
         "prior": len(prior),
         "parameters": parameters,
@@ -249,6 +239,25 @@ def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
         unfinished = (run / SETTINGS_FILE).is_file() and not (run / "summary.json").is_file()
         hint = ", or go on with --resume" if unfinished else ""
         raise FileExistsError(f"{output} exists and is not empty; choose another output folder{hint}")
+
+
+def _name_base(model, settings: FinetuneSettings) -> str:
+    """What the adapter will call its base: a folder by its whole path, so that it is found from anywhere."""
+    base = BUNDLED_NAME if settings.base is None else settings.base
+    if settings.base is not None and Path(settings.base).is_dir():
+        base = str(Path(settings.base).resolve())
+    model.name_or_path = base
+    model.config._name_or_path = base
+    return base
+
+
+def _with_adapter(model, settings: FinetuneSettings):
+    """The model with the weights of the preset ready to learn."""
+    if settings.preset == FULL:
+        return model.requires_grad_(True)
+    tuned = get_peft_model(model, lora_config(model.config, settings.preset, settings.tasks, settings.rank))
+    restrict_to_tasks(tuned, settings.tasks)
+    return tuned
 
 
 @torch.no_grad()
