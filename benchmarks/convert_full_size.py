@@ -4,7 +4,7 @@ it, load the result, draw a picture, answer a question. Prints seconds and peak 
 
     python benchmarks/convert_full_size.py --folder runs/full-size
 
-Needs about 20 GB of disk (30 with --upcycle) and 8 GB of memory. "resident" counts the pages of mapped files too,
+Needs about 20 GB of disk (30 with upcycle) and 8 GB of memory. "resident" counts the pages of mapped files too,
 which the system takes back when it needs them; "own" is what it cannot take back.
 """
 
@@ -23,6 +23,7 @@ import torch
 GB = 1e9
 NUM_STEPS = 2
 NEW_TOKENS = 8
+STAGES = ("write", "convert", "use", "upcycle")
 
 
 def write_source(folder: Path):
@@ -122,20 +123,22 @@ def main():
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/full-size"), help="where to work (%(default)s)")
-    parser.add_argument("--upcycle", action="store_true", help="also convert to experts, in bfloat16")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        default=STAGES[:3],
+        help="what to do, with what earlier stages left in the folder (default: %(default)s; upcycle: with experts)",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the files there")
-    parser.add_argument("--stage", choices=("write", "use"), help=argparse.SUPPRESS)
+    parser.add_argument("--here", choices=("write", "use"), help=argparse.SUPPRESS)  # a stage in its own process
     options = parser.parse_args()
-    source, converted = options.folder / "source", options.folder / "showo-256"
-    if options.stage == "write":
-        return write_source(source)
-    if options.stage == "use":
-        return use(converted)
-    if options.folder.exists():
-        sys.exit(f"{options.folder} exists: choose another folder")
+    source, converted, experts = (options.folder / name for name in ("source", "showo-256", "unif2ace"))
+    if options.here is not None:
+        return write_source(source) if options.here == "write" else use(converted)
 
     def stage(name: str) -> list[str]:
-        return [sys.executable, __file__, "--folder", str(options.folder), "--stage", name]
+        return [sys.executable, __file__, "--folder", str(options.folder), "--here", name]
 
     def convert(destination: Path, *more: str) -> list[str]:
         return [
@@ -143,21 +146,21 @@ def main():
             *("--magvit", str(source / "magvitv2"), "--text-model", str(source / "phi"), *more),
         ]
 
-    try:
+    if "write" in options.stages:
         measured("write the source", stage("write"))
         shard = (source / "show-o" / "pytorch_model.bin").stat().st_size
         print(f"  its largest shard: {shard / GB:.2f} GB, times 1.3: {1.3 * shard / GB:.2f} GB", flush=True)
+    if "convert" in options.stages:
         measured("convert, --preset showo-256", convert(converted, "--preset", "showo-256"))
         print(f"  the result: {size_of(converted)}", flush=True)
+    if "use" in options.stages:
         measured("load, draw, answer", stage("use"))
-        if options.upcycle:
-            experts = options.folder / "unif2ace"
-            command = convert(experts, "--preset", "unif2ace-1.8b", "--dtype", "bfloat16")
-            measured("convert, --preset unif2ace-1.8b --dtype bfloat16", command)
-            print(f"  the result: {size_of(experts)}", flush=True)
-    finally:
-        if not options.keep:
-            shutil.rmtree(options.folder, ignore_errors=True)
+    if "upcycle" in options.stages:
+        command = convert(experts, "--preset", "unif2ace-1.8b", "--dtype", "bfloat16")
+        measured("convert, --preset unif2ace-1.8b --dtype bfloat16", command)
+        print(f"  the result: {size_of(experts)}", flush=True)
+    if not options.keep:
+        shutil.rmtree(options.folder)
     return None
 
 

@@ -40,6 +40,12 @@ def rows(config):
     return made
 
 
+def test_clip_input_is_refused_with_a_hint(config, tokenizer):
+    clip = type(config)(**config.to_dict() | {"understanding_input": "clip"})
+    with pytest.raises(ValueError, match="prepare such rows with the processor"):
+        UniF2aceCollator(tokenizer, clip)
+
+
 def test_layout_of_both_tasks(config, tokenizer, collator):
     batch = collator(rows(config))
     n, length = config.num_image_tokens, batch["input_ids"].shape[1]

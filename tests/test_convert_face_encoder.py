@@ -32,6 +32,8 @@ def randomised(**sizes) -> UniF2aceFaceEncoder:
                 tensor.normal_(0, 0.3)
             elif tensor.ndim == 1 and tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5)
+            elif tensor.ndim == 4:  # keeps many blocks from growing beyond all bounds
+                tensor.normal_(0, (0.2 if "conv2" in name else 1.0) * tensor[0].numel() ** -0.5)
     return encoder
 
 
@@ -138,11 +140,43 @@ def test_every_form_of_export_is_the_same_encoder(form, own_normalisation, as_ma
             torch.testing.assert_close(again(pixels).embeddings, encoder(pixels).embeddings, atol=1e-4, rtol=1e-4)
 
 
+def test_a_file_that_torch_exported(tmp_path):
+    encoder = randomised()
+
+    class Embeddings(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, pixel_values):
+            return self.encoder(pixel_values).embeddings
+
+    path = tmp_path / "exported.onnx"
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    torch.onnx.export(Embeddings().eval(), (pixels[:1],), str(path), dynamo=False, opset_version=14)
+    assert convert_face_encoder(path, tmp_path / "encoder")[1] < 1e-5
+    again = UniF2aceFaceEncoder.from_pretrained(tmp_path / "encoder").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels).embeddings, encoder(pixels).embeddings, atol=1e-5, rtol=1e-5)
+
+
 def test_the_papers_encoder_is_read_by_its_graph(tmp_path):
     """IResNet-50 and -100 have the same stages but for the number of blocks; narrow ones are enough."""
     encoder = randomised(stage_channels=[8, 8, 16, 16], stage_blocks=[3, 4, 14, 3], image_size=32)
     Writer(encoder, folded=True).save(tmp_path / "w600k_r50.onnx")
     assert make_config(read_iresnet(tmp_path / "w600k_r50.onnx")).stage_blocks == [3, 4, 14, 3]
+
+
+@pytest.mark.slow
+def test_an_encoder_of_full_size(tmp_path):
+    """IResNet-100 as AntelopeV2's: 65 million weights, here random. The file has the size of the published one."""
+    full = {"image_size": 112, "stem_channels": 64, "stage_channels": [64, 128, 256, 512], "embedding_size": 512}
+    Writer(randomised(**full, stage_blocks=[3, 13, 30, 3]), folded=True).save(tmp_path / "glintr100.onnx")
+    assert (tmp_path / "glintr100.onnx").stat().st_size == pytest.approx(261e6, rel=0.01)
+    config, difference = convert_face_encoder(tmp_path / "glintr100.onnx", tmp_path / "encoder")
+    defaults = UniF2aceFaceEncoderConfig()
+    assert (config.stage_channels, config.stage_blocks) == (defaults.stage_channels, defaults.stage_blocks)
+    assert difference < 1e-4
 
 
 def test_the_licence_goes_with_the_weights(file, tmp_path):

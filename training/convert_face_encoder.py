@@ -82,22 +82,26 @@ class _Graph:
         self.input, self.output = inputs[0], graph.output[0].name
         self.attributes = lambda node: {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
+    def origin(self, tensor: str) -> str:
+        """The tensor that this one is a copy of: past nodes that change nothing."""
+        while (node := self.producer.get(tensor)) is not None and node.op_type in _PASSED_OVER:
+            tensor = node.input[0]
+        return tensor
+
     def kind(self, tensor: str) -> str:
         """The operation that makes a tensor; `"input"` for the graph's input."""
-        return "input" if tensor == self.input else self.node(tensor).op_type
+        return "input" if self.origin(tensor) == self.input else self.node(tensor).op_type
 
     def node(self, tensor: str):
-        """The node that makes a tensor, past those that change nothing."""
-        node = self.producer.get(tensor)
-        while node is not None and node.op_type in _PASSED_OVER:
-            node = self.producer.get(node.input[0])
+        """The node that makes a tensor."""
+        node = self.producer.get(self.origin(tensor))
         if node is None:
             raise self.unexpected("something", tensor)
         return node
 
     def unexpected(self, wanted: str, tensor: str) -> ValueError:
         """The error for a graph that is not an IResNet."""
-        node = self.producer.get(tensor)
+        node = self.producer.get(self.origin(tensor))
         found = "the input" if node is None else node.op_type
         return ValueError(f"{self.path} is no IResNet: found {found} where {wanted} belongs, at tensor {tensor!r}")
 
@@ -203,25 +207,26 @@ def _block(graph: _Graph, tensor: str) -> tuple[_Block, str]:
             slope, before = graph.slope(before)
             first, before = graph.convolution(before, 3)
             norm, start = graph.norm(before)
-            shortcut, end = (None, other) if other == start else graph.convolution(other, 1)
+            is_plain = graph.origin(other) == graph.origin(start)
+            shortcut, end = (None, start) if is_plain else graph.convolution(other, 1)
         except ValueError as error:
             failure = failure or error
             continue
-        if end == start and first.stride == 1 and second.stride in (1, 2):
+        if graph.origin(end) == graph.origin(start) and first.stride == 1 and second.stride in (1, 2):
             return _Block(norm, first, slope, second, shortcut), start
     raise failure or graph.unexpected("a residual block", tensor)
 
 
 def _input_scale(graph: _Graph, tensor: str) -> float:
     """1, or the factor of a graph that normalises pixels from 0 to 255 itself: `(x - 127.5) * factor`."""
-    if tensor == graph.input:
+    if graph.origin(tensor) == graph.input:
         return 1.0
     node = graph.expect(tensor, "Mul", "Div")
     factor = float(graph.constant(node.input[1]).reshape(-1)[0])
     factor = factor if node.op_type == "Mul" else 1 / factor
     before = graph.expect(node.input[0], "Sub")
     middle = graph.constant(before.input[1]).reshape(-1)
-    if before.input[0] != graph.input or not np.all(middle == 127.5):
+    if graph.origin(before.input[0]) != graph.input or not np.all(middle == 127.5):
         raise ValueError(f"{graph.path} subtracts {middle.tolist()} from pixels, expected 127.5")
     return 127.5 * factor
 

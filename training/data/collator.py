@@ -62,6 +62,11 @@ class UniF2aceCollator:
         self.config = config
         self.image_processor = image_processor
         self.max_length = max_length or config.text_config.max_position_embeddings
+        if config.understanding_input != "codes":
+            raise ValueError(
+                f"understanding_input={config.understanding_input!r}: this collator writes image codes; prepare such "
+                "rows with the processor, which knows the layout of CLIP input"
+            )
         shortest = config.num_image_tokens + 8
         if self.max_length < shortest:
             raise ValueError(f"max_length={self.max_length} leaves no room for text, expected at least {shortest}")
