@@ -2,8 +2,8 @@
 Against Show-o's algorithm, at its size: same tokens? how much less CPU time? And what the experts cost.
 
     python benchmarks/showo_baseline.py --shape tiny                     # a look, in seconds
-    python benchmarks/showo_baseline.py --shape 1.3b --parts image text  # 7 GB of memory, many minutes
-    python benchmarks/showo_baseline.py --shape 1.3b --parts experts     # 8 GB
+    python benchmarks/showo_baseline.py --shape 1.3b --depths 2 4        # 2 GB of memory, two CPU minutes
+    python benchmarks/showo_baseline.py --shape 1.3b                     # 8 GB, many minutes: all 24 layers
 
 Weights are random: speed does not depend on them, and equal tokens are a harder test when the model is undecided.
 The other side is a restatement of what Show-o's code does (showlab/Show-o at 45a5a2d), on transformers' Phi, which
@@ -14,7 +14,8 @@ computes exactly what its decoder computes, with the same weights in memory:
 - text: the whole sequence again for every token, with a new L × L mask, and every logit of every position.
 
 CPU seconds of one thread, both sides in turns in one process. `--steps` shortens the loop, not the work of a step: the
-transformer runs on the same 2 × 258 rows at each of our steps, and only the head's rows follow the schedule.
+transformer runs on the same 2 × 258 rows at each of our steps, and only the head's rows follow the schedule. Layers
+are all alike, so time is a line in their number: `--depths` measures two shallower models and extends the line.
 """
 
 import argparse
@@ -43,12 +44,15 @@ from unif2ace.modeling_unif2ace.sampling_unif2ace import (
 GUIDANCE = 6.0  # Show-o's 5, which is ours minus one
 QUESTION_TOKENS = 21  # with task, image and start tokens a prompt of 280, as in Show-o's demo
 PARTS = ("image", "text", "experts")
+SECTIONS = {"image": "showo-image", "text": "showo-text", "experts": "experts"}
 SHAPES = ("tiny", "1.3b")
+# what does not grow with the number of layers
+COUNTS = ("same", "of", "prompt", "codes", "rate")
 # The function of Phi's gelu_new in one kernel; the other side keeps Phi's own.
 ACTIVATION = "gelu_pytorch_tanh"
 
 
-def shape_config(shape: str, experts: bool) -> UniF2aceConfig:
+def shape_config(shape: str, experts: bool, depth: int | None = None) -> UniF2aceConfig:
     """The 1.8B preset or a small one, with its experts or as the dense model that they were made from."""
     config = get_preset("1.8b").to_dict()
     if shape == "tiny":
@@ -56,6 +60,8 @@ def shape_config(shape: str, experts: bool) -> UniF2aceConfig:
         config["text_config"] |= {"num_attention_heads": 4, "num_key_value_heads": 4}
         config["text_config"] |= {"moe_layers": None, "sequence_moe_layers": None}
         config["text_config"] |= {"shared_expert_intermediate_size": 192, "routed_expert_intermediate_size": 64}
+    if depth:
+        config["text_config"] |= {"num_hidden_layers": depth, "moe_layers": None, "sequence_moe_layers": None}
     if not experts:
         config["text_config"] |= {"moe_layers": [], "sequence_moe_layers": []}
     config["text_config"]["hidden_act"] = ACTIVATION
@@ -64,10 +70,10 @@ def shape_config(shape: str, experts: bool) -> UniF2aceConfig:
     return UniF2aceConfig(**config)
 
 
-def build(shape: str, experts: bool) -> UniF2aceForConditionalGeneration:
+def build(shape: str, experts: bool, depth: int | None = None) -> UniF2aceForConditionalGeneration:
     """A model with random weights."""
     torch.manual_seed(0)
-    return UniF2aceForConditionalGeneration(shape_config(shape, experts)).eval()
+    return UniF2aceForConditionalGeneration(shape_config(shape, experts, depth)).eval()
 
 
 class ShowO:
@@ -158,7 +164,16 @@ def measure_image(model, showo: ShowO, steps: int) -> dict:
             print(f"  step {step + 1}/{steps}  {name}: {taken:.2f} CPU s", flush=True)
         before = planned
     same = int((codes["ours"] == codes["Show-o's algorithm"]).sum())
-    return {"seconds": seconds, "prefix": prefix, "same": same, "of": num_tokens}
+    floor, rate = matmul_floor(model)
+    return {
+        "theirs": statistics.median(seconds["Show-o's algorithm"]),
+        "ours": statistics.median(seconds["ours"]),
+        "prefix": prefix,
+        "floor": floor,
+        "rate": rate,
+        "same": same,
+        "of": num_tokens,
+    }
 
 
 @torch.no_grad()
@@ -263,34 +278,44 @@ def active_parameters(model) -> int:
     return total
 
 
-def measure_experts(shape: str, repeats: int) -> dict:
+def measure_experts(shape: str, depth: int | None, repeats: int) -> dict:
     """The preset with experts against the dense model that it was made from, one after the other in memory."""
     found = {}
     for name, experts in (("dense", False), ("experts", True)):
-        model = build(shape, experts)
-        found[name] = {"seconds": measure_step(model, repeats), "active": active_parameters(model)}
-        found[name]["parameters"] = sum(weight.numel() for weight in model.model.language_model.parameters())
-        print(f"  {name}: {found[name]['seconds']:.2f} CPU s per step", flush=True)
+        model = build(shape, experts, depth)
+        found[name] = measure_step(model, repeats)
+        found[f"{name}, active"] = active_parameters(model)
+        found[f"{name}, all"] = sum(weight.numel() for weight in model.model.language_model.parameters())
+        print(f"  {name}: {found[name]:.2f} CPU s per step", flush=True)
         del model
     return found
 
 
-def image_report(found: dict, floor: tuple[float, float], shape: str) -> str:
+def at_full_depth(measured: dict[int, dict], depth: int) -> dict:
+    """Every number of the deepest model, or, where it was measured at less than `depth` layers, on its line there."""
+    depths = sorted(measured)
+    found = dict(measured[depths[-1]])
+    if depths[-1] < depth:
+        first, last = (measured[place] for place in (depths[0], depths[-1]))
+        slope = {name: (last[name] - first[name]) / (depths[-1] - depths[0]) for name in found if name not in COUNTS}
+        found |= {name: last[name] + slope[name] * (depth - depths[-1]) for name in slope}
+    found["same"] = min((part["same"] / part["of"] for part in measured.values() if "same" in part), default=None)
+    return found
+
+
+def image_report(found: dict, steps: int) -> str:
     """The table of pictures."""
-    medians = {name: statistics.median(times) for name, times in found["seconds"].items()}
-    ratio = medians["Show-o's algorithm"] / medians["ours"]
     rows = [
-        [name, f"{seconds:.2f}", f"{medians[name]:.2f}"]
-        for name, seconds in ((name, sum(times)) for name, times in found["seconds"].items())
+        ["Show-o's algorithm", f"{found['theirs']:.2f}"],
+        ["ours", f"{found['ours']:.2f}"],
+        ["floor: the matrix products of our layers alone", f"{found['floor']:.2f}"],
     ]
-    rows.append(["floor: the matrix products of our layers alone", "", f"{floor[0]:.2f}"])
-    steps = len(found["seconds"]["ours"])
     lines = [
-        f"Shape `{shape}`, 1 picture of {found['of']} codes, guidance on, {steps} steps.",
-        table(["CPU seconds", f"{steps} steps", "median step"], rows),
-        f"Tokens identical: {found['same']} of {found['of']}. **{ratio:.2f} × less CPU time per step.** Our prompt is "
-        f"encoded once, in {found['prefix']:.2f} CPU s. The floor is measured at {floor[1]:.0f} GFLOP/s; our step is "
-        f"{medians['ours'] / floor[0]:.2f} × the floor. Peak memory of both together: {peak_memory_gb():.1f} GB.",
+        f"A picture of {found['of']} codes after a prompt of full length, guidance on, {steps} steps.",
+        table(["", "CPU seconds, median step"], rows),
+        f"Tokens identical: {found['same']:.0%}. **{found['theirs'] / found['ours']:.2f} × less CPU time per step.** "
+        f"Our prompt is encoded once, in {found['prefix']:.2f} CPU s. Our step takes "
+        f"{found['ours'] / found['floor']:.2f} × the floor, which runs at {found['rate']:.0f} GFLOP/s.",
     ]
     return "\n\n".join(lines)
 
@@ -304,8 +329,8 @@ def text_report(found: dict) -> str:
     lines = [
         f"{found['of']} new tokens after a prompt of {found['prompt']} tokens, {found['codes']} of them image codes.",
         table(["CPU seconds", "whole answer", "first token"], rows),
-        f"Tokens identical: {found['same']} of {found['of']} (checked by one pass of the other side over the whole "
-        f"answer). **{found['theirs'] / found['ours']:.1f} × less CPU time.**",
+        f"Tokens identical: {found['same']:.0%} (checked by one pass of the other side over the whole answer). "
+        f"**{found['theirs'] / found['ours']:.1f} × less CPU time.**",
     ]
     return "\n\n".join(lines)
 
@@ -313,14 +338,14 @@ def text_report(found: dict) -> str:
 def experts_report(found: dict) -> str:
     """The table of experts."""
     rows = [
-        [name, f"{row['parameters'] / 1e6:,.0f} M", f"{row['active'] / 1e6:,.0f} M", f"{row['seconds']:.2f}"]
-        for name, row in found.items()
+        [name, *(f"{found[f'{name}, {kind}'] / 1e6:,.0f} M" for kind in ("all", "active")), f"{found[name]:.2f}"]
+        for name in ("dense", "experts")
     ]
-    time_ratio = found["experts"]["seconds"] / found["dense"]["seconds"]
-    active_ratio = found["experts"]["active"] / found["dense"]["active"]
+    active = found["experts, active"] / found["dense, active"]
     return (
         table(["transformer", "parameters", "active in the layers", "CPU s per step"], rows)
-        + f"\n\nWith experts a step takes {time_ratio:.2f} × the time at {active_ratio:.2f} × the active parameters."
+        + f"\n\nWith experts a step takes {found['experts'] / found['dense']:.2f} × the time at {active:.2f} × the "
+        "active parameters."
     )
 
 
@@ -328,6 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns 1 if tokens differ."""
     parser = argparse.ArgumentParser(description="Compare with Show-o's algorithm.")
     parser.add_argument("--shape", choices=SHAPES, default="tiny", help="default: %(default)s")
+    parser.add_argument("--depths", type=int, nargs=2, help="two numbers of layers instead of all (see above)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--steps", type=int, default=4, help="denoising steps of the picture (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=100, help="tokens of the answer (default: %(default)s)")
@@ -335,26 +361,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="a document to put the tables into, as docs/inference.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    reports, same = {}, True
-    if {"image", "text"} & set(options.parts):
-        model = build(options.shape, experts=False)
-        showo = ShowO(model)
-        if "image" in options.parts:
-            found = measure_image(model, showo, options.steps)
-            reports["showo-image"] = image_report(found, matmul_floor(model), options.shape)
-            same = same and found["same"] == found["of"]
-        if "text" in options.parts:
-            found = measure_text(model, showo, options.tokens)
-            reports["showo-text"] = text_report(found)
-            same = same and found["same"] == found["of"]
-        del model, showo
-    if "experts" in options.parts:
-        reports["experts"] = experts_report(measure_experts(options.shape, options.repeats))
-    for name, report in reports.items():
-        report += f"\n\n{machine()}"
-        print(f"\n{report}")
+    depth = shape_config(options.shape, False).text_config.num_hidden_layers
+    same = True
+    for part in options.parts:
+        measured = {}
+        for layers in options.depths or [depth]:
+            print(f"{part}, {layers} layers", flush=True)
+            if part == "experts":
+                measured[layers] = measure_experts(options.shape, layers, options.repeats)
+                continue
+            model = build(options.shape, experts=False, depth=layers)
+            showo = ShowO(model)
+            if part == "image":
+                measured[layers] = measure_image(model, showo, options.steps)
+            else:
+                measured[layers] = measure_text(model, showo, options.tokens)
+            del model, showo
+        found = at_full_depth(measured, depth)
+        same = same and found["same"] in (None, 1.0)
+        reports = {"image": lambda f: image_report(f, options.steps), "text": text_report, "experts": experts_report}
+        shape = f"Shape `{options.shape}`, {depth} layers"
+        if options.depths:
+            shape += f", on the line through {' and '.join(map(str, options.depths))} layers, which were measured"
+        report = f"{shape}. {reports[part](found)}\n\nPeak memory {peak_memory_gb():.1f} GB. {machine()}"
+        print(f"\n{report}\n", flush=True)
         if options.into:
-            put_section(options.into, name, report)
+            put_section(options.into, SECTIONS[part], report)
     return 0 if same else 1
 
 
