@@ -31,6 +31,7 @@ import yaml
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, set_seed
+from transformers.distributed import DistributedConfig
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..modeling_unif2ace import (
@@ -208,6 +209,8 @@ def train(config: dict[str, Any], resume: bool = False) -> UniF2aceTrainer:
 
     with arguments.main_process_first(local=False, desc="data and model"):  # which may write caches
         model, processor, train_rows, eval_rows = _prepare(config, arguments, output)
+    if config.get("distributed"):
+        model = _shard(model, config["distributed"], arguments, output)
     trainer = UniF2aceTrainer(
         model=model,
         args=arguments,
@@ -237,6 +240,8 @@ def train(config: dict[str, Any], resume: bool = False) -> UniF2aceTrainer:
             print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_by is None:
+        if trainer.is_fsdp_enabled:  # checkpoints are sharded, but this is to be read by one process
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         trainer.save_model(str(output / "final"))
     return trainer
 
@@ -275,6 +280,26 @@ def _prepare(
     if processor is None:
         processor = UniF2aceProcessor.from_config(model.config, _tokenizer(config, model.config, train_rows, output))
     return model, processor, train_rows, eval_rows
+
+
+def _shard(
+    model: UniF2aceForConditionalGeneration,
+    distributed: dict[str, Any],
+    arguments: UniF2aceTrainingArguments,
+    output: Path,
+) -> UniF2aceForConditionalGeneration:
+    """
+    The model, sharded over the processes by transformers' own FSDP2 as [`~transformers.DistributedConfig`] says. It
+    shards while it loads, so the model goes through a folder.
+    """
+    folder = output / "initial"
+    with arguments.main_process_first(local=False, desc="initial weights"):
+        if arguments.process_index == 0:
+            model.save_pretrained(folder)
+    place = "cpu" if arguments.device.type == "cpu" else None
+    return UniF2aceForConditionalGeneration.from_pretrained(
+        folder, dtype=model.dtype, distributed_config=DistributedConfig(**distributed), device_map=place
+    )
 
 
 def _tokenizer(

@@ -21,6 +21,7 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 from transformers import CLIPVisionModel, Trainer, TrainerCallback
@@ -130,6 +131,7 @@ class UniF2aceTrainer(Trainer):
         self.evaluation_batch = 0
         self.stopped_by: str | None = None
         self._signal = 0
+        self._encodes_sharded = False
         self.started = time.monotonic()
         self.earlier_seconds = 0.0
         self.time_share = 0.0  # of `max_minutes`; see look_at_clock
@@ -299,7 +301,7 @@ class UniF2aceTrainer(Trainer):
 
         needs_codes = inputs.pop("needs_codes", None)
         if needs_codes is not None:
-            codes = self.model.encode_images(pixel_values[needs_codes]) + self.config.image_code_offset
+            codes = self._encode_images(pixel_values[needs_codes]) + self.config.image_code_offset
             holes = (input_ids == self.config.image_token_id) & needs_codes[:, None]
             input_ids = input_ids.masked_scatter(holes, codes)
             inputs["pixel_values"] = pixel_values[task_ids == MMU]
@@ -323,6 +325,13 @@ class UniF2aceTrainer(Trainer):
         image_logits_mask[rows, span] = masked
         inputs.update(input_ids=input_ids, attention_mask=attention_mask, image_logits_mask=image_logits_mask)
         return codes[masked] - self.config.image_code_offset
+
+    def _encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Image codes, also of a sharded model: FSDP gathers its weights for `forward` only, unless told otherwise."""
+        if isinstance(self.model, FSDPModule) and not self._encodes_sharded:
+            register_fsdp_forward_method(self.model, "encode_images")
+            self._encodes_sharded = True
+        return self.model.encode_images(pixel_values)
 
     def _balance(
         self, outputs, task_ids: torch.Tensor, attention_mask: torch.Tensor, token_totals: list, training: bool

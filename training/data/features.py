@@ -81,6 +81,8 @@ class FeatureCache:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         parts = {name: getattr(model, part) for name, part in PARTS.items() if getattr(model, part) is not None}
+        for part in parts.values():
+            part.eval()  # batch norm would learn from the pictures
         wanted = {
             "count": count,
             "dtype": dtype,

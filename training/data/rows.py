@@ -4,6 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -86,7 +87,7 @@ class FaceRows(Dataset):
         rng = random.Random(f"{self.seed}-{number_of_pass}-{place}")
         row: dict[str, Any] = {"task": task}
         for name, column in self.features.items():
-            row[name] = torch.as_tensor(column[number])
+            row[name] = torch.tensor(np.asarray(column[number]))  # a copy: what lies on disk is read-only
         if record.image is not None:
             row["image"] = record.image
         if task == "t2i":
