@@ -355,8 +355,9 @@ class UniF2aceTrainer(Trainer):
                     usage.load = self.step_load.load[task]
                 balance = balance_of(usage)
                 total = total + coefficient * balance
-                if has_rows:
+                if has_rows or whole_step:  # then each micro-batch brings its part, even nothing
                     self.averages.add(f"{name}_balance", balance, 1.0)
+                if has_rows:
                     num_choices = usage.counts.sum(-1, keepdim=True).expand_as(usage.counts)
                     self.averages.add(f"{name}_load", usage.counts.flatten(), num_choices.flatten())
             if outputs.sequence_router_logits and has_rows:
