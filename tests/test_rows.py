@@ -9,6 +9,7 @@ from unif2ace.training.data.painted import painted_face
 from unif2ace.training.data.questions import Question
 from unif2ace.training.data.records import FaceRecord
 from unif2ace.training.data.rows import FaceRows, check_row, check_rows
+from unif2ace.training.data.sources import as_records, make_rows
 
 
 PICTURE = Image.new("RGB", (16, 16))
@@ -69,3 +70,41 @@ def test_what_is_missing_is_named_before_training():
         check_rows(datasets.Dataset.from_dict({"prompt": ["a"]}))
     with pytest.raises(ValueError, match="no rows"):
         check_rows([])
+
+
+def test_a_folder_of_faces_is_a_source(tmp_path):
+    for number, name in enumerate(("a.png", "b.png")):
+        Image.new("RGB", (64, 64), (number * 100, 0, 0)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(f"face number {number}")
+    data = {"source": "faces", "train": {"path": str(tmp_path)}, "passes": 3}
+    train_rows, held_out = make_rows(data, seed=0)
+    assert held_out is None and len(train_rows) == 2 * 2 * 3
+    assert {train_rows[i]["text"] for i in range(2)} == {"face number 0", "face number 1"}
+    assert train_rows[2]["turns"][0][1].startswith("face number")
+    with pytest.raises(ValueError, match="does not take"):
+        make_rows({"source": "faces", "train": {"folder": str(tmp_path)}}, seed=0)
+    with pytest.raises(ValueError, match="data.train is missing"):
+        make_rows({"source": "faces"}, seed=0)
+
+
+def test_a_table_of_records_is_a_source():
+    faces = [painted_face(i, "validation", size=16) for i in range(2)]
+    table = datasets.Dataset.from_list(
+        [
+            {
+                "image": face.image,
+                "captions": face.captions,
+                "questions": [vars(question) for question in face.questions],
+                "attributes": face.attributes,
+                "unrelated": 1,
+            }
+            for face in faces
+        ]
+    )
+    records = as_records(table)
+    assert len(records) == 2
+    assert records[1].captions == faces[1].captions and records[1].questions == faces[1].questions
+    assert records[1].attributes == faces[1].attributes
+    assert as_records(datasets.Dataset.from_dict({"task": ["t2i"]})) is None  # rows already
+    with pytest.raises(ValueError, match="empty"):
+        as_records([])

@@ -1,6 +1,7 @@
 """The `data` section of a training configuration: which faces, and how they become rows."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from .records import FaceRecord
 from .rows import FaceRows
 
 
-PAINTED = "painted"
+PAINTED, FACES = "painted", "faces"
 ROW_OPTIONS = ("caption_share", "max_questions")
 
 
@@ -54,15 +55,34 @@ def call(place: str, **arguments: Any) -> Any:
     """
     module, colon, name = place.partition(":")
     if not colon:
-        raise ValueError(f"data.source={place!r}, expected {PAINTED!r} or package.module:function")
+        raise ValueError(f"data.source={place!r}, expected {PAINTED!r}, {FACES!r} or package.module:function")
     try:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"data.source={place!r} cannot be found: {error}") from error
+    return _called(place, function, arguments)
+
+
+def _called(place: str, function: Callable, arguments: dict[str, Any]) -> Any:
     try:
-        return function(**arguments)
+        inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise ValueError(f"data.source={place!r} does not take {arguments}: {error}") from error
+    return function(**arguments)
+
+
+def read_faces(path: str, limit: int | None = None, **options: Any) -> Sequence[FaceRecord]:
+    """
+    Any face data set that [`~unif2ace.training.data.face_sources.open_faces`] reads, such as a folder of pictures.
+
+    Args:
+        path (`str`): The data set: its `source`.
+        limit (`int`, *optional*): Most records to take.
+        options: The other arguments of `open_faces`: `split`, `columns`, ...
+    """
+    from .face_sources import FaceTable, open_faces
+
+    return FaceTable(_called(FACES, open_faces, {"source": path, **options}), limit)
 
 
 def as_records(found: Any) -> Sequence[FaceRecord] | None:
@@ -84,7 +104,8 @@ def make_rows(
     Args:
         data (`dict`):
             Either `source: painted` (the default) with `folder`, `passes`, `validation_count` and other arguments of
-            [`PaintedRows`]; or `source: package.module:function`, which is called with the arguments under `train` and
+            [`PaintedRows`]; or `source: faces`, which reads the data sets under `train` and under `validation` by
+            [`read_faces`]; or `source: package.module:function`, which is called with the arguments under `train` and
             under `validation` and returns face records, a `datasets.Dataset` with their fields, or finished rows. With
             records, `passes`, `caption_share` and `max_questions` are those of [`FaceRows`], and `features` is the
             folder of a [`FeatureCache`], which is made if it does not exist.
@@ -114,7 +135,7 @@ def make_rows(
         raise ValueError(f"data.{min(data)} is unknown, expected one of {', '.join(known)}")
 
     def rows(name: str, arguments: dict[str, Any], passes: int) -> Dataset:
-        found = call(source, **arguments)
+        found = _called(FACES, read_faces, arguments) if source == FACES else call(source, **arguments)
         records = as_records(found)
         if records is None:
             return found
