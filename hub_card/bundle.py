@@ -12,9 +12,7 @@ smaller file is for the download, and half precision is slow on a CPU.
 import argparse
 import json
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -22,7 +20,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConf
 
 from ..modeling_unif2ace import UniF2aceForConditionalGeneration
 from ..pipelines import UniF2aceScheduler
-from ..training.files import write_text
+from ..training.files import check_new, new_folder, write_text
 from .card import make_card
 
 
@@ -105,14 +103,10 @@ def bundle(
     model_folder, out = Path(model), Path(out)
     if not (model_folder / "config.json").is_file():
         raise FileNotFoundError(f"{model_folder} has no config.json, expected the folder of a trained model")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; choose another folder, or replace it with overwrite=True (--overwrite)")
+    check_new(out, overwrite)
     trained = AutoModelForMultimodalLM.from_pretrained(model_folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(model_folder)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # beside the place where it belongs, because a folder can only be renamed within one file system
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name
+    with new_folder(out, overwrite) as folder:
         trained.generation_config = generation_config(trained)
         to_half(trained).save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -123,9 +117,6 @@ def bundle(
         size = folder_megabytes(folder)
         if size > MAX_MEGABYTES:
             raise ValueError(f"the bundle has {size:.1f} MB, expected at most {MAX_MEGABYTES}: use a smaller preset")
-        if out.exists():
-            shutil.move(out, Path(temporary) / "old")
-        os.rename(folder, out)
     return out
 
 

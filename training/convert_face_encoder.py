@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch import nn
 
 from ..modeling_unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig
-from .files import new_folder, write_text
+from .files import check_new, new_folder, write_text
 
 
 INSIGHTFACE_LICENSE = "InsightFace model licence: non-commercial research purposes only"
@@ -359,6 +359,7 @@ def convert_face_encoder(
         OSError: if there is no such file, or the destination exists.
         ValueError: if the file is broken or another network, or the result does not compute what the file computes.
     """
+    check_new(destination, overwrite)
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no file {source}, expected an ONNX file")
     network = read_iresnet(source)

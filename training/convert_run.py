@@ -35,7 +35,7 @@ from .convert_showo import (
     showo_name,
     showo_shapes,
 )
-from .files import new_folder, write_json, write_text
+from .files import check_new, new_folder, write_json, write_text
 from .upcycle import upcycle_targets
 
 
@@ -103,6 +103,7 @@ def convert_showo(
         ValueError: if a source is broken, is something else, or does not have exactly the tensors that it should have.
         OSError: if a source is absent, the destination exists, or there is no room for it.
     """
+    check_new(destination, overwrite)
     experts = experts or ExpertChoice()
     folder = fetch_checkpoint(source)
     if (folder / _TRAINING_FOLDER).is_dir():
@@ -309,6 +310,7 @@ def export_showo(
         ValueError: if the model has experts or something else that Show-o has no place for, or its weights are broken.
         OSError: if there is no such model, the destination exists, or there is no room for it.
     """
+    check_new(destination, overwrite)
     folder = fetch_checkpoint(source)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} has no config.json, expected a checkpoint's folder")

@@ -33,6 +33,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def check_new(path: str | Path, overwrite: bool = False) -> None:
+    """`FileExistsError` if `path` exists and may not be replaced: worth asking before long work, not only after it."""
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another place, or replace it with overwrite=True (--overwrite)")
+
+
 @contextmanager
 def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
@@ -49,8 +55,7 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         FileExistsError: if `path` exists and `overwrite` is not given.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: choose another folder, or replace it with --overwrite")
+    check_new(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     # beside its place, because a folder can only be renamed within one file system
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix=".part", dir=path.parent) as temporary:
