@@ -242,3 +242,11 @@ def test_painted_faces_are_a_source_too():
     records = list(open_faces("painted:3", split="validation"))
     assert [record.id for record in records] == [f"painted-0-validation-{n}" for n in range(3)]
     assert all(len(record.attributes) == 48 and record.captions and record.questions for record in records)
+
+
+def test_a_broken_sample_counts_once_however_often_it_is_read(folder):
+    break_folder(folder)
+    stream = open_faces(folder, max_broken=7)
+    for epoch in range(3):
+        stream.set_epoch(epoch)
+        assert len(ids(stream)) == len(COLORS) and stream.broken.count == 7

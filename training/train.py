@@ -233,9 +233,11 @@ def train(config: dict[str, Any], resume: bool = False) -> UniF2aceTrainer:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     if is_first:
-        facts = {"trained_parameters": trained, "parameters": total, "rows": len(train_rows)}
+        count = len(train_rows) if hasattr(train_rows, "__len__") else None
+        facts = {"trained_parameters": trained, "parameters": total, "rows": count}
         write_run(output, config, resumed_from=checkpoint and checkpoint.name, processes=arguments.world_size, **facts)
-        print(f"{trained / 1e6:.1f}M trained of {total / 1e6:.1f}M parameters, {len(train_rows)} rows")
+        rows = "rows from a stream" if count is None else f"{count} rows"
+        print(f"{trained / 1e6:.1f}M trained of {total / 1e6:.1f}M parameters, {rows}")
         if checkpoint is not None:
             print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -311,7 +313,8 @@ def _tokenizer(
     folder = output / "text_tokenizer"
     if not folder.exists():
         texts: list[str] = []
-        for row in itertools.islice((rows[i] for i in range(len(rows))), TOKENIZER_ROWS):
+        in_order = (rows[i] for i in range(len(rows))) if hasattr(rows, "__len__") else iter(rows)
+        for row in itertools.islice(in_order, TOKENIZER_ROWS):
             texts += [row["text"]] if row["task"] == "t2i" else [text for turn in row["turns"] for text in turn]
         tokenizer = build_tokenizer(texts, model_config.text_vocab_size, model_config.vq_config.num_bits)
         tokenizer.save_pretrained(folder)
@@ -321,12 +324,11 @@ def _tokenizer(
 def _pictures(rows: Dataset, count: int) -> list[Image.Image]:
     """The pictures of the first understanding rows."""
     found: list[Image.Image] = []
-    for number, task in enumerate(rows.tasks):
-        if len(found) == count:
-            break
-        if task != "mmu":
-            continue
-        row = rows[number]
+    if hasattr(rows, "tasks"):
+        of_mmu = (rows[number] for number, task in enumerate(rows.tasks) if task == "mmu")
+    else:  # a stream
+        of_mmu = (row for row in rows if row["task"] == "mmu")
+    for row in itertools.islice(of_mmu, count):
         if row.get("image") is not None:
             found.append(row["image"])
         elif row.get("pixel_values") is not None:

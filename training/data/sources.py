@@ -1,7 +1,7 @@
 """The `data` section of a training configuration: which faces, and how they become rows."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -17,8 +17,9 @@ from .records import FaceRecord
 from .rows import FaceRows
 
 
-PAINTED, FACES = "painted", "faces"
+PAINTED = "painted"
 ROW_OPTIONS = ("caption_share", "max_questions")
+NAMED = {"faces": f"{__package__}.stream_rows:faces", "prepared": f"{__package__}.prepare:prepared_rows"}
 
 
 class Records(Sequence):
@@ -53,17 +54,14 @@ def call(place: str, **arguments: Any) -> Any:
     Raises:
         ValueError: if there is no such function, or it does not take the arguments.
     """
-    module, colon, name = place.partition(":")
+    module, colon, name = NAMED.get(place, place).partition(":")
     if not colon:
-        raise ValueError(f"data.source={place!r}, expected {PAINTED!r}, {FACES!r} or package.module:function")
+        names = ", ".join((PAINTED, *NAMED))
+        raise ValueError(f"data.source={place!r}, expected one of {names}, or package.module:function")
     try:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"data.source={place!r} cannot be found: {error}") from error
-    return _called(place, function, arguments)
-
-
-def _called(place: str, function: Callable, arguments: dict[str, Any]) -> Any:
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
@@ -71,22 +69,10 @@ def _called(place: str, function: Callable, arguments: dict[str, Any]) -> Any:
     return function(**arguments)
 
 
-def read_faces(path: str, limit: int | None = None, **options: Any) -> Sequence[FaceRecord]:
-    """
-    Any face data set that [`~unif2ace.training.data.face_sources.open_faces`] reads, such as a folder of pictures.
-
-    Args:
-        path (`str`): The data set: its `source`.
-        limit (`int`, *optional*): Most records to take.
-        options: The other arguments of `open_faces`: `split`, `columns`, ...
-    """
-    from .face_sources import FaceTable, open_faces
-
-    return FaceTable(_called(FACES, open_faces, {"source": path, **options}), limit)
-
-
 def as_records(found: Any) -> Sequence[FaceRecord] | None:
-    """`found` as face records, or `None` if it holds rows already."""
+    """`found` as face records, or `None` if it holds rows already, or is a stream of rows."""
+    if not hasattr(found, "__len__"):
+        return None
     if len(found) == 0:
         raise ValueError("the data set is empty")
     columns = getattr(found, "column_names", None)
@@ -104,9 +90,10 @@ def make_rows(
     Args:
         data (`dict`):
             Either `source: painted` (the default) with `folder`, `passes`, `validation_count` and other arguments of
-            [`PaintedRows`]; or `source: faces`, which reads the data sets under `train` and under `validation` by
-            [`read_faces`]; or `source: package.module:function`, which is called with the arguments under `train` and
-            under `validation` and returns face records, a `datasets.Dataset` with their fields, or finished rows. With
+            [`PaintedRows`]; or `source: faces`, any face data set, with arguments of
+            [`~unif2ace.training.data.stream_rows.faces`] under `train` and `validation`; or `source: prepared`, with
+            those of [`~unif2ace.training.data.prepare.prepared_rows`]; or `source: package.module:function`, which is
+            called likewise and returns face records, a `datasets.Dataset` with their fields, or finished rows. With
             records, `passes`, `caption_share` and `max_questions` are those of [`FaceRows`], and `features` is the
             folder of a [`FeatureCache`], which is made if it does not exist.
         seed (`int`): Seed of the words.
@@ -135,7 +122,7 @@ def make_rows(
         raise ValueError(f"data.{min(data)} is unknown, expected one of {', '.join(known)}")
 
     def rows(name: str, arguments: dict[str, Any], passes: int) -> Dataset:
-        found = _called(FACES, read_faces, arguments) if source == FACES else call(source, **arguments)
+        found = call(source, **arguments)
         records = as_records(found)
         if records is None:
             return found

@@ -1,7 +1,6 @@
 """Broken samples: named, counted and passed over, up to a limit."""
 
 import sys
-from collections import Counter
 from typing import Any
 
 
@@ -25,8 +24,9 @@ class BrokenSamples:
         source (`str`): What to call the data set in messages.
         limit (`int`, *optional*, defaults to 100): Most broken samples that are accepted; -1 for any number.
 
+    A sample that is met again, in another pass, counts once.
+
     Attributes:
-        count (`int`): How many there were.
         named (`list[tuple[str, str]]`): The first of them, as (name, what is wrong).
     """
 
@@ -34,9 +34,13 @@ class BrokenSamples:
         if limit < -1:
             raise ValueError(f"max_broken={limit}, expected 0 or more, or -1 for any number")
         self.source, self.limit = source, limit
-        self.count = 0
+        self.seen: set[str] = set()
         self.named: list[tuple[str, str]] = []
-        self.reasons: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return len(self.seen)
 
     def add(self, name: str, error: Exception) -> None:
         """
@@ -45,8 +49,9 @@ class BrokenSamples:
         Raises:
             TooManyBrokenSamplesError: if it is one more than the limit.
         """
-        self.count += 1
-        self.reasons[type(error).__name__] += 1
+        if name in self.seen:
+            return
+        self.seen.add(name)
         if len(self.named) < _NAMED:
             self.named.append((name, str(error)))
             print(f"{self.source}: left out {name}: {error}", file=sys.stderr)
@@ -59,10 +64,13 @@ class BrokenSamples:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run has to know."""
-        return {"count": self.count, "named": [list(item) for item in self.named], "reasons": dict(self.reasons)}
+        return {
+            "count": self.count,
+            "seen": sorted(self.seen),
+            "named": [list(item) for item in self.named],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from `state`."""
-        self.count = state["count"]
+        self.seen = set(state["seen"])
         self.named = [tuple(item) for item in state["named"]]
-        self.reasons = Counter(state["reasons"])
