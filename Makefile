@@ -2,7 +2,7 @@ PYTHON ?= python
 CONFIGS := training/configs
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format bench train-faces bundle ci
+.PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,13 @@ test: ## Run the default tests
 
 test-slow: ## Run the slow tests only
 	$(PYTHON) -m pytest -m slow
+
+browser: ## Install what the browser tests of the demo need (Debian, Ubuntu; other systems: any Chromium)
+	$(PYTHON) -m pip install -c constraints-cpu.txt -e ".[dev,demo]" "playwright>=1.50"
+	command -v chromium || (apt-get update && apt-get install -y --no-install-recommends chromium)
+
+test-browser: ## Run the demo in a headless Chromium; screenshots go to runs/screenshots
+	UNIF2ACE_SCREENSHOTS=runs/screenshots $(PYTHON) -m pytest tests/test_demo.py -m slow
 
 lint: ## Check style and formatting
 	ruff check .

@@ -54,7 +54,7 @@ ALIGN = [
     "uniface>=4,<5",  # landmarks of faces, for encoders that want them aligned
 ]
 DEMO = [
-    "gradio>=5",  # the web page of the demo
+    "gradio>=6.10,<7",  # the web page of the demo
 ]
 SERVE = [
     "fastapi>=0.115,<1",  # the HTTP interface

@@ -179,15 +179,15 @@ def test_workers_make_the_same_pictures(generate, tmp_path, engine):
     if find_spec(engine if engine == "ray" else "os") is None:
         pytest.skip("ray is not installed")
     generate()
-    code, out, _ = generate("--workers", 2, "--batch-size", 1, "--engine", engine, out=tmp_path / "many")
-    assert code == 0 and "4 made" in out
+    code, out, err = generate("--workers", 2, "--batch-size", 1, "--engine", engine, out=tmp_path / "many")
+    assert code == 0 and "4 made" in out, err
     assert pictures(tmp_path / "many") == pictures(tmp_path / "out")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interruption_and_resumption(checkpoint, tmp_path, workers):
-    prompts = write_list(tmp_path / "list.jsonl", [{"id": str(i), "prompt": "a man"} for i in range(60)])
+    prompts = write_list(tmp_path / "list.jsonl", [{"id": str(i), "prompt": "a man"} for i in range(24)])
     out = tmp_path / "out"
     command = [sys.executable, "-m", "unif2ace.cli", "generate", "--prompts", prompts, "--out", out, "--steps", "4"]
     command += ["--model", checkpoint, "--batch-size", "1", "--workers", str(workers), "--engine", "processes"]
@@ -195,16 +195,16 @@ def test_interruption_and_resumption(checkpoint, tmp_path, workers):
     environment = {**os.environ, "PYTHONPATH": str(Path(unif2ace.__file__).parents[1])}
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True)
     manifest = out / "manifest.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (manifest.is_file() and manifest.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    stdout, _ = process.communicate(timeout=120)
+    stdout, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     made = int(stdout.split(": ")[1].split()[0])
-    assert 0 < made < 60 and made == len(read_manifest(out)) == len(pictures(out))
+    assert 0 < made < 24 and made == len(read_manifest(out)) == len(pictures(out))
     assert {path.name for path in out.iterdir()} == {*pictures(out), "manifest.jsonl", ".lock"}
     before = pictures(out)
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=300)
-    assert result.returncode == 0 and f"{60 - made} made, {made} there already" in result.stdout
-    assert before.items() <= pictures(out).items() and len(pictures(out)) == 60
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=900)
+    assert result.returncode == 0 and f"{24 - made} made, {made} there already" in result.stdout
+    assert before.items() <= pictures(out).items() and len(pictures(out)) == 24

@@ -1,0 +1,277 @@
+"""The demo: what its buttons do, and the page in a real browser, at desktop and phone width."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from shutil import which
+
+import pytest
+import torch
+from PIL import Image
+
+import unif2ace
+from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace.cli import main
+from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.pipelines import read_provenance
+from unif2ace.training.train_text_tokenizer import build_tokenizer
+
+
+gradio = pytest.importorskip("gradio", reason="the demo needs the extra `demo`")
+
+from unif2ace.serving.demo_page import NO_ADAPTER, Demo, build_page  # noqa: E402  (needs gradio)
+
+
+CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# where screenshots go, to be looked at; nowhere when not set
+SCREENSHOTS = os.environ.get("UNIF2ACE_SCREENSHOTS")
+PATIENCE = 300  # seconds for anything; a busy machine is slow
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    config = get_preset("tiny")
+    tokenizer = build_tokenizer(
+        ["a man with a hat", "What is it?"] * 3, config.text_vocab_size, config.vq_config.num_bits
+    )
+    pipe = UniF2acePipeline(
+        UniF2aceForConditionalGeneration(config).eval(),
+        UniF2aceScheduler(),
+        UniF2aceProcessor.from_config(config, tokenizer),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def demo(pipe):
+    return Demo(pipe)
+
+
+def test_generate_shows_steps_and_leaves_no_file(demo):
+    files, previews = [], 0
+    for image, seed, state in demo.generate("a man", "", 4, 3.0, 7, False, True):
+        assert seed == 7
+        if isinstance(image, Image.Image):
+            previews += 1
+            assert state == f"Step {previews} of 4"
+        elif isinstance(image, str):
+            files.append(Path(image))
+            with Image.open(image) as saved:
+                assert read_provenance(saved).seed == 7
+    assert previews == 4 and len(files) == 1 and not files[0].exists()
+    silent = list(demo.generate("a man", "", 4, 3.0, 7, True, False))
+    assert not any(isinstance(image, Image.Image) for image, _, _ in silent)
+
+
+def test_a_visitor_who_leaves_stops_the_work(demo):
+    states = demo.generate("a man", "", 1000, 3.0, 7, False, True)
+    next(states), next(states)
+    states.close()  # returns when the thread has ended
+    assert demo.pipe._interrupt
+
+
+def test_edit_repaints_what_was_painted(demo):
+    picture = Image.new("RGBA", (64, 64), "blue")
+    layer = Image.new("RGBA", (64, 64))
+    layer.paste((255, 255, 255, 255), (0, 0, 32, 32))
+    drawing = {"background": picture, "layers": [layer], "composite": None}
+    for path, _ in demo.edit(drawing, "a man", 3, 2.0, 0, True):
+        with Image.open(path) as edited:
+            assert edited.size == (16, 16) and read_provenance(edited) is not None
+    for wrong, message in (
+        (None, "no picture"),
+        ({"background": None, "layers": []}, "no picture"),
+        ({"background": picture, "layers": [Image.new("RGBA", (64, 64))]}, "Nothing is painted"),
+    ):
+        with pytest.raises(gradio.Error, match=message):
+            next(demo.edit(wrong, "a man", 3, 2.0, 0, False))
+
+
+def test_describe_and_ask(demo, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "face.png")
+    path = str(tmp_path / "face.png")
+    assert demo.describe(path) == demo.pipe.describe(path)
+    *_, (history, field) = demo.ask(path, " What is it? ", [])
+    assert [item["role"] for item in history] == ["user", "assistant"] and field == ""
+    assert history[0]["content"] == "What is it?"
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for wrong, message in ((None, "no picture"), (str(tmp_path / "broken.png"), "the picture is not a picture")):
+        with pytest.raises(gradio.Error, match=message):
+            demo.describe(wrong)
+    with pytest.raises(gradio.Error, match="question is empty"):
+        next(demo.ask(path, " ", []))
+
+
+def test_compare_without_adapters(demo):
+    for left, right in demo.compare("a man", NO_ADAPTER, NO_ADAPTER, 3):
+        assert Path(left).read_bytes() == Path(right).read_bytes()
+
+
+def test_page_builds(pipe):
+    page = build_page(pipe, adapters=[])
+    assert page.analytics_enabled is False and page.delete_cache is not None
+
+
+def test_wrong_arguments(capsys):
+    assert main(["demo", "--adapter", "glasses"]) == 2
+    assert "'glasses' is not NAME=FOLDER" in capsys.readouterr().err
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The demo of the bundled checkpoint with two (random) adapters, as the command starts it."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: `make browser` installs what the browser tests need")
+    pytest.importorskip("playwright", reason="Playwright is not installed: `make browser`")
+    peft = pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapters")
+    pipe = UniF2acePipeline.from_pretrained()
+    for name in ("one", "two"):
+        torch.manual_seed(len(name))
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        pipe.transformer.add_adapter(config, name)
+        pipe.save_lora_weights(folder / name, name)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "unif2ace.cli", "demo", "--port", str(port)]
+    command += [f"--adapter={name}={folder / name}" for name in ("one", "two")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(unif2ace.__file__).parents[1])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def browser(address):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def page(browser, address, request):
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 640)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
+    page.foreign = []
+    page.on("request", lambda request: page.foreign.append(request.url) if is_foreign(request.url, address) else None)
+    page.goto(address)
+    page.wait_for_selector("#generate-button")
+    yield page
+    context.close()
+
+
+def is_foreign(url, address):
+    return not url.startswith((address, "data:", "blob:"))
+
+
+def shoot(page, name):
+    # nothing sticks out on the right
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{SCREENSHOTS}/{page.viewport_size['width']}-{name}.png", full_page=True)
+
+
+def wait_for_text(page, selector, text):
+    page.wait_for_function(
+        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)", arg=[selector, text]
+    )
+
+
+def side_of(page, selector):
+    """Pixels of the picture shown at a place."""
+    page.wait_for_function("s => document.querySelector(s + ' img')?.naturalWidth > 0", arg=selector)
+    return page.evaluate("s => document.querySelector(s + ' img').naturalWidth", selector)
+
+
+@pytest.mark.slow
+def test_a_visit(page, tmp_path):
+    # a sentence becomes a face
+    page.get_by_label("What the face looks like").first.fill("a smiling old man with round glasses and a grey beard")
+    page.click("#generate-button")
+    wait_for_text(page, "#generate-state", "Done")
+    assert side_of(page, "#generated") == 64
+    shoot(page, "generate")
+    with page.expect_download() as download:
+        page.locator("#generated").get_by_label(re.compile("download", re.IGNORECASE)).click()
+    download.value.save_as(tmp_path / "face.png")
+    with Image.open(tmp_path / "face.png") as picture:
+        assert read_provenance(picture) is not None  # the page hands out what the package saved
+
+    # the face, uploaded, becomes words
+    page.get_by_role("tab", name="Describe & ask").click()
+    page.locator("#face input[type=file]").set_input_files(tmp_path / "face.png")
+    assert side_of(page, "#face") > 0
+    page.click("#describe-button")
+    page.wait_for_function("document.querySelector('#description textarea').value.length > 10")
+    page.locator("#question textarea, #question input").first.fill("What is on the head?")
+    page.click("#ask-button")
+    page.wait_for_function("document.querySelectorAll('#chat .message, #chat .bot').length >= 2")
+    wait_for_text(page, "#chat", "What is on the head?")
+    shoot(page, "describe")
+
+    # painted places are drawn anew
+    page.get_by_role("tab", name="Generate").click()
+    page.click("#to-edit")
+    canvas = page.locator("#editor canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(3000)  # the editor fits the picture in
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.35, box["y"] + box["height"] * 0.42)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.65, box["y"] + box["height"] * 0.42, steps=8)
+    page.mouse.up()
+    page.locator("#wish textarea, #wish input").first.fill("a man with sunglasses")
+    page.click("#edit-button")
+    wait_for_text(page, "#edit-state", "Done")
+    assert side_of(page, "#edited") == 64
+    shoot(page, "edit")
+
+    # two adapters, side by side
+    page.get_by_role("tab", name="Compare").click()
+    for place, name in (("#first", "one"), ("#second", "two")):
+        page.locator(f"{place} input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+    page.click("#compare-button")
+    assert side_of(page, "#left") == side_of(page, "#right") == 64
+    shoot(page, "compare")
+    assert page.foreign == []  # the page fetches nothing from others
+
+
+@pytest.mark.slow
+def test_mistakes_are_said_in_words(page):
+    page.get_by_role("tab", name="Describe & ask").click()
+    page.click("#describe-button")
+    page.get_by_text("There is no picture").first.wait_for()
+    page.get_by_role("tab", name="Edit").click()
+    page.click("#edit-button")
+    page.get_by_text("There is no picture").first.wait_for()
