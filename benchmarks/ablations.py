@@ -2,7 +2,7 @@
 The paper's ablations on painted faces: small models, alike but for one thing, trained and compared.
 
     python benchmarks/ablations.py --seeds 0 1 2
-    python benchmarks/ablations.py --arms d3diff mask_only score_only --seeds 0
+    python benchmarks/ablations.py --arms d3diff mask_only score_only --seeds 0 --set training.max_steps=500
     python benchmarks/ablations.py --table-only --write docs/ablations.md
 
 Every finished run is one line of `runs/ablations/results.jsonl`; runs that are there already are not repeated, so the
@@ -42,6 +42,7 @@ from unif2ace.training.data.questions import write_questions
 from unif2ace.training.data.visibility import assumed_visible
 from unif2ace.training.files import replacing, write_text
 from unif2ace.training.run_folder import git_revision
+from unif2ace.training.train import EXIT_CODES, override
 from unif2ace.training.trainer import UniF2aceTrainer
 
 
@@ -182,6 +183,8 @@ def run_arm(config: dict[str, Any], arm: str, seed: int, rows: dict[str, Rows]) 
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        if trainer.stopped_by is not None:  # half a run is no result
+            raise SystemExit(EXIT_CODES[trainer.stopped_by])
         trainer.args.weighting = "elbo"  # one measure for all arms
         found = trainer.evaluate()
     return {
@@ -262,14 +265,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="the small model (default: %(default)s)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
-    parser.add_argument("--steps", type=int, help="instead of the configuration's training.max_steps")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of it")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), help="(default: %(default)s)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this document")
     options = parser.parse_args(arguments)
     config = yaml.safe_load(options.config.read_text(encoding="utf-8"))
-    if options.steps:
-        config["training"]["max_steps"] = options.steps
+    override(config, options.set)
     key = settings_key(config)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.jsonl"

@@ -103,19 +103,29 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> dict[str, Any]:
     config = yaml.load(_find_config(path).read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a configuration: expected the sections {', '.join(SECTIONS)}")
-    for override in overrides:
-        key, equals, value = override.partition("=")
+    override(config, overrides)
+    unknown = set(config) - set(SECTIONS)
+    if unknown:
+        raise ValueError(f"{path} has the unknown section {min(unknown)!r}, expected {', '.join(SECTIONS)}")
+    return config
+
+
+def override(config: dict[str, Any], changes: list[str]) -> None:
+    """
+    Change values of a configuration in place, by `"section.name=value"`; values are YAML.
+
+    Raises:
+        ValueError: if a change is malformed.
+    """
+    for change in changes:
+        key, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {override!r}, expected key=value, for example training.max_steps=20")
+            raise ValueError(f"--set {change!r}, expected key=value, for example training.max_steps=20")
         *folders, name = key.split(".")
         place = config
         for folder in folders:
             place = place.setdefault(folder, {})
         place[name] = yaml.load(value, Loader=_Loader)
-    unknown = set(config) - set(SECTIONS)
-    if unknown:
-        raise ValueError(f"{path} has the unknown section {min(unknown)!r}, expected {', '.join(SECTIONS)}")
-    return config
 
 
 def _find_config(path: str | Path):
