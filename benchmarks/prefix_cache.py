@@ -73,6 +73,8 @@ def decode_cached(model, prompt, attention_mask, guidance, steps, generators) ->
         generation_mode="image",
         guidance_scale=guidance,
         num_inference_steps=steps,
+        temperature=1.0,
+        confidence_temperature=1.0,
         generator=generators,
     )
 
