@@ -376,6 +376,9 @@ def test_transformers_layout(pipe, tmp_path):
     UniF2aceScheduler(masking_schedule="linear").save_pretrained(tmp_path / "scheduler")
     loaded = UniF2acePipeline.from_pretrained(str(tmp_path), dtype=torch.bfloat16)
     assert loaded.scheduler.config.masking_schedule == "linear" and loaded.transformer.dtype == torch.bfloat16
+    mapped = UniF2acePipeline.from_pretrained(tmp_path, device_map="cpu")
+    mapped.set_progress_bar_config(disable=True)
+    assert (codes_of(mapped, "a man", seeded(1)) >= 0).all()
     replaced = UniF2acePipeline.from_pretrained(tmp_path, transformer=pipe.transformer, scheduler=pipe.scheduler)
     replaced.set_progress_bar_config(disable=True)
     assert replaced.transformer is pipe.transformer

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     MASK_SCHEDULES,
@@ -296,3 +297,22 @@ def test_entropy_bound_decides_how_many_are_revealed():
     after, _ = entropy_bounded_step(random_logits(1), known, 0.0, generators(1))
     assert torch.equal(after[known != MASKED_CODE], known[known != MASKED_CODE])
     assert (after == MASKED_CODE).sum() == (known == MASKED_CODE).sum() - 1
+
+
+@pytest.mark.parametrize("step", ["maskgit", "ancestral", "entropy_bounded"])
+def test_no_step_reads_a_value_back_from_the_device(step):
+    """Fake tensors have shapes and no values: a loop that waits for a value would raise."""
+    rows = generators(1, 2)
+    with FakeTensorMode():
+        codes = torch.empty(2, TOKENS, dtype=torch.long)
+        places = masked_positions(codes, 10)
+        logits = torch.empty(2, 10, CODES)
+        if step == "maskgit":
+            after, _ = maskgit_step(logits, codes, 3, 1.0, rows, positions=places)
+        elif step == "ancestral":
+            after, _ = ancestral_step(logits, codes, 0.7, 0.2, rows, positions=places)
+        else:
+            after, _ = entropy_bounded_step(logits, codes, 3.0, rows, positions=places)
+        assert after.shape == (2, TOKENS)
+        with pytest.raises(DataDependentOutputException):
+            after.sum().item()
