@@ -19,6 +19,7 @@ output folder and prints the table of `docs/finetuning.md`.
 
 import argparse
 import random
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -155,7 +156,8 @@ def measure(options: argparse.Namespace) -> dict:
 
     def similarity(images: list[Image.Image]) -> dict[str, float]:
         cosines = (embed(pipe, images) @ center).tolist()
-        return ratio_with_interval(cosines, np.ones(len(cosines)))
+        measured = ratio_with_interval(cosines, np.ones(len(cosines)))
+        return {name: measured[name] for name in ("value", "low", "high")}
 
     results = {
         "new paintings of the person": similarity(paintings),
@@ -248,13 +250,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=6, help="new prompts to draw (default: %(default)s)")
     parser.add_argument("--inference-steps", type=int, default=8, help="of a picture (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the pictures")
-    parser.add_argument("--into", type=Path, help="a document to put the tables into, as docs/finetuning.md")
+    parser.add_argument("--into", type=Path, help="a document to put tables and sheet into, as docs/finetuning.md")
     options = parser.parse_args(arguments)
     try:
         results = measure(options)
         write_json(options.out / "results.json", results)
         if options.into:
             put_section(options.into, "person", report(results))
+            with replacing(options.into.with_suffix(".png")) as part:
+                shutil.copyfile(options.out / "sheet.png", part)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

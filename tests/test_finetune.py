@@ -21,7 +21,7 @@ from unif2ace.training.finetune import FinetuneSettings, finetune
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
-CAPTIONS = ["a man with a hat", "a man who smiles", "zora, a man with glasses", "a man"]
+CAPTIONS = ["A man with a hat", "a man who smiles", "zora, a man with glasses", "a man"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,7 @@ def test_adapter_is_written_and_loads(settings, preset, tmp_path):
     output = tmp_path / "out"
     assert summary["steps"] == 4 and summary["pictures"] == 4 and summary["prior"] == 2
     assert summary["parameters"][0] < summary["parameters"][1]
+    assert (output / "adapter_model.safetensors").stat().st_mode & 0o044 == 0o044
     assert summary["files"] == ["README.md", "adapter_config.json", "adapter_model.safetensors", "samples.png"]
     assert not list((output / "run").glob("checkpoint-*"))
     assert json.loads((output / "run" / "summary.json").read_text())["changed"] == summary["changed"]
@@ -179,7 +180,7 @@ def test_faces_with_a_name(faces, tmp_path):
         ["zora, a man with glasses"],
         ["zora, a man"],
     ]
-    assert read_faces(faces)[0].captions == ["a man with a hat"]
+    assert read_faces(faces)[0].captions == ["A man with a hat"]
     folder = tmp_path / "bare"
     shutil.copytree(faces, folder)
     (folder / "1.txt").unlink()

@@ -360,6 +360,8 @@ def _write_result(model, pipe: UniF2acePipeline, output: Path, settings: Finetun
     (part / "README.md").unlink(missing_ok=True)  # PEFT's is empty; ours follows
     marker = "config.json" if settings.preset == FULL else "adapter_config.json"
     for path in sorted(part.iterdir(), key=lambda path: path.name == marker):  # last what says that it is there
+        if path.is_file():
+            path.chmod(0o644)  # safetensors makes files that nobody else can read
         path.replace(output / path.name)
     part.rmdir()
 

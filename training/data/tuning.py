@@ -53,7 +53,10 @@ def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
 def _with_trigger(caption: str, trigger: str | None) -> str:
     if not trigger or trigger.lower() in caption.lower():
         return caption
-    return f"{trigger}, {caption}" if caption else trigger
+    if not caption:
+        return trigger
+    first = caption[0].lower() if caption.startswith(("A ", "An ", "The ")) else caption[0]
+    return f"{trigger}, {first}{caption[1:]}"
 
 
 class TuningRows(Dataset):
