@@ -46,9 +46,11 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
 	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces.yaml
 	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-2.yaml
+	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
-	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-2/final --out hub_card/unif2ace-faces --overwrite
+	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-2/final \
+		--image-tokenizer runs/tokenizer_decoder/final --out hub_card/unif2ace-faces --overwrite
 
 ci: ## Install from scratch by the README's command, lint, test
 	.ci/run

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
-from ..modeling_unif2ace import UniF2aceForConditionalGeneration
+from ..modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceVQModel
 from ..pipelines import UniF2aceScheduler
 from ..training.files import check_new, new_folder, write_text
 from .card import make_card
@@ -43,6 +43,19 @@ def to_half(model: UniF2aceForConditionalGeneration) -> UniF2aceForConditionalGe
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} does not fit into float16; train with weight decay, or ship float32")
     return model
+
+
+def take_decoder(model: UniF2aceForConditionalGeneration, tokenizer: UniF2aceVQModel) -> None:
+    """
+    Give a model the decoder of another image tokenizer with the same encoder, so with the same codes.
+
+    Raises:
+        ValueError: if the encoders differ.
+    """
+    own, other = (vq_model.encoder.state_dict() for vq_model in (model.model.vq_model, tokenizer))
+    if own.keys() != other.keys() or any(not torch.equal(own[name], other[name]) for name in own):
+        raise ValueError("the image tokenizer has another encoder, so other codes, than the model was trained with")
+    model.model.vq_model.decoder.load_state_dict(tokenizer.decoder.state_dict())
 
 
 def generation_config(model: UniF2aceForConditionalGeneration) -> GenerationConfig:
@@ -81,6 +94,7 @@ def bundle(
     run: str | os.PathLike | None = None,
     quality: str | os.PathLike | None = None,
     overwrite: bool = False,
+    image_tokenizer: str | os.PathLike | None = None,
 ) -> Path:
     """
     Write the folder of a trained model as it ships. It appears whole or not at all.
@@ -91,6 +105,8 @@ def bundle(
         run (`str` or `os.PathLike`, *optional*): Folder of the training run; the one that holds `model` by default.
         quality (`str` or `os.PathLike`, *optional*): Measured numbers, see [`~unif2ace.hub_card.card.make_card`].
         overwrite (`bool`, *optional*, defaults to `False`): Whether an existing folder may be replaced.
+        image_tokenizer (`str` or `os.PathLike`, *optional*):
+            Folder of the model's image tokenizer with a decoder that was trained further; see [`take_decoder`].
 
     Returns:
         `Path`: The folder.
@@ -98,13 +114,17 @@ def bundle(
     Raises:
         FileNotFoundError: if there is no trained model.
         FileExistsError: if the folder exists and `overwrite` is not given.
-        ValueError: if the result is larger than `MAX_MEGABYTES`, or the weights do not fit into float16.
+        ValueError:
+            if the result is larger than `MAX_MEGABYTES`, the weights do not fit into float16, or the image tokenizer
+            is another one.
     """
     model_folder, out = Path(model), Path(out)
     if not (model_folder / "config.json").is_file():
         raise FileNotFoundError(f"{model_folder} has no config.json, expected the folder of a trained model")
     check_new(out, overwrite)
     trained = AutoModelForMultimodalLM.from_pretrained(model_folder, dtype=torch.float32)
+    if image_tokenizer is not None:
+        take_decoder(trained, UniF2aceVQModel.from_pretrained(image_tokenizer, dtype=torch.float32))
     processor = AutoProcessor.from_pretrained(model_folder)
     with new_folder(out, overwrite) as folder:
         trained.generation_config = generation_config(trained)
@@ -133,10 +153,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quality", type=Path, default=Path("docs/quality.json"), help="measured numbers (default: %(default)s)"
     )
+    parser.add_argument(
+        "--image-tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="take its decoder, which was trained on for the same codes",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)
     try:
-        folder = bundle(options.model, options.out, options.run, options.quality, options.overwrite)
+        folder = bundle(
+            options.model, options.out, options.run, options.quality, options.overwrite, options.image_tokenizer
+        )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -121,7 +121,10 @@ def _stages(configs: Path) -> list[dict]:
     for what, config in (("the model, first stage", FIRST_STAGE), ("second stage", SECOND_STAGE)):
         minutes = _read_yaml(configs / config)["training"]["max_minutes"]
         stages.append({"what": what, "command": train + config, "minutes": minutes})
-    return stages
+    decoder = "tokenizer-faces-decoder.yaml"
+    command = f"{module}.train_tokenizer --config training/configs/{decoder}"
+    minutes = _read_yaml(configs / decoder)["minutes"]
+    return [*stages, {"what": "a better decoder for the same codes", "command": command, "minutes": minutes}]
 
 
 def _read_yaml(path: Path) -> dict:

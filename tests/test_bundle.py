@@ -76,6 +76,22 @@ def test_weights_are_halves_and_computed_as_floats(bundled, run):
         torch.testing.assert_close(tensor, original[name].half().float() if tensor.is_floating_point() else tensor)
 
 
+def test_a_decoder_that_was_trained_on_is_taken_over_if_the_codes_are_the_same(run, tmp_path):
+    model = UniF2aceForConditionalGeneration.from_pretrained(run / "final").model
+    with torch.no_grad():
+        model.vq_model.decoder.conv_out.bias += 0.25
+    model.vq_model.save_pretrained(tmp_path / "decoder")
+    out = bundle(run / "final", tmp_path / "faces", image_tokenizer=tmp_path / "decoder")
+    shipped = UniF2aceForConditionalGeneration.from_pretrained(out).model.vq_model
+    torch.testing.assert_close(shipped.decoder.conv_out.bias, model.vq_model.decoder.conv_out.bias.half().float())
+    with torch.no_grad():
+        model.vq_model.encoder.conv_in.bias += 0.25
+    model.vq_model.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="another encoder"):
+        bundle(run / "final", tmp_path / "second", image_tokenizer=tmp_path / "other")
+    assert not (tmp_path / "second").exists()
+
+
 def test_pipeline_runs(bundled):
     pipe = UniF2acePipeline.from_pretrained(bundled)
     pipe.set_progress_bar_config(disable=True)
