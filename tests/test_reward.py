@@ -237,6 +237,19 @@ def test_equal_rewards_change_nothing(pipe, tmp_path):
     assert all(torch.equal(first, second) for first, second in zip(before, trainer.parameters, strict=True))
 
 
+def test_interrupted_training_keeps_what_it_has(pipe, tmp_path):
+    trainer = make_trainer(pipe, tmp_path, updates=5)
+    reward = trainer.reward
+
+    def interrupting(images, prompts):
+        if len(trainer.log) == 2:
+            raise KeyboardInterrupt
+        return reward(images, prompts)
+
+    trainer.reward = interrupting
+    assert [entry["update"] for entry in trainer.train()] == [0, 1]
+
+
 def test_experts_of_generation_alone(pipe, tmp_path):
     trainer = make_trainer(pipe, tmp_path, preset="experts", updates=2, iterations=2, guidance_scale=2.0)
     assert len(trainer.train()) == 2

@@ -350,7 +350,7 @@ class GenerationRewardTrainer:
 
     def train(self) -> list[dict[str, float]]:
         """
-        Tune.
+        Tune; Ctrl-C ends it early.
 
         Returns:
             `list[dict[str, float]]`: One entry an update: `update`, `seconds`, `reward` (mean), `reward_std` (mean
@@ -358,34 +358,45 @@ class GenerationRewardTrainer:
         """
         args, started = self.args, time.monotonic()
         bar = tqdm(self._batches(), total=args.updates, desc="reward tuning", unit="update")
-        for update, prompts in bar:
-            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + update)
-            rollouts = self.rollout(prompts, generator)
-            rewards = self.reward(rollouts.images, rollouts.prompts).view(len(prompts), args.group_size)
-            advantages = group_advantages(rewards, args.scale_advantages).flatten().to(rollouts.states.device)
-            for _ in range(args.iterations):
-                steps = torch.randperm(args.num_inference_steps, generator=generator)[: args.trained_steps].tolist()
-                self.optimizer.zero_grad()
-                losses = self.backward(prompts, rollouts, advantages, steps)
-                norm = torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
-                self.optimizer.step()
-            entry = {
-                "update": update,
-                "seconds": round(time.monotonic() - started, 1),
-                "reward": rewards.mean().item(),
-                "reward_std": rewards.std(-1, correction=0).mean().item(),
-                **losses,
-                "grad_norm": norm.item(),
-            }
-            self.log.append(entry)
-            bar.set_postfix_str(f"reward {entry['reward']:.3f}, kl {entry['kl']:.4f}")
-            if self.log_file is not None:
-                self.log_file.parent.mkdir(parents=True, exist_ok=True)
-                with self.log_file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry) + "\n")
-            if args.max_minutes is not None and entry["seconds"] > 60 * args.max_minutes:
-                break
+        try:
+            for update, prompts in bar:
+                entry = self._update(update, prompts)
+                entry["seconds"] = round(time.monotonic() - started, 1)
+                self._note(entry)
+                bar.set_postfix_str(f"reward {entry['reward']:.3f}, kl {entry['kl']:.4f}")
+                if args.max_minutes is not None and entry["seconds"] > 60 * args.max_minutes:
+                    break
+        except KeyboardInterrupt:  # what was learnt so far can still be measured and saved
+            bar.write(f"stopped after {len(self.log)} updates")
         return self.log
+
+    def _update(self, update: int, prompts: list[Prompt]) -> dict[str, float]:
+        """Rollouts and the optimizer steps that they are used for; what is logged of them."""
+        args = self.args
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + update)
+        rollouts = self.rollout(prompts, generator)
+        rewards = self.reward(rollouts.images, rollouts.prompts).view(len(prompts), args.group_size)
+        advantages = group_advantages(rewards, args.scale_advantages).flatten().to(rollouts.states.device)
+        for _ in range(args.iterations):
+            steps = torch.randperm(args.num_inference_steps, generator=generator)[: args.trained_steps].tolist()
+            self.optimizer.zero_grad()
+            losses = self.backward(prompts, rollouts, advantages, steps)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
+            self.optimizer.step()
+        return {
+            "update": update,
+            "reward": rewards.mean().item(),
+            "reward_std": rewards.std(-1, correction=0).mean().item(),
+            **losses,
+            "grad_norm": norm.item(),
+        }
+
+    def _note(self, entry: dict[str, float]) -> None:
+        self.log.append(entry)
+        if self.log_file is not None:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter and the arguments."""
