@@ -5,9 +5,9 @@ Load the HTTP service on the loopback: throughput against one request at a time,
     python benchmarks/serve_load.py --requests 64 --clients 16 --steps 16 --device cuda
 
 Starts `unif2ace serve` in a process of its own. The same requests are sent one after the other and by many clients at
-once, in turns, so that both meet the same load of the machine; every picture must be the same both times. Then many
-more requests than there is room for are sent at once: each must be answered with 200 or 429, and the service must be
-well afterwards.
+once, in turns, so that both meet the same load of the machine; every picture must be the same both times. CPU time
+says more than the clock where other programs run, too. Then many more requests than there is room for are sent at once:
+each must be answered with 200 or 429, and the service must be well afterwards.
 """
 
 import argparse
@@ -69,9 +69,14 @@ def wait_until_ready(client: Client, process: subprocess.Popen):
     raise SystemExit("the service did not start")
 
 
-def mean_batch(client: Client) -> float:
-    values = dict(line.rsplit(" ", 1) for line in client.get("/metrics")[1].splitlines() if not line.startswith("#"))
-    return float(values["unif2ace_step_batch_size_sum"]) / float(values["unif2ace_step_batch_size_count"])
+def metrics(client: Client) -> dict[str, float]:
+    lines = [line for line in client.get("/metrics")[1].splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def mean_batch(before: dict[str, float], after: dict[str, float]) -> float:
+    name = "unif2ace_step_batch_size_"
+    return (after[name + "sum"] - before[name + "sum"]) / (after[name + "count"] - before[name + "count"])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,13 +113,18 @@ def measure(client: Client, options: argparse.Namespace) -> int:
     numbers = range(options.requests)
     seconds: dict[int, list[float]] = {1: [], options.clients: []}
     latencies: dict[int, list[float]] = {1: [], options.clients: []}
-    pictures = {}
+    cpu_seconds: dict[int, list[float]] = {1: [], options.clients: []}
+    pictures, batch = {}, {}
     for _ in range(options.runs):
         for clients in seconds:
+            before = metrics(client)
             start = time.perf_counter()
             with ThreadPoolExecutor(clients) as pool:
                 answers = list(pool.map(client.picture, numbers))
             seconds[clients].append(time.perf_counter() - start)
+            after = metrics(client)
+            cpu_seconds[clients].append(after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"])
+            batch[clients] = mean_batch(before, after)
             latencies[clients] += [answer[2] for answer in answers]
             pictures[clients] = [answer[1] for answer in answers]
     same = pictures[1] == pictures[options.clients]
@@ -122,15 +132,16 @@ def measure(client: Client, options: argparse.Namespace) -> int:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, device {options.device or 'default'}"
     )
     print(f"{options.requests} requests of {options.steps} steps, median of {options.runs} runs")
-    print("| clients | pictures/s | latency, s: median | slowest |")
-    print("| ---: | ---: | ---: | ---: |")
+    print("| clients | pictures in a step | pictures/s | CPU s a picture | latency, s: median | slowest |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for clients, runs in seconds.items():
         rate = options.requests / statistics.median(runs)
-        slow = max(latencies[clients])
-        print(f"| {clients} | {rate:.2f} | {statistics.median(latencies[clients]):.2f} | {slow:.2f} |")
-    gain = statistics.median(seconds[1]) / statistics.median(seconds[options.clients])
-    print(f"{options.clients} clients at once: {gain:.2f} times the throughput of one")
-    print(f"pictures in a step, on average over both: {mean_batch(client):.1f}")
+        cpu = statistics.median(cpu_seconds[clients]) / options.requests
+        median, slowest = statistics.median(latencies[clients]), max(latencies[clients])
+        print(f"| {clients} | {batch[clients]:.1f} | {rate:.2f} | {cpu:.2f} | {median:.2f} | {slowest:.2f} |")
+    for name, values in (("throughput", seconds), ("pictures in a second of CPU time", cpu_seconds)):
+        gain = statistics.median(values[1]) / statistics.median(values[options.clients])
+        print(f"{options.clients} clients at once, {name}: {gain:.2f} times that of one")
     print(f"pictures identical: {'yes' if same else 'NO'}")
 
     flood = 4 * (options.clients + options.waiting)

@@ -3,7 +3,15 @@
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -19,6 +27,7 @@ class ServiceMetrics:
 
     def __init__(self):
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory and CPU time, under Prometheus' usual names
         self.requests = Counter("unif2ace_requests", "Requests answered.", ["route", "status"], registry=registry)
         self.seconds = Histogram(
             "unif2ace_request_seconds",
