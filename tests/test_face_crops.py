@@ -164,7 +164,8 @@ def test_crop_command(photograph, tmp_path, capsys):
     (record,) = open_faces(tmp_path / "out")
     assert record.image.size == (64, 64) and record.captions == ["an astronaut"] and record.id == "a.png"
     assert main(arguments) == 2
-    assert "exists: choose another folder" in capsys.readouterr().err
+    assert "exists: choose another place" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0 and len(list(open_faces(tmp_path / "out"))) == 1
 
 
 def test_landmarks_of_celeba(photograph, tmp_path, capsys):

@@ -127,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="has a folder for each split"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace these folders")
     parser.add_argument("--splits", default="train=1", metavar="NAME=SHARE,...", help="default: %(default)s")
     parser.add_argument(
         "--distance",
@@ -145,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
     stream = open_source(arguments, need_text=False)
     left_out: list[tuple[str, str]] = []
     with ExitStack() as stack:
-        writers = {name: _Split(arguments.output / name, stack) for name in splits}
+        writers = {name: _Split(arguments.output / name, stack, arguments.overwrite) for name in splits}
         for record in tqdm(stream, desc="cleaning", unit="face", disable=None):
             earlier = duplicates.add(record.image, record.id) if duplicates else None
             if earlier is None:
@@ -165,8 +166,8 @@ def run(arguments: argparse.Namespace) -> None:
 class _Split:
     """The folder of one split, made with its first record."""
 
-    def __init__(self, folder: Path, stack: ExitStack):
-        self.writer, self.stack, self.open = FolderWriter(folder), stack, False
+    def __init__(self, folder: Path, stack: ExitStack, overwrite: bool):
+        self.writer, self.stack, self.open = FolderWriter(folder, overwrite), stack, False
         self.people: set[str] = set()
 
     @property

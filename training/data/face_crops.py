@@ -222,7 +222,8 @@ def choose_face(faces: Sequence[FoundFace], min_score: float = 0.5, min_size: fl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `unif2ace data crop`."""
     add_source_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where crops go")
+    parser.add_argument("--overwrite", action="store_true", help="replace that folder")
     parser.add_argument(
         "--detector", default="uniface", help="uniface, insightface[:PACK] or landmarks:FILE (default: %(default)s)"
     )
@@ -250,7 +251,7 @@ def run(arguments: argparse.Namespace) -> None:
     finder = make_finder(arguments.detector, arguments.min_score)
     stream = open_source(arguments, need_text=False)
     faceless = BrokenSamples(f"faces of {stream.name}", arguments.max_faceless)
-    with FolderWriter(arguments.output) as writer:
+    with FolderWriter(arguments.output, arguments.overwrite) as writer:
         for record in tqdm(stream, desc="cropping", unit="face", disable=None):
             try:
                 face = choose_face(finder.find(record.image, record.id), arguments.min_score, arguments.min_size)

@@ -1,10 +1,11 @@
 """Face records as a folder of pictures with `metadata.jsonl`, which all readers of image folders understand."""
 
 import json
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ..files import check_new, new_folder
 from .records import FaceRecord
 
 
@@ -17,28 +18,27 @@ class FolderWriter:
 
     Args:
         folder (`str` or `Path`): The folder.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a folder that exists may be replaced.
 
     Raises:
-        FileExistsError: if it exists and is not empty.
+        FileExistsError: if it exists and `overwrite` is not given.
+        ValueError: at the end, if no record was written.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise FileExistsError(f"{self.folder} exists: choose another folder, or remove it")
-        self.part = self.folder.with_name(f".{self.folder.name}.part")
-        self.count = 0
+    def __init__(self, folder: str | Path, overwrite: bool = False):
+        check_new(folder, overwrite)
+        self.folder, self.overwrite, self.count = Path(folder), overwrite, 0
 
     def __enter__(self) -> "FolderWriter":
-        shutil.rmtree(self.part, ignore_errors=True)  # of a run that was killed
-        self.part.mkdir(parents=True)
-        self._metadata = (self.part / "metadata.jsonl").open("w", encoding="utf-8")
+        self._stack = ExitStack()
+        self._part = self._stack.enter_context(new_folder(self.folder, self.overwrite))
+        self._metadata = self._stack.enter_context((self._part / "metadata.jsonl").open("w", encoding="utf-8"))
         return self
 
     def add(self, record: FaceRecord) -> None:
         """Write one record; its picture as PNG, which loses nothing."""
         name = f"{self.count // _PER_FOLDER:04}/{self.count:07}.png"
-        path = self.part / name
+        path = self._part / name
         path.parent.mkdir(exist_ok=True)
         record.image.save(path)
         row: dict[str, Any] = {"file_name": name, "captions": record.captions}
@@ -48,12 +48,8 @@ class FolderWriter:
         self.count += 1
 
     def __exit__(self, kind, error, trace) -> None:
-        self._metadata.close()
-        if kind is not None or not self.count:
-            shutil.rmtree(self.part)
-            if kind is None:
-                raise ValueError(f"{self.folder} was not written: no sample is left")
-            return
-        if self.folder.exists():
-            self.folder.rmdir()  # an empty one
-        self.part.replace(self.folder)
+        if kind is None and not self.count:
+            error = ValueError(f"{self.folder} was not written: no sample is left")
+            self._stack.__exit__(ValueError, error, None)
+            raise error
+        self._stack.__exit__(kind, error, trace)
