@@ -132,7 +132,10 @@ def test_kernel_distance_agrees_with_torchmetrics():
     library = KernelInceptionDistance(feature=Whole(), subsets=1, subset_size=60).set_dtype(torch.float64)
     library.update(a, real=False)
     library.update(b, real=True)
-    assert value == pytest.approx(float(library.compute()[0]), rel=1e-5)
+    # the library also counts the pairs (x_i, y_i)
+    across = (a @ b.T / 4 + 1) ** 3
+    with_own = 2 * across.mean() - 2 * (across.sum() - across.trace()) / (60 * 59)
+    assert value == pytest.approx(float(library.compute()[0] + with_own), rel=1e-5)
 
 
 def test_kernel_distance_has_no_bias_and_resamples_without_copies():
@@ -143,6 +146,13 @@ def test_kernel_distance_has_no_bias_and_resamples_without_copies():
     weights = np.zeros((1, 30))
     weights[0, 0] = 30
     assert np.isnan(statistic[0](weights)[0])
+    # nor has it bias where pictures come in pairs that resemble each other
+    dependent = [features(30, seed=2 * s) for s in range(200)]
+    values = [
+        float(kernel_distance(x, 0.8 * x + 0.6 * features(30, seed=2 * s + 1))(np.ones((1, 30)))[0])
+        for s, x in enumerate(dependent)
+    ]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 200**0.5
     subset = np.zeros((1, 30))
     subset[0, :10] = 1
     alone = kernel_distance(features(30, seed=0)[:10], features(30, seed=1)[:10])

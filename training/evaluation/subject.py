@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,15 @@ _pipe: UniF2acePipeline | None = None  # of a worker process
 def picture_seed(seed: int, index: int) -> int:
     """The seed of picture number `index` in a run with `seed`: it does not depend on the size of the batches."""
     return 1_000_000 * seed + index
+
+
+@cache
+def code_sha256() -> str:
+    """Hash of the code that makes pictures and texts: what an older version made is not what this one makes."""
+    package, digest = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted([*(package / "modeling_unif2ace").glob("*.py"), *(package / "pipelines").glob("*.py")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 class Subject:
@@ -146,7 +156,7 @@ class Subject:
         if self.store is None:
             return None
         scheduler = {name: value for name, value in self.pipe.scheduler.config.items() if not name.startswith("_")}
-        what = [self.sha256, scheduler, *batch, steps, guidance]
+        what = [code_sha256(), self.sha256, scheduler, *batch, steps, guidance]
         return self.store / f"{hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()[:32]}.npz"
 
     def answer(
@@ -275,4 +285,4 @@ def _describe(pipe: UniF2acePipeline, images: list[Image.Image]) -> list[str]:
     return pipe.describe(images)
 
 
-__all__ = ["Subject", "picture_seed"]
+__all__ = ["Subject", "code_sha256", "picture_seed"]

@@ -18,6 +18,7 @@ from ... import __version__
 from ..files import write_json, write_text
 from .results import markdown, to_json
 from .statistics import Statistic, in_slices, with_interval
+from .subject import code_sha256
 
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Suite(ABC):
 
 def versions() -> dict[str, str]:
     """Versions of everything that takes part in the numbers and is installed."""
-    found = {"unif2ace": __version__, "python": platform.python_version()}
+    found = {"unif2ace": __version__, "code": code_sha256()[:12], "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -13,8 +13,10 @@ def kernel_distance(features: torch.Tensor, real: torch.Tensor) -> Statistic:
     """
     The squared maximum mean discrepancy under k(x, y) = (x·y / size + 1)³, without bias.
 
-    All pairs are used where libraries average over random subsets: the expectation is the same and the variance less.
-    A resampled set leaves out the pairs of a picture with its own copies, as the value leaves out those with itself.
+    It is the mean over pairs i ≠ j of k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i) (Gretton et al., JMLR
+    2012, eq. 4), so it has no bias either where picture i was made from what real picture i shows. Libraries average
+    over random subsets and count k(x_i, y_i) too; with sets that do not depend on each other the expectation is the
+    same. A resampled set leaves out the pairs of a picture with its own copies.
 
     Args:
         features (`torch.Tensor` of shape `(count, size)`): Features of generated pictures.
@@ -29,22 +31,15 @@ def kernel_distance(features: torch.Tensor, real: torch.Tensor) -> Statistic:
     if features.shape != real.shape or features.ndim != 2:
         raise ValueError(f"features have shapes {tuple(features.shape)} and {tuple(real.shape)}, expected one shape")
     x, y = features.double(), real.double()
-    kernel = [((a @ b.T / x.shape[1] + 1) ** 3).numpy() for a, b in ((x, x), (y, y), (x, y))]
-    within_x, within_y, between = kernel
+    within, across = [((a @ b.T / x.shape[1] + 1) ** 3) for a, b in ((x, x), (x, y))]
+    within += (y @ y.T / x.shape[1] + 1) ** 3
+    terms = (within - across - across.T).numpy()
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         weights = np.asarray(weights, dtype=float)
-        total, squares = weights.sum(axis=1), (weights**2).sum(axis=1)
-        pairs = total**2 - squares
-
-        def inside(matrix):
-            everything = np.einsum("si,si->s", weights @ matrix, weights)
-            return everything - weights**2 @ np.diag(matrix)
-
-        across = np.einsum("si,si->s", weights @ between, weights)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = (inside(within_x) + inside(within_y)) / pairs - 2 * across / total**2
-        return np.where(pairs > 0, value, np.nan)
+        pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+        total = np.einsum("si,si->s", weights @ terms, weights) - weights**2 @ np.diag(terms)
+        return np.divide(total, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
     return statistic
 
@@ -66,7 +61,7 @@ class KernelDistance(FaceMetric):
 
     columns = {"predictions": datasets.Image(), "references": datasets.Image()}
     better = {"kernel_distance": "lower"}
-    urls = ("https://arxiv.org/abs/1801.01401",)
+    urls = ("https://arxiv.org/abs/1801.01401", "https://jmlr.org/papers/v13/gretton12a.html")
 
     def __init__(self, extractor: Extractor, **options):
         self.extractor = extractor
