@@ -400,7 +400,8 @@ class UniF2acePipeline(
                 Share of the steps at which guidance starts and stops; the others cost half. Trades quality for time.
             refresh_settled_every (`int`, *optional*, defaults to 1):
                 Compute all codes only every so many steps, in between only those masked at the step before, and
-                reuse keys and values of the others. 1 is exact; more trades quality for time.
+                reuse keys and values of the others. 1 is exact; more trades quality for time. Of use with
+                `sampling="maskgit"`, whose plan says how many codes a step can reveal.
             height, width (`int`, *optional*): The model's resolution, which is the only size there is.
 
         Returns:
