@@ -6,8 +6,10 @@ Load the HTTP service on the loopback: throughput against one request at a time,
 
 Starts `unif2ace serve` in a process of its own. The same requests are sent one after the other and by many clients at
 once, in turns, so that both meet the same load of the machine; every picture must be the same both times. CPU time
-says more than the clock where other programs run, too. Then many more requests than there is room for are sent at once:
-each must be answered with 200 or 429, and the service must be well afterwards.
+says more than the clock where other programs run, too.
+
+Then many more requests than there is room for are sent at once: each must be answered with 200 or 429, and the service
+must be well afterwards.
 """
 
 import argparse
