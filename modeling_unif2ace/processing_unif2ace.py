@@ -230,7 +230,8 @@ class UniF2aceProcessor(ProcessorMixin):
     def _is_formatted(self, text: str | list[str]) -> bool:
         """Whether texts begin as conversations with a picture do when they are formatted."""
         texts = [text] if isinstance(text, str) else text
-        return any(item.startswith(f"<|mmu|><|soi|>{self.image_token}") for item in texts)
+        starts = tuple(f"<|mmu|>{system}<|soi|>{self.image_token}" for system in ("", CLIP_SYSTEM_PROMPT))
+        return any(item.startswith(starts) for item in texts)
 
     def _ask_about_images(self, images, text: str | list[str], kwargs: dict) -> BatchFeature:
         """Plain texts become questions about one picture each."""

@@ -109,8 +109,8 @@ def showo_sources(showo_recordings, tmp_path_factory):
 @pytest.fixture(scope="session")
 def showo_folder(showo_sources, tmp_path_factory):
     """The recorded checkpoint converted as it is, without experts."""
-    from unif2ace.training.convert_run import convert_showo
-    from unif2ace.training.convert_showo import ExpertChoice
+    from unif2ace.training.convert_showo import convert_showo
+    from unif2ace.training.showo_layout import ExpertChoice
 
     folder = tmp_path_factory.mktemp("showo-converted") / "dense"
     convert_showo(destination=folder, experts=ExpertChoice("none"), **showo_sources)

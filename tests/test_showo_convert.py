@@ -16,8 +16,9 @@ from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceP
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.training.checkpoint_reader import CheckpointReader
 from unif2ace.training.checkpoint_writer import Job, write_checkpoint
-from unif2ace.training.convert_run import convert_showo, export_showo
-from unif2ace.training.convert_showo import (
+from unif2ace.training.convert_showo import convert_showo, export_showo
+from unif2ace.training.showo import showo_losses
+from unif2ace.training.showo_layout import (
     ExpertChoice,
     ShowoText,
     magvit_config,
@@ -28,7 +29,6 @@ from unif2ace.training.convert_showo import (
     showo_config,
     showo_shapes,
 )
-from unif2ace.training.showo import showo_losses
 from unif2ace.training.upcycle import upcycle_targets
 
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
-from unif2ace.training.convert_run import convert_showo, export_showo
-from unif2ace.training.convert_showo import ExpertChoice
+from unif2ace.training.convert_showo import convert_showo, export_showo
 from unif2ace.training.showo import showo_attention_mask
+from unif2ace.training.showo_layout import ExpertChoice
 
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -122,8 +122,8 @@ def _seed(text: str) -> int:
 
 def _showo(arguments: argparse.Namespace):
     from ..modeling_unif2ace import get_preset
-    from .convert_run import convert_showo
-    from .convert_showo import ExpertChoice
+    from .convert_showo import convert_showo
+    from .showo_layout import ExpertChoice
 
     preset = None if arguments.preset is None else get_preset(arguments.preset)
     dense = preset is not None and not preset.text_config.moe_layers
@@ -154,7 +154,7 @@ def _showo(arguments: argparse.Namespace):
 
 
 def _to_showo(arguments: argparse.Namespace):
-    from .convert_run import export_showo
+    from .convert_showo import export_showo
 
     folder = export_showo(
         arguments.source,

@@ -1,404 +1,361 @@
 """
-Show-o's weights to ours, and home again: names, shapes, configuration. `convert.py` is the command.
+Checkpoints from Show-o's layout to ours (`convert_showo`) and back (`export_showo`). `convert.py` is the command.
 
-The language model of Show-o is ours without experts, tensor for tensor; its image tokenizer (`showlab/magvitv2`) has
-our names. Its configuration holds no sizes of the language model (the original takes them from `llm_model_path`), so
-they are read off the tensors; what tensors do not tell (rotary base, longest sequence, activation) comes from the
-language model's own `config.json`, or is Phi-1.5's.
+Each tensor is read once, made into what it becomes, and written; the folder appears when everything is in it.
 """
 
-import json
-import math
 import os
-import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, PreTrainedTokenizerFast
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import CLIPVisionConfig, GenerationConfig
+from transformers.models.clip import CLIPConfig
 
-from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceVQConfig, UniF2aceVQModel
-from ..modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
-from ..modeling_unif2ace.image_tokenizer_unif2ace import codes_to_bits
-from .checkpoint_reader import fetch_folder
-from .train_text_tokenizer import extend_tokenizer
-from .upcycle import expert_widths
-
-
-SHOWO_CLASS = "Showo"
-DEFAULT_TEXT_MODEL = "microsoft/phi-1_5"
-TOKENIZER_FILES = [
-    "config.json",
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-]
-# Show-o's image tokenizer stores its codebook; ours computes it.
-CODEBOOK_KEYS = ("quantize.embedding", "quantize.power_vals")
-END_OF_TEXT = "<|endoftext|>"
-
-_LAYER = re.compile(r"showo\.model\.layers\.(\d+)\.")
-_PREFIXES = (
-    ("model.language_model.", "showo.model."),
-    ("lm_head.", "showo.lm_head."),
-    ("model.mm_projector.", "mm_projector."),
+from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceProcessor
+from ..pipelines.scheduling_unif2ace import UniF2aceScheduler
+from .checkpoint_reader import CheckpointReader, check_finite, check_keys, fetch_checkpoint
+from .checkpoint_writer import Job, write_checkpoint
+from .files import check_new, new_folder, write_json, write_text
+from .showo_layout import (
+    CODEBOOK_KEYS,
+    DEFAULT_TEXT_MODEL,
+    ExpertChoice,
+    codebook_tables,
+    extended_tokenizer,
+    magvit_config,
+    magvit_shapes,
+    make_config,
+    model_shapes,
+    our_name,
+    read_showo_config,
+    read_text_model,
+    showo_config,
+    showo_name,
+    showo_shapes,
 )
-# fields of a Phi configuration that the tensors do not tell
-_PHI_FIELDS = ("hidden_act", "layer_norm_eps", "max_position_embeddings")
+from .upcycle import upcycle_targets
 
 
-def showo_name(name: str) -> str:
-    """Show-o's name of one of our dense model's tensors (not of the image tokenizer's)."""
-    for ours, theirs in _PREFIXES:
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise ValueError(f"{name} has no counterpart in Show-o")
+DEFAULT_MAGVIT = "showlab/magvitv2"
+VQ_PREFIX = "model.vq_model."
+TOWER_PREFIX = "model.vision_tower."
+MAX_NEW_TOKENS = 100  # as Show-o answers
+
+# the folder that the original's training writes its weights to, inside `checkpoint-N`
+_TRAINING_FOLDER = "unwrapped_model"
 
 
-def our_name(name: str) -> str:
-    """The inverse of [`showo_name`]."""
-    for ours, theirs in _PREFIXES:
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    raise ValueError(f"{name} is not a name of Show-o's")
+@dataclass
+class Conversion:
+    """What a conversion made: the folder, the configuration, parameters, and tensors read from the sources."""
+
+    folder: Path
+    config: UniF2aceConfig
+    num_parameters: int
+    num_tensors_read: int
 
 
-def model_shapes(config: UniF2aceConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a model, without making them."""
+def convert_showo(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    magvit: str | os.PathLike = DEFAULT_MAGVIT,
+    text_model: str | os.PathLike | None = None,
+    clip: str | os.PathLike | None = None,
+    preset: UniF2aceConfig | None = None,
+    experts: ExpertChoice | None = None,
+    max_text_length: int = 128,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Conversion:
+    r"""
+    Make a UniF²ace checkpoint of a Show-o one.
+
+    With `ExpertChoice("none")` it is Show-o; with `"full-shared"` it has both levels of experts and computes the same
+    until it is trained; with `"split"` it has narrower experts and computes something else.
+
+    Args:
+        source (`str` or `os.PathLike`): Show-o's checkpoint: a folder or a Hub id, safetensors or `.bin`.
+        destination (`str` or `os.PathLike`): The folder to make. It appears whole or not at all.
+        magvit (`str` or `os.PathLike`, *optional*, defaults to `"showlab/magvitv2"`):
+            The image tokenizer: a folder, a weight file or a Hub id.
+        text_model (`str` or `os.PathLike`, *optional*):
+            Where the text tokenizer is; what the checkpoint names (`llm_model_path`) when not given.
+        clip (`str` or `os.PathLike`, *optional*):
+            A CLIP model whose vision tower comes into the checkpoint. Without it the tower is given at run time.
+        preset (`UniF2aceConfig`, *optional*): The shape that the checkpoint must have.
+        experts (`ExpertChoice`, *optional*): What the MLPs become; `"full-shared"` when not given.
+        max_text_length (`int`, *optional*, defaults to 128): Text slots of a text-to-image prompt.
+        dtype (`torch.dtype`, *optional*): Type of the weights; the source's when not given.
+        seed (`int`, *optional*, defaults to 0): Seed of the weights that the source does not have.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether an existing folder may be replaced.
+        progress (`bool`, *optional*, defaults to `False`): Show a progress bar.
+
+    Returns:
+        [`Conversion`]
+
+    Raises:
+        ValueError: if a source is broken, is something else, or does not have exactly the tensors that it should have.
+        OSError: if a source is absent, the destination exists, or there is no room for it.
+    """
+    check_new(destination, overwrite)
+    experts = experts or ExpertChoice()
+    folder = fetch_checkpoint(source)
+    if (folder / _TRAINING_FOLDER).is_dir():
+        folder = folder / _TRAINING_FOLDER
+    showo = read_showo_config(folder)
+    language, images = CheckpointReader(folder), CheckpointReader(fetch_checkpoint(magvit))
+    text = read_text_model(text_model or showo.get("llm_model_path") or DEFAULT_TEXT_MODEL, showo["llm_vocab_size"])
+    tower, tower_config = (None, None) if clip is None else _read_clip(clip)
+    vq_config = magvit_config(images.shapes, showo["num_vq_tokens"])
+    config = make_config(
+        showo, language.shapes, vq_config, text, experts, max_text_length, preset, vision_config=tower_config
+    )
+    check_keys(language.shapes, showo_shapes(config), f"Show-o's checkpoint {source}")
+    check_keys(images.shapes, magvit_shapes(config.vq_config), f"the image tokenizer {magvit}")
+    _check_codebook(images, config)
+
+    shapes = model_shapes(config)
+    jobs = _language_jobs(language, config, experts.method)
+    jobs += _copies(images, {name: VQ_PREFIX + name for name in images.shapes if name not in CODEBOOK_KEYS})
+    if tower is not None:
+        names = {name: TOWER_PREFIX + _clip_name(name) for name in tower.shapes if _is_vision(name)}
+        names = {name: target for name, target in names.items() if not target.endswith("position_ids")}
+        found = {target: tower.shapes[name] for name, target in names.items()}
+        expected = {name: shape for name, shape in shapes.items() if name.startswith(TOWER_PREFIX)}
+        check_keys(found, expected, f"the CLIP model {clip}")
+        jobs += _copies(tower, names)
+    made = {name for job in jobs for name in job.shapes}
+    jobs += _fresh_jobs(config, [name for name in shapes if name not in made], seed)
+    check_keys({name: shape for job in jobs for name, shape in job.shapes.items()}, shapes, "the converted model")
+
+    dtype = dtype or language.dtypes["showo.model.embed_tokens.weight"]
+    with new_folder(destination, overwrite) as part:
+        write_checkpoint(part, jobs, dtype, progress=progress)
+        config.architectures, config.dtype = [UniF2aceForConditionalGeneration.__name__], dtype
+        config.save_pretrained(part)
+        tokenizer = extended_tokenizer(text, config.vq_config.num_bits, config.text_config.max_position_embeddings)
+        UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(part)
+        _generation_config(config).save_pretrained(part)
+        # Show-o's temperatures; `sampling="showo"` would repeat its random numbers too
+        UniF2aceScheduler(confidence_schedule="showo").save_pretrained(part / "scheduler")
+        count = sum(torch.Size(shape).numel() for shape in shapes.values())
+        write_text(part / "README.md", _card(str(source), Path(destination).name, experts.method, count))
+    return Conversion(Path(destination), config, count, len(language.shapes) + len(images.shapes))
+
+
+# From Show-o's tensors to ours
+
+
+def _copies(reader: CheckpointReader, names: dict[str, str]) -> list[Job]:
+    """Tensors that only get another name."""
+
+    def copy(name: str, target: str) -> Job:
+        return Job({target: reader.shapes[name]}, lambda: {target: _read(reader, name)})
+
+    return [copy(name, target) for name, target in names.items()]
+
+
+def _read(reader: CheckpointReader, name: str) -> torch.Tensor:
+    tensor = reader.read(name)
+    check_finite(name, tensor)
+    return tensor
+
+
+def _language_jobs(reader: CheckpointReader, config: UniF2aceConfig, method: str) -> list[Job]:
+    """The language model, in the order of its files. Each of its tensors goes into exactly one job."""
+    shapes, jobs = model_shapes(config), []
+    for name in reader.shapes:
+        target = our_name(name)
+        if target in shapes:
+            jobs += _copies(reader, {name: target})
+            continue
+        layer, _, part = target.partition(".mlp.")
+        makers = {
+            f"{layer}.mlp.{key}": make for key, make in upcycle_targets(part, config.text_config, method).items()
+        }
+        jobs.append(_upcycled(reader, name, makers, shapes))
+    return jobs
+
+
+def _upcycled(reader: CheckpointReader, name: str, makers: dict[str, Callable], shapes: dict) -> Job:
+    def make() -> dict[str, torch.Tensor]:
+        tensor = _read(reader, name)
+        return {target: maker(tensor) for target, maker in makers.items()}
+
+    return Job({target: shapes[target] for target in makers}, make)
+
+
+def _fresh_jobs(config: UniF2aceConfig, names: list[str], seed: int) -> list[Job]:
+    """What Show-o does not have: routers, sequence-level experts, resamplers, as the model itself initialises them."""
     with torch.device("meta"):
         model = UniF2aceForConditionalGeneration(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    owners: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        # model.language_model.layers.N.{mlp.X, sequence_moe} or model.resamplers.X
+        depth = 3 if parts[1] == "resamplers" else 6 if parts[4] == "mlp" else 5
+        owners.setdefault(".".join(parts[:depth]), []).append(name)
+
+    def fresh(number: int, owner: str, members: list[str]) -> Job:
+        def make() -> dict[str, torch.Tensor]:
+            module = model.get_submodule(owner).to_empty(device="cpu")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed * 100_003 + number)
+                module.apply(model._init_weights)
+            tensors = {name: module.get_parameter(name.removeprefix(f"{owner}.")).detach() for name in members}
+            module.to("meta")  # frees it
+            return tensors
+
+        return Job({name: tuple(model.get_parameter(name).shape) for name in members}, make)
+
+    return [fresh(number, owner, members) for number, (owner, members) in enumerate(owners.items())]
 
 
-def showo_shapes(config: UniF2aceConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors that Show-o's checkpoint of a dense configuration has; also of one with experts, left out here."""
-    dense = without_experts(config)
-    return {
-        showo_name(name): shape
-        for name, shape in model_shapes(dense).items()
-        if not name.startswith(("model.vq_model.", "model.vision_tower.", "model.face_encoder."))
-    }
+def _check_codebook(images: CheckpointReader, config: UniF2aceConfig):
+    for name, table in codebook_tables(config.vq_config).items():
+        if not torch.equal(images.read(name).to(table.dtype), table):
+            raise ValueError(f"the image tokenizer's {name} is not the table of lookup-free quantisation")
 
 
-def magvit_shapes(config: UniF2aceVQConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors that Show-o's checkpoint of an image tokenizer has."""
-    with torch.device("meta"):
-        model = UniF2aceVQModel(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return shapes | {CODEBOOK_KEYS[0]: (config.codebook_size, config.num_bits), CODEBOOK_KEYS[1]: (config.num_bits,)}
+def _read_clip(name: str | os.PathLike) -> tuple[CheckpointReader, CLIPVisionConfig]:
+    folder = fetch_checkpoint(name)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{name} has no config.json, expected a CLIP model")
+    values = CLIPConfig.get_config_dict(folder)[0]
+    if values.get("model_type") not in ("clip", "clip_vision_model"):
+        raise ValueError(f"{name} holds a model of type {values.get('model_type')!r}, expected a CLIP model")
+    return CheckpointReader(folder), CLIPVisionConfig.from_dict(values.get("vision_config", values))
 
 
-def codebook_tables(config: UniF2aceVQConfig) -> dict[str, torch.Tensor]:
-    """The two tables that Show-o stores: every code's bits as -1 and +1, and the bits' weights."""
-    codes = torch.arange(config.codebook_size)[None]
-    bits = codes_to_bits(codes, config.num_bits, 1, config.codebook_size)[0, :, 0].T
-    weights = 2 ** torch.arange(config.num_bits - 1, -1, -1)
-    return {CODEBOOK_KEYS[0]: bits.float().contiguous(), CODEBOOK_KEYS[1]: weights}
+def _is_vision(name: str) -> bool:
+    return not name.startswith(("text_model.", "text_projection.", "visual_projection.", "logit_scale"))
 
 
-def without_experts(config: UniF2aceConfig) -> UniF2aceConfig:
-    """The dense configuration with the same language model and image tokenizer."""
-    values = config.to_dict()
-    values["text_config"] |= {"moe_layers": [], "sequence_moe_layers": []}
-    return UniF2aceConfig(**values | {"vision_config": None, "face_config": None})
+def _clip_name(name: str) -> str:
+    return name.removeprefix("vision_model.")
 
 
-# What the source says
-
-
-def read_showo_config(folder: Path) -> dict[str, Any]:
-    """
-    Show-o's `config.json`.
-
-    Raises:
-        ValueError: if it is absent or broken, is another model's, or its numbers contradict each other.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} has no config.json, expected a checkpoint of Show-o") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: download it again") from error
-    if not isinstance(config, dict) or config.get("_class_name") != SHOWO_CLASS:
-        found = "no model"
-        if isinstance(config, dict):
-            found = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
-        raise ValueError(f"{folder} holds a checkpoint of {found}, expected Show-o's (_class_name {SHOWO_CLASS!r})")
-    numbers = ("vocab_size", "llm_vocab_size", "codebook_size", "num_vq_tokens")
-    absent = [name for name in numbers if not isinstance(config.get(name), int)]
-    if absent:
-        raise ValueError(f"{path} has no number for {', '.join(absent)}, expected Show-o's configuration")
-    expected = config["llm_vocab_size"] + len(SPECIAL_TOKENS) + config["codebook_size"] + 1
-    if config["vocab_size"] != expected:
-        raise ValueError(
-            f"{path} has vocab_size={config['vocab_size']}, expected {expected} = {config['llm_vocab_size']} text + "
-            f"{len(SPECIAL_TOKENS)} special + {config['codebook_size']} codes + 1 mask"
-        )
-    if config.get("mask_token_id", expected - 1) != expected - 1:
-        raise ValueError(f"{path} has mask_token_id={config['mask_token_id']}, expected the last id, {expected - 1}")
-    return config
-
-
-@dataclass(frozen=True)
-class ShowoText:
-    """The text tokenizer and what the own configuration says of the language model that Show-o began with."""
-
-    tokenizer: PreTrainedTokenizerFast
-    fields: dict[str, Any]
-
-
-def read_text_model(name: str | os.PathLike, text_vocab_size: int) -> ShowoText:
-    """
-    Tokenizer and configuration of the language model that Show-o was made from.
-
-    Args:
-        name (`str` or `os.PathLike`): A folder with `tokenizer.json` (and perhaps `config.json`), or a Hub id.
-        text_vocab_size (`int`): Ids of text in the checkpoint.
-
-    Raises:
-        OSError: if there is no tokenizer.
-        ValueError: if it has another number of ids, or no end of text.
-    """
-    folder = fetch_folder(name, TOKENIZER_FILES)
-    if not (folder / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{name} has no tokenizer.json, expected the text tokenizer of {DEFAULT_TEXT_MODEL}")
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # the library of tokenizers raises plain Exception for broken files
-        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read ({error}): download it again") from error
-    for kind in ("bos_token", "eos_token"):
-        if getattr(tokenizer, kind) is None and END_OF_TEXT in tokenizer.get_vocab():
-            setattr(tokenizer, kind, END_OF_TEXT)
-    if len(tokenizer) != text_vocab_size:
-        raise ValueError(
-            f"the tokenizer {name} has {len(tokenizer)} ids, but the checkpoint was trained with {text_vocab_size} "
-            "ids of text: give the tokenizer that it was trained with (--text-model)"
-        )
-    config_file, fields = folder / "config.json", {}
-    if config_file.is_file():
-        fields = _phi_fields(json.loads(config_file.read_text(encoding="utf-8")))
-    return ShowoText(tokenizer, fields)
-
-
-def _phi_fields(config: dict[str, Any]) -> dict[str, Any]:
-    fields = {name: config[name] for name in _PHI_FIELDS if config.get(name) is not None}
-    rope = dict(config.get("rope_parameters") or {})
-    for name, default in (("rope_theta", 10_000.0), ("partial_rotary_factor", 0.5)):
-        rope.setdefault(name, config.get(name, default))
-    return fields | {"rope_parameters": {"rope_type": "default"} | rope}
-
-
-def text_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """
-    Sizes of Show-o's language model, read off its tensors' shapes.
-
-    Raises:
-        ValueError: if the tensors that tell them are not there.
-    """
-    first = "showo.model.layers.0."
-    needed = ["showo.model.embed_tokens.weight"]
-    needed += [first + name for name in ("self_attn.q_layernorm.weight", "self_attn.k_proj.weight", "mlp.fc1.weight")]
-    absent = [name for name in needed if name not in shapes]
-    if absent:
-        known = next(iter(shapes), "nothing")
-        raise ValueError(f"the checkpoint has no {absent[0]} (but {known}, ...), expected Show-o's tensors")
-    embeddings, norm, keys, mlp = (shapes[name] for name in needed)
-    layers = {int(match[1]) for match in map(_LAYER.match, shapes) if match}
-    return {
-        "vocab_size": embeddings[0],
-        "hidden_size": embeddings[1],
-        "num_hidden_layers": max(layers) + 1,
-        "num_attention_heads": embeddings[1] // norm[0],
-        "num_key_value_heads": keys[0] // norm[0],
-        "intermediate_size": mlp[0],
-    }
-
-
-def magvit_config(shapes: dict[str, tuple[int, ...]], num_image_tokens: int) -> UniF2aceVQConfig:
-    """
-    The image tokenizer's configuration, read off its tensors' shapes.
-
-    Args:
-        shapes (`dict[str, tuple[int, ...]]`): Show-o's tensors.
-        num_image_tokens (`int`): Codes of an image; with the number of levels they give the resolution.
-
-    Raises:
-        ValueError: if the tensors that tell are not there, or the numbers do not fit.
-    """
-
-    def levels(side: str) -> list[int]:
-        found = {int(name.split(".")[2]) for name in shapes if name.startswith(side)}
-        return list(range(max(found, default=-1) + 1))
-
-    def blocks(level: str) -> int:
-        return len({name.split(".")[4] for name in shapes if name.startswith(f"{level}.block.")})
-
-    def width(level: str) -> int:
-        return shapes[f"{level}.block.0.conv1.weight"][0]
-
-    try:
-        base, bits = shapes["encoder.conv_in.weight"][0], shapes["encoder.quant_conv.weight"][0]
-        down, up = ([f"{side}.{level}" for level in levels(side)] for side in ("encoder.down", "decoder.up"))
-        widths = [width(level) for level in (*down, *up)]
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"the image tokenizer has no {error}, expected the tensors of showlab/magvitv2") from error
-    if any(wide % base for wide in widths):
-        raise ValueError(f"the image tokenizer's levels are {widths} wide, expected multiples of the first, {base}")
-    grid = math.isqrt(num_image_tokens)
-    if grid**2 != num_image_tokens:
-        raise ValueError(f"images have {num_image_tokens} codes, expected a square number")
-    return UniF2aceVQConfig(
-        resolution=grid * 2 ** (len(down) - 1),
-        in_channels=shapes["encoder.conv_in.weight"][1],
-        base_channels=base,
-        encoder_multipliers=[width(level) // base for level in down],
-        encoder_blocks=[blocks(level) for level in down],
-        decoder_multipliers=[width(level) // base for level in up],
-        decoder_blocks=[blocks(level) for level in up],
-        num_bits=bits,
+def _generation_config(config: UniF2aceConfig) -> GenerationConfig:
+    text = config.text_config
+    return GenerationConfig(
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
     )
 
 
-# The configuration that we make of it
+_METHODS = {
+    "none": "It has no experts and computes what the source computes.",
+    "full-shared": "Each MLP became the shared expert of both groups; routed experts start with an output of zero and "
+    "sequence-level experts as the identity, so that until it is trained it computes what the source computes.",
+    "split": "Each MLP was cut into one shared and several routed experts. A token uses only some of them, so it does "
+    "not compute what the source computes: train it first.",
+}
 
 
-@dataclass(frozen=True)
-class ExpertChoice:
-    """
-    What upcycling makes of each MLP.
+def _card(source: str, name: str, method: str, num_parameters: int) -> str:
+    is_folder = os.path.exists(source)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["unif2ace", "show-o", "text-to-image"],
+        license="other",
+        license_name="license-of-the-source",
+        base_model=None if is_folder else source,
+    )
+    origin = "a local Show-o checkpoint" if is_folder else f"[{source}](https://huggingface.co/{source})"
+    return str(
+        ModelCard(
+            f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nConverted from {origin} by `unif2ace convert showo`: "
+            f"{num_parameters:,} parameters. {_METHODS[method]}\n\nThe weights keep the licence of the source. What "
+            "is equal to Show-o and how it was tested: `docs/show-o.md` of the package `unif2ace`.\n"
+        )
+    )
+
+
+# And back
+
+
+def export_showo(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    text_model: str = DEFAULT_TEXT_MODEL,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    r"""
+    Write a dense model in Show-o's layout: `config.json` and `pytorch_model.safetensors`, and the image tokenizer the
+    same way in `magvitv2/`. The original's `from_pretrained` reads both.
 
     Args:
-        method (`str`): `"none"`, `"full-shared"` or `"split"`, see `upcycle.py`.
-        num_routed_experts (`int`, *optional*): Routed experts of each group; 8 when not given.
-        num_experts_per_tok (`int`, *optional*): How many of them a token uses; 2 when not given.
-        shared_width (`int`, *optional*): Width of the shared expert (`"split"` only).
-        routed_width (`int`, *optional*): Width of the routed experts; a sixteenth of the MLP when not given.
-    """
-
-    method: str = "full-shared"
-    num_routed_experts: int | None = None
-    num_experts_per_tok: int | None = None
-    shared_width: int | None = None
-    routed_width: int | None = None
-
-
-def make_config(
-    showo: dict[str, Any],
-    shapes: dict[str, tuple[int, ...]],
-    vq_config: UniF2aceVQConfig,
-    text: ShowoText,
-    experts: ExpertChoice,
-    max_text_length: int = 128,
-    preset: UniF2aceConfig | None = None,
-    vision_config: CLIPVisionConfig | None = None,
-) -> UniF2aceConfig:
-    """
-    Our configuration of a Show-o checkpoint.
-
-    Args:
-        showo (`dict`): Show-o's configuration.
-        shapes (`dict[str, tuple[int, ...]]`): Shapes of Show-o's tensors.
-        vq_config (`UniF2aceVQConfig`): The image tokenizer.
-        text (`ShowoText`): Tokenizer, and numbers that the tensors do not tell.
-        experts (`ExpertChoice`): What the MLPs become.
-        max_text_length (`int`, *optional*, defaults to 128): Text slots of a prompt (`max_seq_length` of Show-o).
-        preset (`UniF2aceConfig`, *optional*): The shape that the checkpoint must have, and the experts' widths.
-        vision_config (`CLIPVisionConfig`, *optional*): A CLIP tower that comes into the checkpoint.
+        source (`str` or `os.PathLike`): One of our checkpoints, in transformers' layout, without experts.
+        destination (`str` or `os.PathLike`): The folder to make. It appears whole or not at all.
+        text_model (`str`, *optional*, defaults to `"microsoft/phi-1_5"`): What the original shall load as
+            `llm_model_path`.
+        dtype (`torch.dtype`, *optional*): Type of the weights; the source's when not given.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether an existing folder may be replaced.
+        progress (`bool`, *optional*, defaults to `False`): Show a progress bar.
 
     Raises:
-        ValueError: if checkpoint, preset and choices do not fit together; the message says which numbers.
+        ValueError: if the model has experts or something else that Show-o has no place for, or its weights are broken.
+        OSError: if there is no such model, the destination exists, or there is no room for it.
     """
-    sizes = text_sizes(shapes)
-    if sizes["vocab_size"] != showo["vocab_size"]:
+    check_new(destination, overwrite)
+    folder = fetch_checkpoint(source)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{source} has no config.json, expected a checkpoint's folder")
+    config = UniF2aceConfig.from_pretrained(folder)
+    if config.model_type != UniF2aceConfig.model_type:
         raise ValueError(
-            f"the checkpoint's vocabulary has {sizes['vocab_size']} ids, but its config.json says "
-            f"vocab_size={showo['vocab_size']}: they do not belong together"
+            f"{source} holds a model of type {config.model_type!r}, expected {UniF2aceConfig.model_type!r}"
         )
-    if vq_config.codebook_size != showo["codebook_size"]:
-        raise ValueError(
-            f"the image tokenizer has {vq_config.codebook_size} codes, but the checkpoint was trained with "
-            f"{showo['codebook_size']}: give the image tokenizer that it was trained with (--magvit)"
-        )
-    if preset is not None:
-        _check_preset(preset, sizes, showo, vq_config)
-        if experts.method == "split" and preset.text_config.moe_layers:
-            widths = preset.text_config
-            experts = replace(
-                experts,
-                shared_width=experts.shared_width or widths.shared_expert_intermediate_size,
-                routed_width=experts.routed_width or widths.routed_expert_intermediate_size,
+    _check_exportable(config)
+    reader = CheckpointReader(folder)
+    check_keys(reader.shapes, model_shapes(config), str(source))
+    dtype = dtype or reader.dtypes["lm_head.weight"]
+    codebook = codebook_tables(config.vq_config)
+
+    def table(name: str) -> Job:
+        return Job({name: tuple(codebook[name].shape)}, lambda: {name: codebook[name]})
+
+    images = {name: name.removeprefix(VQ_PREFIX) for name in reader.shapes if name.startswith(VQ_PREFIX)}
+    language = {
+        name: showo_name(name)
+        for name in reader.shapes
+        if name not in images and not name.startswith((TOWER_PREFIX, "model.face_encoder."))
+    }
+    with new_folder(destination, overwrite) as part:
+        write_checkpoint(part, _copies(reader, language), dtype, "pytorch_model", 2**62, progress)
+        write_json(part / "config.json", showo_config(config, text_model))
+        (part / "magvitv2").mkdir()
+        jobs = [*_copies(reader, images), *map(table, CODEBOOK_KEYS)]
+        write_checkpoint(part / "magvitv2", jobs, dtype, "pytorch_model", 2**62, progress)
+        write_json(part / "magvitv2" / "config.json", {"_class_name": "MAGVITv2", "_diffusers_version": "0.29.2"})
+    return Path(destination)
+
+
+def _check_exportable(config: UniF2aceConfig):
+    text = config.text_config
+    experts = {"token-level experts": text.moe_layers, "sequence-level experts": text.sequence_moe_layers}
+    for kind, layers in experts.items():
+        if layers:
+            raise ValueError(
+                f"the model has {kind} in {len(layers)} layers, but Show-o has none: export a dense model"
             )
-    every_layer = list(range(sizes["num_hidden_layers"])) if experts.method != "none" else []
-    num_routed = experts.num_routed_experts or 8
-    text_config = {
-        **text.fields,
-        **sizes,
-        "pad_token_id": showo["llm_vocab_size"],
-        "bos_token_id": text.tokenizer.bos_token_id,
-        "eos_token_id": text.tokenizer.eos_token_id,
-        "moe_layers": every_layer,
-        "sequence_moe_layers": every_layer,
-        "num_routed_experts": num_routed,
-        "num_experts_per_tok": experts.num_experts_per_tok or min(2, num_routed),
-        "sequence_router_copy_bias": 1.0,  # copy + copy, the identity
-    }
-    if every_layer:
-        shared, routed = expert_widths(
-            experts.method, sizes["intermediate_size"], num_routed, experts.shared_width, experts.routed_width
-        )
-        text_config |= {"shared_expert_intermediate_size": shared, "routed_expert_intermediate_size": routed}
-    clip_input = bool(showo.get("w_clip_vit"))
-    clip_width = {}
-    if clip_input and vision_config is None and "mm_projector.0.weight" in shapes:
-        clip_width["clip_feature_size"] = shapes["mm_projector.0.weight"][1]
-    width = min(1024, sizes["hidden_size"])
-    return UniF2aceConfig(
-        text_config=text_config,
-        vq_config=vq_config.to_dict(),
-        vision_config=None if vision_config is None else vision_config.to_dict(),
-        text_vocab_size=showo["llm_vocab_size"],
-        max_text_length=max_text_length,
-        understanding_input="clip" if clip_input else "codes",
-        resampler_hidden_size=width,
-        resampler_num_heads=16 if width % 16 == 0 else 1,
-        **clip_width,
-    )
-
-
-def _check_preset(preset: UniF2aceConfig, sizes: dict[str, int], showo: dict[str, Any], vq_config: UniF2aceVQConfig):
-    found = sizes | {"num_image_tokens": showo["num_vq_tokens"], "num_bits": vq_config.num_bits}
-    wanted = {name: getattr(preset.text_config, name) for name in sizes}
-    wanted |= {"num_image_tokens": preset.num_image_tokens, "num_bits": preset.vq_config.num_bits}
-    wrong = [f"{name}={found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint does not have the preset's shape: {', '.join(wrong)}; take another preset, or none, "
-            "which takes the shape from the checkpoint"
-        )
-
-
-def extended_tokenizer(text: ShowoText, num_bits: int, longest: int) -> PreTrainedTokenizerFast:
-    """The text tokenizer with special tokens, image codes and mask behind it, at Show-o's ids; in place."""
-    tokenizer = extend_tokenizer(text.tokenizer, num_bits)
-    tokenizer.model_max_length = longest
-    return tokenizer
-
-
-def showo_config(config: UniF2aceConfig, text_model: str = DEFAULT_TEXT_MODEL) -> dict[str, Any]:
-    """Show-o's `config.json` of one of our dense models."""
-    return {
-        "_class_name": SHOWO_CLASS,
-        "_diffusers_version": "0.29.2",
-        "codebook_size": config.vq_config.codebook_size,
-        "llm_model_path": text_model,
-        "llm_vocab_size": config.text_vocab_size,
-        "load_from_showo": True,
-        "mask_token_id": config.mask_token_id,
-        "num_vq_tokens": config.num_image_tokens,
-        "vocab_size": config.text_config.vocab_size,
-        "w_clip_vit": config.understanding_input == "clip",
-    }
+    for fault, there in (
+        ("image_position_embeddings", config.image_position_embeddings),
+        ("block_form='sequential'", not text.block_form == "parallel"),
+        ("qk_layernorm=False", not text.qk_layernorm),
+    ):
+        if there:
+            raise ValueError(f"the model has {fault}, which Show-o has not")
