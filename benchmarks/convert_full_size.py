@@ -80,7 +80,8 @@ def use(folder: Path):
     print(f"  a picture of {size[0]} x {size[1]} in {NUM_STEPS} steps with guidance: {seconds:.0f} s", flush=True)
     start = time.perf_counter()
     answer = pipe.answer(picture.images[0], "Is he happy?", max_new_tokens=NEW_TOKENS)
-    print(f"  an answer of {NEW_TOKENS} tokens: {time.perf_counter() - start:.0f} s, {answer[:40]!r}", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"  an answer of at most {NEW_TOKENS} tokens: {seconds:.0f} s, {answer[:40]!r}", flush=True)
 
 
 def measured(title: str, command: list[str]):
