@@ -14,7 +14,7 @@ from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.face_sources import TooManyBrokenSamplesError, open_faces
 from unif2ace.training.data.inspection import contact_sheet, inspect_faces
 from unif2ace.training.data.painted import painted_face
-from unif2ace.training.data.prepare import PreparedFaces, fingerprint, prepare, prepared_rows
+from unif2ace.training.data.prepare import PreparedFaces, encode, fingerprints, prepare, prepared_rows
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
@@ -99,7 +99,7 @@ def test_sources_command_lists_the_registry(capsys):
 
 def run_prepare(faces, folder, parts, **options):
     model, processor = parts
-    made_with = {"source": "faces", "weights": fingerprint(model)}
+    made_with = {"source": "faces", "weights": fingerprints(model)}
     options = {"shard_size": 4, "batch_size": 3, "progress": False} | options
     stream = options.pop("stream", None) or open_faces(faces)
     return prepare(stream, folder, model, processor.image_processor, made_with, **options)
@@ -118,10 +118,25 @@ def test_prepared_features_are_those_of_the_model(faces, tmp_path, parts):
         assert (found.id, found.captions, found.source) == (record.id, record.captions, record.source)
         pixels = processor.image_processor(record.image, return_tensors="pt")["pixel_values"]
         assert prepared.columns["codes"][number].tolist() == model.encode_images(pixels)[0].tolist()
-        for name, encode in (("clip_features", model.encode_clip), ("face_features", model.encode_face)):
-            wanted = encode(pixels)[0]
+        for name, ask in (("clip_features", model.encode_clip), ("face_features", model.encode_face)):
+            wanted = ask(pixels)[0]
             found = torch.from_numpy(prepared.columns[name][number])
             assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_a_face_encoder_that_wants_aligned_faces_gets_them(faces, parts, monkeypatch):
+    model, processor = parts
+    images = [record.image for record in open_faces(faces)][:2]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    whole = encode(model, pixels, images)["face_features"]
+    monkeypatch.setattr(model.face_encoder.config, "alignment", "five_points")
+    monkeypatch.setattr(
+        "unif2ace.training.data.prepare.align_largest_face", lambda image, size: image.rotate(180).resize((size, size))
+    )
+    aligned = encode(model, pixels, images)
+    turned = encode(model, pixels, [image.rotate(180) for image in images])["face_features"]
+    assert not np.allclose(aligned["face_features"], whole) and not np.allclose(aligned["face_features"], turned)
+    assert set(encode(model, pixels, images, features=False)) == {"codes"}
 
 
 def test_an_interrupted_preparation_goes_on(faces, tmp_path, parts):

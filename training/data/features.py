@@ -86,7 +86,7 @@ class FeatureCache:
         wanted = {
             "count": count,
             "dtype": dtype,
-            "weights": {name: _fingerprint(part) for name, part in parts.items()},
+            "weights": {name: fingerprint(part) for name, part in parts.items()},
             "columns": list(parts),
         }
         found = _description(folder)
@@ -102,7 +102,9 @@ class FeatureCache:
         with tqdm(total=count, initial=done, desc="features", unit="picture", disable=not progress) as bar:
             while done < count:
                 stop = min(done + batch_size, count)
-                features = _encode(model, parts, torch.stack([pixel_values(i) for i in range(done, stop)]), dtype)
+                features = encode_pictures(
+                    model, parts, torch.stack([pixel_values(i) for i in range(done, stop)]), dtype
+                )
                 for name, values in features.items():
                     if name not in arrays:
                         arrays[name] = np.lib.format.open_memmap(
@@ -125,7 +127,8 @@ class FeatureCache:
 
 
 @torch.no_grad()
-def _encode(model, parts: dict, pixels: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
+def encode_pictures(model, parts: dict, pixels: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
+    """What `parts` of a model (names of `PARTS`) make of pictures (B, 3, R, R) in [-1, 1]; features as `dtype`."""
     encoders = {
         "codes": model.encode_images,
         "clip_features": model.encode_clip,
@@ -144,7 +147,7 @@ def _description(folder: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _fingerprint(part: torch.nn.Module) -> str:
+def fingerprint(part: torch.nn.Module) -> str:
     """A hash of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(part.state_dict().items()):

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from ...cli import add_model_arguments, positive_int
+from ...modeling_unif2ace.face_alignment_unif2ace import align_largest_face
 from ..files import replacing, write_json
 from .face_sources import FaceStream
 from .face_sources.captioned import StoredRecords
+from .features import PARTS, encode_pictures, fingerprint
 from .records import FaceRecord
 from .rows import FaceRows
 from .source_arguments import add_source_arguments, open_source, print_broken
@@ -37,7 +40,6 @@ examples:
 
 A run that was cut off goes on when it is started again. With --part, several machines share the work and the folder.
 """
-FEATURES = ("codes", "clip_features", "face_features")
 
 
 def prepare(
@@ -146,7 +148,7 @@ def _write_shard(
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
         pixels = image_processor([record.image for record in batch], return_tensors="pt")["pixel_values"]
-        encoded = encode(model, pixels, features)
+        encoded = encode(model, pixels, [record.image for record in batch], features)
         for place, record in enumerate(batch):
             rows.append(_as_row(record) | {name: values[place] for name, values in encoded.items()})
         bar.update(len(batch))
@@ -155,29 +157,33 @@ def _write_shard(
 
 
 @torch.no_grad()
-def encode(model: "UniF2aceModel", pixel_values: torch.Tensor, features: bool = True) -> dict[str, np.ndarray]:
+def encode(
+    model: "UniF2aceModel", pixel_values: torch.Tensor, images: Sequence[Image.Image], features: bool = True
+) -> dict[str, np.ndarray]:
     """
     What the frozen parts of a model make of pictures.
 
     Args:
         model ([`UniF2aceModel`]): The model.
         pixel_values (`torch.Tensor` of shape `(pictures, 3, R, R)`): In [-1, 1].
+        images (`Sequence[PIL.Image.Image]`):
+            The same pictures in RGB: a face encoder that wants aligned faces gets the largest face of each.
         features (`bool`, *optional*, defaults to `True`): Whether the encoders are asked too, as far as there are any.
 
     Returns:
         `dict[str, np.ndarray]`: `codes` (pictures, N) int32, and `clip_features` (pictures, patches, width) and
         `face_features` (pictures, length) float16.
     """
-    pixel_values = pixel_values.to(next(model.parameters()).device)
-    found = {"codes": model.encode_images(pixel_values).to(torch.int32)}
-    if features:
-        for name, values in (
-            ("clip_features", model.encode_clip(pixel_values)),
-            ("face_features", model.encode_face(pixel_values)),
-        ):
-            if values is not None:
-                found[name] = values.to(torch.float16)
-    return {name: values.cpu().numpy() for name, values in found.items()}
+    names = PARTS if features else ("codes",)
+    parts = {name: part for name in names if (part := getattr(model, PARTS[name])) is not None}
+    found = encode_pictures(model, parts, pixel_values, "float16")
+    if "face_features" in found and model.face_encoder.config.alignment == "five_points":
+        size = model.face_encoder.config.image_size
+        faces = np.stack([np.asarray(align_largest_face(image, size)) for image in images])
+        pixels = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
+        face_features = model.encode_face(pixels.to(model.face_encoder.device))
+        found["face_features"] = face_features.cpu().numpy().astype("float16")
+    return found
 
 
 def _as_row(record: FaceRecord) -> dict[str, Any]:
@@ -218,7 +224,7 @@ def _table(rows: list[dict[str, Any]]):
     values["visible"] = [[[name, "yes" if seen else "no"] for name, seen in row["visible"]] for row in rows]
     arrays = [pa.array(values[name], kind) for name, kind in columns.items()]
     fields = [pa.field(name, kind) for name, kind in columns.items()]
-    for name in (name for name in FEATURES if name in rows[0]):
+    for name in (name for name in PARTS if name in rows[0]):
         stacked = np.stack([row[name] for row in rows])
         flat = pa.array(stacked.reshape(-1))
         array = pa.FixedSizeListArray.from_arrays(flat, stacked[0].size)
@@ -266,7 +272,7 @@ class PreparedFaces(Sequence):
         self.folder = Path(folder)
         files = [self.folder / shard["file"] for shard in _shards(self.folder)]
         self.table = pa.concat_tables([_mapped(path) for path in files], promote_options="permissive")
-        self.columns = {name: _Column(self.table, name) for name in FEATURES if name in self.table.column_names}
+        self.columns = {name: _Column(self.table, name) for name in PARTS if name in self.table.column_names}
         self._words = self.table.drop_columns(list(self.columns))
         self._convert = StoredRecords()
 
@@ -328,6 +334,11 @@ def prepared_rows(folder: str | Path, **options: Any) -> FaceRows:
     return FaceRows(faces, features=faces.columns, **options)
 
 
+def fingerprints(model: "UniF2aceModel") -> dict[str, str]:
+    """Hashes of the weights that make codes and features."""
+    return {name: fingerprint(part) for name in PARTS if (part := getattr(model, PARTS[name])) is not None}
+
+
 def _part(text: str) -> tuple[int, int]:
     rank, slash, size = text.partition("/")
     if not slash or not rank.isdigit() or not size.isdigit() or int(rank) >= int(size):
@@ -367,7 +378,7 @@ def run(arguments: argparse.Namespace) -> None:
         "split": arguments.split,
         "config": arguments.config,
         "columns": arguments.columns,
-        "weights": fingerprint(model),
+        "weights": fingerprints(model),
     }
     path = prepare(
         stream,
@@ -385,19 +396,3 @@ def run(arguments: argparse.Namespace) -> None:
     rows = sum(shard["rows"] for shard in manifest["shards"])
     print_broken(stream)
     print(f"{arguments.output}: {rows} pictures in {len(manifest['shards'])} files")
-
-
-def fingerprint(model: "UniF2aceModel") -> dict[str, str]:
-    """Hashes of the weights that make codes and features."""
-    import hashlib
-
-    found = {}
-    for name in ("vq_model", "vision_tower", "face_encoder"):
-        part = getattr(model, name)
-        if part is not None:
-            digest = hashlib.sha256()
-            for key, tensor in sorted(part.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-            found[name] = digest.hexdigest()
-    return found
