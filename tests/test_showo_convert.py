@@ -12,11 +12,19 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
-from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2acePipeline, cli
+from unif2ace import (
+    UniF2aceConfig,
+    UniF2aceForConditionalGeneration,
+    UniF2acePipeline,
+    UniF2aceProcessor,
+    cli,
+)
 from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.checkpoint_reader import CheckpointReader
 from unif2ace.training.checkpoint_writer import Job, write_checkpoint
 from unif2ace.training.convert_showo import convert_showo, export_showo
+from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.showo import showo_losses
 from unif2ace.training.showo_layout import (
     ExpertChoice,
@@ -29,6 +37,7 @@ from unif2ace.training.showo_layout import (
     showo_config,
     showo_shapes,
 )
+from unif2ace.training.trainer import UniF2aceTrainer
 from unif2ace.training.upcycle import upcycle_targets
 
 
@@ -235,6 +244,35 @@ def test_routed_experts_learn_from_the_first_step_on(upcycled, showo_recordings)
     assert (first["down"] > 0).all() and not first["up"].any() and not first["t2i_router"].any()
     optimizer.step()
     assert all((gradient > 0).all() for gradient in gradients().values())
+
+
+def test_training_goes_on_from_a_converted_folder(upcycled, upcycled_folder, tmp_path):
+    """The trainer's own losses, both tasks in a batch: from the second step on every routed weight has moved."""
+    config = upcycled.config
+    processor = UniF2aceProcessor.from_pretrained(upcycled_folder)
+    n, side = config.num_image_tokens, config.vq_config.resolution
+    codes = torch.randint(config.vq_config.codebook_size, (n,))
+    rows = [
+        {"task": "t2i", "text": "w1 w2 w3", "codes": codes},
+        {"task": "mmu", "turns": [("w4 ?", "w5 w6")], "codes": codes, "pixel_values": torch.zeros(3, side, side)},
+    ] * 8
+    arguments = UniF2aceTrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=2,
+        learning_rate=1e-2,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    before = {name: parameter.detach().clone() for name, parameter in upcycled.named_parameters()}
+    collator = UniF2aceCollator(processor.tokenizer, config)
+    trainer = UniF2aceTrainer(model=upcycled, args=arguments, train_dataset=rows, data_collator=collator)
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+    for name, parameter in upcycled.named_parameters():
+        if "experts.up_proj" in name or "experts.down_proj" in name or "_router" in name:
+            assert not torch.equal(parameter, before[name]), name
 
 
 def test_sequence_experts_start_as_the_identity(upcycled):
