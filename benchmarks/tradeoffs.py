@@ -45,7 +45,7 @@ OPTIONS = [
     Option("4 steps", {"num_inference_steps": 4}),
     Option("ancestral sampling", {}, {"sampling": "ancestral"}),
     Option("entropy-bounded, 32 nats a step", {}, {"sampling": "entropy_bounded", "entropy_bound": 32.0}),
-    Option("early exit below 60 nats", {}, {"early_exit_entropy": 60.0}),
+    Option("early exit below 100 nats", {}, {"early_exit_entropy": 100.0}),
     Option("guidance on the last three quarters", {"guidance_interval": (0.25, 1.0)}),
     Option("guidance on the first half", {"guidance_interval": (0.0, 0.5)}),
     Option("no guidance", {"guidance_scale": 1.0}),
