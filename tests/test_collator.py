@@ -6,7 +6,7 @@ from PIL import Image
 
 from unif2ace.modeling_unif2ace import UniF2aceImageProcessor, UniF2aceProcessor, get_preset
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.data.sampler import TaskSampler
+from unif2ace.training.data.sampler import ShuffledSampler, TaskSampler
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
@@ -136,6 +136,16 @@ def test_bad_rows_are_refused(config, tokenizer, collator):
         collator([{"task": "t2i", "text": "a", "codes": torch.zeros(3)}])
     with pytest.raises(ValueError, match="max_length"):
         UniF2aceCollator(tokenizer, config, max_length=10)
+
+
+def test_shuffled_order_is_that_of_seed_and_epoch():
+    sampler = ShuffledSampler(20, seed=3)
+    first = list(sampler)
+    assert sorted(first) == list(range(20)) and first != sorted(first)
+    torch.manual_seed(9)
+    assert list(sampler) == list(ShuffledSampler(20, seed=3)) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first and len(sampler) == 20
 
 
 def test_sampler_mixes_the_tasks():

@@ -194,7 +194,9 @@ def test_dropped_text_is_the_unconditional_prompt(make_trainer, collator):
     masked = torch.zeros(1, 16, dtype=torch.bool)
     masked[0, 3] = True
     inputs = {**batch, "without_text": torch.tensor([True])}
+    counted = trainer._counts({**inputs, "masked": masked})
     hidden = trainer._corrupt(inputs, masked)
+    assert counted[3:].tolist() == inputs["attention_mask"].sum(-1).tolist()  # tokens of either task, as they will be
     config = trainer.config
     real = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
     special = config.special_token_id

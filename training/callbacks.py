@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,17 @@ class JsonLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         entry = {"step": state.global_step, "seconds": round(time.monotonic() - self.started, 1), **(logs or {})}
-        append_line(self.path, entry)
+        with _worth_no_run(self.path):
+            append_line(self.path, entry)
+
+
+@contextmanager
+def _worth_no_run(path: Path) -> Iterator[None]:
+    """A full disk must not end a training for the sake of a log or a picture."""
+    try:
+        yield
+    except OSError as error:
+        logger.error(f"{path} could not be written: {error}")
 
 
 def append_line(path: Path, entry: dict) -> None:
@@ -157,7 +168,8 @@ class RunPlots(TrainerCallback):
         use = self.trainer.expert_use
         if state.is_world_process_zero and use and "loss" in (logs or {}):
             rounded = {name: [[round(x, 5) for x in row] for row in table.tolist()] for name, table in use.items()}
-            append_line(self.folder / EXPERTS_FILE, {"step": state.global_step, **rounded})
+            with _worth_no_run(self.folder / EXPERTS_FILE):
+                append_line(self.folder / EXPERTS_FILE, {"step": state.global_step, **rounded})
 
     def on_save(self, args, state, control, **kwargs):
         self.draw(state)
@@ -178,10 +190,11 @@ class RunPlots(TrainerCallback):
             logger.warning_once(str(error))
             return
         plots = self.folder / "plots"
-        plots.mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            with replacing(plots / f"{name}.png") as part:
-                picture.save(part)
+        with _worth_no_run(plots):
+            plots.mkdir(exist_ok=True)
+            for name, picture in pictures.items():
+                with replacing(plots / f"{name}.png") as part:
+                    picture.save(part)
         report(self.trainer, {f"plots/{name}": picture for name, picture in pictures.items()})
 
 
@@ -265,14 +278,13 @@ class Samples(TrainerCallback):
                     captions.append(pipe.describe(picture, max_new_tokens=self.max_new_tokens))
         finally:
             model.train(was_training)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if grid is not None:
-            with replacing(self.folder / f"step-{state.global_step:06d}.png") as part:
-                grid.save(part)
-        for number, caption in enumerate(captions):
-            append_line(
-                self.folder / "captions.jsonl",
-                {"step": state.global_step, "picture": number, "caption": caption},
-            )
+        with _worth_no_run(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if grid is not None:
+                with replacing(self.folder / f"step-{state.global_step:06d}.png") as part:
+                    grid.save(part)
+            for number, caption in enumerate(captions):
+                entry = {"step": state.global_step, "picture": number, "caption": caption}
+                append_line(self.folder / "captions.jsonl", entry)
         pictures = {} if grid is None else {"samples/pictures": grid}
         report(trainer, pictures, {f"samples/caption_{i}": caption for i, caption in enumerate(captions)})

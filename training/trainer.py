@@ -134,7 +134,7 @@ class UniF2aceTrainer(Trainer):
         self._encodes_sharded = False
         self.started = time.monotonic()
         self.earlier_seconds = 0.0
-        self.time_share = 0.0  # of `max_minutes`; see look_at_clock
+        self.time_share = 0.0  # of `max_minutes`; see look_around
         self.ema = None
         if args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_distributed_loading_by_transformers:
@@ -159,6 +159,8 @@ class UniF2aceTrainer(Trainer):
         if not hasattr(train_dataset, "__len__"):
             return None  # a stream has its own order
         if self.args.t2i_fraction is None:
+            if self.args.train_sampling_strategy != "random":
+                return super()._get_train_sampler(train_dataset)
             return ShuffledSampler(len(train_dataset), self.args.seed)
         tasks = train_dataset["task"] if isinstance(train_dataset, datasets.Dataset) else train_dataset.tasks
         return TaskSampler(tasks, self.args.t2i_fraction, self.args.seed)
