@@ -383,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
         shape = f"Shape `{options.shape}`, {depth} layers"
         if options.depths:
             shape += f", on the line through {' and '.join(map(str, options.depths))} layers, which were measured"
-        report = f"{shape}. {reports[part](found)}\n\nPeak memory {peak_memory_gb():.1f} GB. {machine()}"
+        report = f"{shape}.\n\n{reports[part](found)}\n\nPeak memory {peak_memory_gb():.1f} GB. {machine()}"
         print(f"\n{report}\n", flush=True)
         if options.into:
             put_section(options.into, SECTIONS[part], report)
