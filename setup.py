@@ -22,7 +22,7 @@ SUBPACKAGES = [
     "training.evaluation.metrics",
     "training.configs",
     "hub_card",
-    "serving",
+    "pipelines.serving",
 ]
 
 TRAIN = [

@@ -18,8 +18,8 @@ from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines import read_provenance
-from unif2ace.serving.batch_generation import read_manifest
-from unif2ace.serving.prompt_list import read_prompts, seed_of
+from unif2ace.pipelines.serving.batch_generation import read_manifest
+from unif2ace.pipelines.serving.prompt_list import read_prompts, seed_of
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

@@ -23,7 +23,7 @@ from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 gradio = pytest.importorskip("gradio", reason="the demo needs the extra `demo`")
 
-from unif2ace.serving.demo_page import NO_ADAPTER, Demo, build_page  # noqa: E402  (needs gradio)
+from unif2ace.pipelines.serving.demo_page import NO_ADAPTER, Demo, build_page  # noqa: E402  (needs gradio)
 
 
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")

@@ -9,7 +9,7 @@ import os
 import torch
 
 from unif2ace import UniF2acePipeline
-from unif2ace.serving.demo_page import build_page, launch_page
+from unif2ace.pipelines.serving.demo_page import build_page, launch_page
 
 
 try:

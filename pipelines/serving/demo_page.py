@@ -13,8 +13,8 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from ..modeling_unif2ace.image_processing_unif2ace import load_image
-from ..pipelines import save_image
+from ...modeling_unif2ace.image_processing_unif2ace import load_image
+from .. import save_image
 
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from ..modeling_unif2ace.image_decoding_unif2ace import PromptCache, PromptState
-from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, masked_positions, row_generators
+from ...modeling_unif2ace.image_decoding_unif2ace import PromptCache, PromptState
+from ...modeling_unif2ace.sampling_unif2ace import MASKED_CODE, masked_positions, row_generators
 
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..cli import add_model_arguments, load_pipeline, positive_int
+from ...cli import add_model_arguments, load_pipeline, positive_int
 
 
 EXAMPLES = """\

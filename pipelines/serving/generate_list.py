@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ..cli import EXIT_INTERRUPTED
+from ...cli import EXIT_INTERRUPTED
 from .batch_generation import BatchOptions, generate_all
 from .prompt_list import read_prompts
 

@@ -6,7 +6,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..cli import add_model_arguments, load_pipeline
+from ...cli import add_model_arguments, load_pipeline
 
 
 EXAMPLES = """\

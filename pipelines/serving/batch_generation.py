@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..training.files import replacing
+from ...training.files import replacing
 from .prompt_list import PromptItem
 
 
