@@ -47,8 +47,7 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
         wants_image = (kwargs.get("processor_kwargs") or {}).get("generation_mode") == "image"
         if wants_image and isinstance(inputs, Chat):
             inputs = _last_words(inputs.messages)
-        elif wants_image and isinstance(inputs, dict):
-            # the other modalities are there as `None`; a picture that is one is refused by the processor
+        elif isinstance(inputs, dict):  # the parent names every kind of input, as `None` where there is none
             inputs = {name: value for name, value in inputs.items() if value is not None}
         return super().preprocess(inputs, **kwargs)
 
