@@ -283,11 +283,13 @@ class ImageEngine:
 
     @torch.inference_mode()
     def _decode(self, pictures: list[_Picture]) -> list["Image.Image"]:
-        if not pictures:
-            return []
-        codes = torch.cat([picture.codes for picture in pictures])
-        generators = [torch.Generator().manual_seed(picture.request.seed) for picture in pictures]
-        return self.pipe.decode_latents(codes, "pil", generator=generators)
+        # one by one: in a batch sums are rounded otherwise, and a pixel here and there falls on the other side of a half
+        return [
+            self.pipe.decode_latents(
+                picture.codes, "pil", generator=torch.Generator().manual_seed(picture.request.seed)
+            )[0]
+            for picture in pictures
+        ]
 
 
 def merge_prompt_states(states: list[PromptState]) -> PromptState:
