@@ -283,7 +283,7 @@ class ImageEngine:
 
     @torch.inference_mode()
     def _decode(self, pictures: list[_Picture]) -> list["Image.Image"]:
-        # one by one: in a batch sums are rounded otherwise, and a pixel here and there falls on the other side of a half
+        # one by one: in a batch sums are rounded otherwise, and some pixel falls on the other side of a half
         return [
             self.pipe.decode_latents(
                 picture.codes, "pil", generator=torch.Generator().manual_seed(picture.request.seed)
