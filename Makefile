@@ -2,7 +2,7 @@ PYTHON ?= python
 CONFIGS := training/configs
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle ci
+.PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle judges ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 bundle: ## Put the trained model into the package, as the Hub folder it would be
 	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-2/final \
 		--image-tokenizer runs/tokenizer_decoder/final --out hub_card/unif2ace-faces --overwrite
+
+judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (about 10 minutes; needs PyPI once)
+	$(PYTHON) -m pip install --quiet -e ".[judges]"
+	$(PYTHON) tests/judges/run.py
 
 ci: ## Install from scratch by the README's command, lint, test
 	.ci/run

@@ -79,6 +79,12 @@ DEV = [
     "scipy>=1.15",  # an independent matrix square root to check the Fréchet distance with
 ]
 
+JUDGES = [
+    "parameterized>=0.9",  # the testers of transformers use it
+    "pytest-timeout>=2.4",  # ends what hangs
+    "transformers-mlinter==0.1.5",  # the linter; pinned, since new rules would be new findings
+]
+
 setup(
     name="unif2ace",
     version=VERSION,
@@ -119,6 +125,7 @@ setup(
         "convert": CONVERT,
         "align": ALIGN,
         "dev": DEV,
+        "judges": JUDGES,
     },
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
@@ -14,6 +15,7 @@ from .image_processing_unif2ace import UniF2aceImageProcessor
 logger = logging.get_logger(__name__)
 
 GENERATION_MODES = ("text", "image")
+_FORMATTED = "text_is_formatted"  # told by `apply_chat_template` to `__call__`
 
 # Show-o's layout of a conversation. `{% generation %}` marks the words that the model says, so that TRL's
 # `assistant_only_loss` trains on them alone. The space before them belongs to them: with a byte-level tokenizer it is
@@ -169,7 +171,11 @@ class UniF2aceProcessor(ProcessorMixin):
         ]
 
     def __call__(
-        self, images=None, text=None, generation_mode: str = "text", **kwargs: Unpack[ProcessingKwargs]
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        generation_mode: str | None = None,
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """
         Prepare text and pictures for the model.
@@ -196,12 +202,14 @@ class UniF2aceProcessor(ProcessorMixin):
             ValueError: if a description is empty or too long, or the numbers of pictures and placeholders differ.
             UniF2aceImageError: if a picture cannot be used.
         """
-        if generation_mode not in GENERATION_MODES:
+        if generation_mode not in (None, *GENERATION_MODES):
             raise ValueError(f"generation_mode={generation_mode!r}, expected one of {', '.join(GENERATION_MODES)}")
+        is_formatted = kwargs.pop(_FORMATTED, False)
         if generation_mode == "image":
             return self._describe_wanted_image(images, text, **kwargs)
         _check_unicode(text)
-        if images is not None and text is not None and not self._is_formatted(text):
+        is_formatted = is_formatted or text is None or self._is_formatted(text)
+        if images is not None and not is_formatted:
             return self._ask_about_images(images, text, kwargs)
         return super().__call__(images=images, text=text, **kwargs)
 
@@ -223,9 +231,17 @@ class UniF2aceProcessor(ProcessorMixin):
         if sanitize_control_tokens is None:
             sanitize_control_tokens = tokenize and not kwargs.get("return_assistant_tokens_mask", False)
         _check_unicode(conversation)
+        if tokenize:  # what `__call__` will get is a conversation, whatever its template looks like
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), _FORMATTED: True}
         return super().apply_chat_template(
             conversation, *args, tokenize=tokenize, sanitize_control_tokens=sanitize_control_tokens, **kwargs
         )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what `__call__` returns."""
+        names = super().model_input_names
+        return [*names, *(name for name in ("mm_token_type_ids",) if name not in names)]
 
     def _is_formatted(self, text: str | list[str]) -> bool:
         """Whether texts begin as conversations with a picture do when they are formatted."""

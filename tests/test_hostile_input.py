@@ -3,6 +3,7 @@
 import http.server
 import io
 import random
+import tarfile
 import threading
 import time
 
@@ -19,6 +20,7 @@ from unif2ace import UniF2aceImageProcessor, UniF2acePipeline
 from unif2ace.modeling_unif2ace import UniF2aceImageError, image_processing_unif2ace, load_image
 from unif2ace.modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
 from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.data.face_sources.readers import _tar_rows
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,15 @@ def test_downloads_have_limits(server, monkeypatch):
             processor.fetch_images(f"{server}/{path}")
     with pytest.raises(UniF2aceImageError, match="cannot be fetched"):
         processor.fetch_images("http://127.0.0.1:1/closed")
+
+
+def test_an_archive_cannot_declare_a_member_that_fills_the_memory(tmp_path):
+    member = tarfile.TarInfo("face.png")
+    member.size = 2**40
+    (tmp_path / "faces.tar").write_bytes(member.tobuf() + bytes(10_000))
+    with no_longer_than(60):
+        rows = list(_tar_rows([str(tmp_path / "faces.tar")]))
+    assert "the limit is 268,435,456" in str(rows[0])
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

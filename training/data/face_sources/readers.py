@@ -21,6 +21,7 @@ BROKEN = "__broken__"
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
 TABLE_SUFFIXES = (*BUILDERS, ".jsonl", ".ndjson", ".json", ".tar")
 _SHARDS = 16  # parts of what has no parts of its own: enough for the workers of one machine
+_MAX_MEMBER_BYTES = 2**28  # a picture's file; a compressed archive can declare anything
 _MAX_TEXT_BYTES = 1_000_000  # a caption or a sample's JSON in an archive
 
 
@@ -177,6 +178,10 @@ def _tar_rows(parts: list[str]) -> Iterator[dict]:
         try:
             with tarfile.open(name, "r|*") as archive:
                 for member in archive:
+                    if member.size > _MAX_MEMBER_BYTES:  # to skip it would take as long as to read it: end here
+                        problem = f"the member has {member.size:,} bytes, the limit is {_MAX_MEMBER_BYTES:,}"
+                        yield {"__key__": f"{Path(name).name}: {member.name}", BROKEN: problem}
+                        break
                     if member.isdir():
                         continue
                     problem = _problem_of(member)
