@@ -224,7 +224,7 @@ def build_page(
                     show_progress="hidden",
                     **alone,
                 )
-            with gr.Tab("Describe & ask", id="describe"):
+            with gr.Tab("Describe", id="describe"):
                 with gr.Row(equal_height=False):
                     with gr.Column():
                         face = gr.Image(
