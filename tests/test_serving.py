@@ -22,9 +22,9 @@ from unif2ace.training.train_text_tokenizer import build_tokenizer
 pytest.importorskip("fastapi", reason="the service needs the extra `serve`")
 uvicorn = pytest.importorskip("uvicorn", reason="the service needs the extra `serve`")
 
-from unif2ace.serving.app import ServiceLimits, create_app  # noqa: E402  (needs fastapi)
-from unif2ace.serving.image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError  # noqa: E402
-from unif2ace.serving.text_engine import TextEngine, TextRequest  # noqa: E402
+from unif2ace.pipelines.serving.app import ServiceLimits, create_app  # noqa: E402  (needs fastapi)
+from unif2ace.pipelines.serving.image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError  # noqa: E402
+from unif2ace.pipelines.serving.text_engine import TextEngine, TextRequest  # noqa: E402
 
 
 TEXTS = ["a man with a hat and a beard", "a young woman with round glasses", "Describe this face. What is it?"]

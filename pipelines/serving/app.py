@@ -30,7 +30,7 @@ from .text_engine import TextEngine, TextPiece, TextRequest
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..pipelines import UniF2acePipeline
+    from .. import UniF2acePipeline
 
 logger = logging.getLogger(__name__)
 DEFAULT_MAX_TOKENS = 160

@@ -151,7 +151,7 @@ class BatchWorker:
     def __init__(self, options: BatchOptions, threads: int | None = None):
         import torch
 
-        from ..cli import load_pipeline
+        from ...cli import load_pipeline
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -171,7 +171,7 @@ class BatchWorker:
     def _make(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
         import torch
 
-        from ..pipelines import read_provenance, save_image
+        from .. import read_provenance, save_image
 
         first = batch[0]
         images = self.pipe(
@@ -261,7 +261,7 @@ def _start_worker(options: BatchOptions, threads: int):
     global _worker
     # Ctrl+C reaches the whole group of processes, but only the parent decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from ..cli import _silence_libraries
+    from ...cli import _silence_libraries
 
     _silence_libraries()
     _worker = BatchWorker(options, threads)

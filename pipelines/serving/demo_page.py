@@ -18,7 +18,7 @@ from .. import save_image
 
 
 if TYPE_CHECKING:
-    from ..pipelines import UniF2acePipeline
+    from .. import UniF2acePipeline
 
 TITLE = "UniF²ace: faces from words, words from faces"
 INTRODUCTION = """\

@@ -26,7 +26,7 @@ from ...modeling_unif2ace.sampling_unif2ace import MASKED_CODE, masked_positions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..pipelines import UniF2acePipeline, UniF2aceScheduler
+    from .. import UniF2acePipeline, UniF2aceScheduler
 
 logger = logging.getLogger(__name__)
 
