@@ -442,6 +442,9 @@ class UniF2aceConfig(PreTrainedConfig):
             # Published configurations name the repository's own pipeline, which transformers would run before the
             # registered one, and only with `trust_remote_code=True`.
             kwargs.pop("custom_pipelines", None)
+        if isinstance(self.vision_config, dict):  # CLIP's own check, and ours of the patches, divide by these
+            divisors = {field: self.vision_config.get(field) for field in ("num_attention_heads", "patch_size")}
+            _at_least("vision_config", 1, **{name: n for name, n in divisors.items() if isinstance(n, int)})
         super().__post_init__(**kwargs)
         if self.resampler_intermediate_size is None:
             self.resampler_intermediate_size = 4 * self.resampler_hidden_size

@@ -101,7 +101,7 @@ def _open(source: ImageSource) -> tuple[Image.Image, str]:
         return _open_file(_decode_base64(path), "the picture in base64 text")
     if not _is_file(path):
         kind = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UniF2aceImageError(f"{_shorten(path)} {kind}, expected a picture file: check the path")
+        raise UniF2aceImageError(f"{shorten(path)} {kind}, expected a picture file: check the path")
     return _open_file(path, path)
 
 
@@ -127,7 +127,7 @@ def _decode_base64(text: str) -> io.BytesIO:
         return io.BytesIO(base64.b64decode("".join(text.split()), validate=True))
     except binascii.Error as error:
         raise UniF2aceImageError(
-            f"{_shorten(text)} is not base64 text ({error}), expected the content of a picture file"
+            f"{shorten(text)} is not base64 text ({error}), expected the content of a picture file"
         ) from error
 
 
@@ -138,8 +138,9 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"
+def shorten(text: str, length: int = 200) -> str:
+    """`text` for a message: its beginning and its end, if it is longer than `length` characters."""
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 4 :]}"
 
 
 def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:

@@ -9,7 +9,7 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from .image_processing_unif2ace import UniF2aceImageProcessor
+from .image_processing_unif2ace import UniF2aceImageProcessor, shorten
 
 
 logger = logging.get_logger(__name__)
@@ -268,7 +268,7 @@ class UniF2aceProcessor(ProcessorMixin):
             raise ValueError('images were given with generation_mode="image", which makes a picture from text alone')
         texts = [text] if isinstance(text, str) else text
         if not texts or not all(isinstance(item, str) for item in texts):
-            raise ValueError(f"text={_shorten(repr(text))}, expected a description or a list of descriptions")
+            raise ValueError(f"text={shorten(repr(text))}, expected a description or a list of descriptions")
         _check_unicode(texts)
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
         rows = [self._encode_description(item, bool(options.get("truncation"))) for item in texts]
@@ -289,7 +289,7 @@ class UniF2aceProcessor(ProcessorMixin):
         ids = encoded["input_ids"]
         limit = self.max_text_length - 2
         if len(ids) > limit:
-            cut = _shorten(repr(text[encoded["offset_mapping"][limit][0] :].strip()))
+            cut = shorten(repr(text[encoded["offset_mapping"][limit][0] :].strip()))
             if not truncation:
                 raise ValueError(
                     f"the text has {len(ids)} tokens, the limit is {limit}: shorten it, or pass truncation=True to "
@@ -401,10 +401,6 @@ def _flatten(items) -> list:
     if not isinstance(items, (list, tuple)):
         return [items]
     return [leaf for item in items for leaf in _flatten(item)]
-
-
-def _shorten(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 4 :]}"
 
 
 __all__ = ["UniF2aceProcessor"]
