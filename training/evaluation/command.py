@@ -29,6 +29,7 @@ MEASURED_FACES = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser):
+    """The command's arguments."""
     parser.add_argument(
         "repo", nargs="?", metavar="REPO", help="a checkpoint's folder or a Hub repository (default: the bundled one)"
     )
@@ -116,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(arguments: argparse.Namespace):
+    """Measure the suite, part by part."""
     from .results import main_table, update_card, write_hub_entries
     from .suite import run_suite
 

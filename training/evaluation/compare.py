@@ -21,11 +21,13 @@ _LEVEL = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser):
+    """The command's arguments."""
     parser.add_argument("before", type=Path, metavar="A.json", help="results of `unif2ace evaluate`")
     parser.add_argument("after", type=Path, metavar="B.json", help="results of another run")
 
 
 def run(arguments: argparse.Namespace):
+    """Print both runs and what differs between them."""
     before, after = load_results(arguments.before), load_results(arguments.after)
     print(comparison(before, after))
 
