@@ -292,7 +292,9 @@ class UniF2acePipeline(
         if output_type == "latent":
             return latents
         self._onload()
-        pixels = self.transformer.decode_image_tokens(latents).permute(0, 3, 1, 2)
+        # one by one: in a batch sums round differently, and a picture would depend on its neighbours by a grey level
+        pixels = torch.cat([self.transformer.decode_image_tokens(codes) for codes in latents.split(1)])
+        pixels = pixels.permute(0, 3, 1, 2)
         images = self.image_processor.postprocess(pixels.float(), output_type=output_type)
         return self.mark_as_generated(images, generator) if watermark and output_type == "pil" else images
 
