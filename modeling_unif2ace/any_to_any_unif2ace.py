@@ -17,8 +17,7 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
     Texts, pictures and conversations in, texts or pictures out.
 
     ```python
-    import unif2ace  # registers it; or trust_remote_code=True
-    from transformers import pipeline
+    from transformers import pipeline  # with `unif2ace` imported, which registers it, or trust_remote_code=True
 
     faces = pipeline("face-any-to-any", model="hub_card/unif2ace-faces")
     faces(text="a smiling old man with a grey beard", generation_mode="image")[0]["generated_image"]

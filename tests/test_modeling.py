@@ -138,9 +138,8 @@ def test_prompt_text_does_not_know_the_picture(model):
     first, second = (torch.tensor([t2i_row(config, some_codes(config))]) for _ in range(2))
     logits, other = model(input_ids=first).logits, model(input_ids=second).logits
     text = 1 + len(T2I_TEXT)
-    # not bit for bit: other pictures share out the tokens among the experts otherwise, and sums round differently
-    torch.testing.assert_close(logits[:, :text], other[:, :text], atol=1e-6, rtol=1e-5)
-    changed = (logits - other).abs().amax(-1)[0] > 1e-5
+    assert torch.equal(logits[:, :text], other[:, :text])  # on one thread, see conftest.py
+    changed = (logits - other).abs().amax(-1)[0] > 0
     assert changed[text:].all()  # start-of-image and end-of-image are inside the picture's block
 
 
@@ -150,8 +149,8 @@ def test_the_picture_of_an_understanding_row_does_not_know_the_question(model):
     first, second = (torch.tensor([mmu_row(config, codes, text)]) for text in (MMU_TEXT, [0, 20, 21, 22, 1]))
     logits, other = model(input_ids=first).logits, model(input_ids=second).logits
     prefix = NUM_CODES + 4  # up to bos, the same in both
-    torch.testing.assert_close(logits[:, :prefix], other[:, :prefix], atol=1e-6, rtol=1e-5)
-    assert (logits[:, prefix] - other[:, prefix]).abs().max() > 1e-5
+    assert torch.equal(logits[:, :prefix], other[:, :prefix])  # on one thread, see conftest.py
+    assert not torch.equal(logits[:, prefix], other[:, prefix])
 
 
 @torch.no_grad()
