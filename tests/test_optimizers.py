@@ -27,6 +27,13 @@ def test_each_fused_expert_is_orthogonalised_on_its_own():
     assert torch.equal(orthogonalised(torch.zeros(4, 4)), torch.zeros(4, 4))
 
 
+def test_bfloat16_orthogonalises_as_well():
+    matrices = torch.randn(3, 24, 40)
+    rough = orthogonalised(matrices, dtype=torch.bfloat16)
+    assert rough.dtype == matrices.dtype
+    torch.testing.assert_close(rough, orthogonalised(matrices), atol=0.02, rtol=0.05)
+
+
 def test_the_adamw_half_is_torchs():
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))

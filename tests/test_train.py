@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
-from unif2ace.training.train import build_model, load_config, main, start_afresh
+from unif2ace.training.train import build_model, exchange_parts, load_config, main, start_afresh
 
 
 @pytest.fixture
@@ -38,6 +38,19 @@ def test_parts_are_taken_over_with_their_shape(tmp_path):
     assert len(model.model.language_model.layers) == 1
     with pytest.raises(ValueError, match="'decoder'"):
         build_model("tiny", {"decoder": tmp_path})
+
+
+def test_parts_of_a_trained_model_are_exchanged(model, tmp_path):
+    other = UniF2aceForConditionalGeneration(get_preset("tiny")).model.vision_tower
+    other.save_pretrained(tmp_path / "tower")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    exchange_parts(model, {"vision_tower": tmp_path / "tower"})
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("model.vision_tower.") for name in changed)
+    other.config.num_hidden_layers += 1
+    type(other)(other.config).save_pretrained(tmp_path / "deeper")
+    with pytest.raises(ValueError, match="does not fit the model's vision_tower"):
+        exchange_parts(model, {"vision_tower": tmp_path / "deeper"})
 
 
 def test_named_modules_of_a_trained_model_start_afresh(model):

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPVisionModel, PreTrainedModel
 
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.presets_unif2ace import get_preset
 from .data.attributes import ATTRIBUTES, IDENTITY_PARAMETERS
 from .data.captions import write_caption
-from .data.painted import attributes_of, load_rendered
+from .data.painted import attributes_of, load_rendered, rendered_seed
 from .data.painted_identities import LASTING_ATTRIBUTES, paint_people, person_picture
 from .data.visibility import assumed_visible
 from .evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
@@ -103,7 +103,8 @@ class PaintedTask(EncoderTask):
     """A task on the render cache of painted faces."""
 
     def __init__(self, config: dict, settings: dict):
-        self.folder, self.seed, self.settings = config["painted"], config["seed"], settings
+        self.folder, self.settings = config["painted"], settings
+        self.seed = rendered_seed(self.folder, "train")  # the faces', whatever the seed of the training
         self.pictures = load_rendered(self.folder, "train", settings["at_least"])
 
     def reload(self) -> None:
@@ -185,6 +186,9 @@ class ClipTask(PaintedTask):
         self.tokenizer = AutoTokenizer.from_pretrained(config["text_tokenizer"], padding_side="right")
         self.teacher = UniF2aceJudge.from_pretrained(settings["judge"]).eval().requires_grad_(False)
         self.model = CLIPModel(self._build_config(config, settings))
+        if settings.get("initial"):  # a trained vision tower; the text tower, which no model keeps, begins afresh
+            tower = CLIPVisionModel.from_pretrained(settings["initial"])
+            self.model.vision_model.load_state_dict(tower.state_dict())
         hidden_size = self.model.config.vision_config.hidden_size
         self.probe = PatchProbe(hidden_size, self.teacher.config.labels, self.teacher.config.stage_channels[-1])
         self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})

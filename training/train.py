@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, set_seed
 from transformers.distributed import DistributedConfig
@@ -153,10 +154,7 @@ def build_model(
     Raises:
         ValueError: if a part is unknown, or parts and preset do not fit together.
     """
-    unknown = set(parts or ()) - set(PART_CLASSES)
-    if unknown:
-        raise ValueError(f"unknown part {min(unknown)!r}, expected one of {', '.join(PART_CLASSES)}")
-    trained = {name: PART_CLASSES[name].from_pretrained(folder) for name, folder in (parts or {}).items()}
+    trained = _load_parts(parts)
     fields = get_preset(preset).to_dict()
     for name, part in trained.items():
         fields[PART_CONFIGS[name]] = part.config.to_dict()
@@ -166,6 +164,31 @@ def build_model(
     for name, part in trained.items():
         model.model.get_submodule(name).load_state_dict(part.state_dict())
     return model
+
+
+def _load_parts(parts: dict[str, str | Path] | None) -> dict[str, nn.Module]:
+    unknown = set(parts or ()) - set(PART_CLASSES)
+    if unknown:
+        raise ValueError(f"unknown part {min(unknown)!r}, expected one of {', '.join(PART_CLASSES)}")
+    return {name: PART_CLASSES[name].from_pretrained(folder) for name, folder in (parts or {}).items()}
+
+
+def exchange_parts(model: UniF2aceForConditionalGeneration, parts: dict[str, str | Path] | None) -> None:
+    """
+    Put other weights of the same shape into parts of a trained model, in place.
+
+    Args:
+        model (`UniF2aceForConditionalGeneration`): The model.
+        parts (`dict`): Folders of trained `vq_model`, `vision_tower`, `face_encoder`.
+
+    Raises:
+        ValueError: if a part is unknown or of another shape.
+    """
+    for name, part in _load_parts(parts).items():
+        try:
+            model.model.get_submodule(name).load_state_dict(part.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"parts: {parts[name]} does not fit the model's {name}: {error}") from error
 
 
 def start_afresh(model: UniF2aceForConditionalGeneration, names: list[str]) -> None:
@@ -274,6 +297,7 @@ def _prepare(
     """Model, processor, training rows and held-out rows."""
     if config.get("initial"):  # a trained checkpoint instead of fresh weights; codes must be those of its tokenizer
         model = UniF2aceForConditionalGeneration.from_pretrained(config["initial"], dtype="float32")
+        exchange_parts(model, config.get("parts"))
         start_afresh(model, config.get("fresh", ()))
     else:
         if "preset" not in config:

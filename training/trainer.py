@@ -115,7 +115,7 @@ class UniF2aceTrainer(Trainer):
         if args.muon_learning_rate is not None:
             betas = (args.adam_beta1, args.adam_beta2)
             settings = {"muon_lr": args.muon_learning_rate, "lr": args.learning_rate, "betas": betas}
-            settings |= {"eps": args.adam_epsilon, "weight_decay": args.weight_decay}
+            settings |= {"eps": args.adam_epsilon, "weight_decay": args.weight_decay, "bf16": args.bf16}
             kwargs.setdefault("optimizer_cls_and_kwargs", (MuonAdamWFactory, settings))
         super().__init__(model=model, args=args, **kwargs)
         check_rows(self.train_dataset, "train_dataset")

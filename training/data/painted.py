@@ -359,6 +359,12 @@ def load_rendered(folder: str | os.PathLike, split: str, at_least: int = 1) -> n
     return pictures
 
 
+def rendered_seed(folder: str | os.PathLike, split: str) -> int:
+    """The seed that the render cache of `split` was painted with, which its attributes need; 0 when it says none."""
+    path = Path(folder) / f"{split}.json"
+    return json.loads(path.read_text())["seed"] if path.exists() else 0
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the text at the top of this file."""
     parser = argparse.ArgumentParser(

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .captions import DESCRIBE_PROMPTS, write_caption
-from .painted import attributes_of, load_rendered, painted_face
+from .painted import attributes_of, load_rendered, painted_face, rendered_seed
 from .questions import write_questions
 from .records import FaceRecord
 from .visibility import assumed_visible
@@ -35,7 +35,6 @@ class PaintedRows(Dataset):
         count (`int`, *optional*): Pictures to use, from the first on; all that have codes when not given.
         passes (`int`, *optional*, defaults to 1): How often each picture comes, with other words each time.
         seed (`int`, *optional*, defaults to 0): Seed of the words.
-        data_seed (`int`, *optional*, defaults to 0): Seed that the pictures were painted with.
 
     Raises:
         FileNotFoundError: if the codes or enough pictures are missing.
@@ -48,7 +47,6 @@ class PaintedRows(Dataset):
         count: int | None = None,
         passes: int = 1,
         seed: int = 0,
-        data_seed: int = 0,
     ):
         path = Path(folder) / f"{split}_codes.npy"
         if not path.exists():
@@ -61,7 +59,8 @@ class PaintedRows(Dataset):
         if self.count > len(self.codes):
             raise FileNotFoundError(f"{path} has the codes of {len(self.codes)} pictures, expected {self.count}")
         self.pictures = load_rendered(folder, split, at_least=self.count)
-        self.split, self.passes, self.seed, self.data_seed = split, passes, seed, data_seed
+        self.split, self.passes, self.seed = split, passes, seed
+        self.data_seed = rendered_seed(folder, split)
 
     @property
     def tasks(self) -> list[str]:
