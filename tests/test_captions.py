@@ -11,6 +11,7 @@ from unif2ace.training.data.attributes import ATTRIBUTES, sample_attributes
 from unif2ace.training.data.captions import (
     DESCRIBE_PROMPTS,
     parse_caption,
+    respell,
     salient_attributes,
     write_caption,
 )
@@ -42,6 +43,17 @@ def test_parser_is_the_exact_inverse_of_the_writer(coverage):
         caption = write_caption(attributes, visible, rng, coverage=coverage)
         assert parse_caption(caption.text) == caption.attributes, caption.text
         assert parse_caption(caption.text.upper()) == caption.attributes, caption.text
+
+
+def test_other_spellings_keep_the_meaning():
+    rng = random.Random(1)
+    changed = 0
+    for _ in range(300):
+        caption = write_caption(*sample_face(rng), rng, coverage=0.6)
+        text = respell(caption.text, rng)
+        changed += text != caption.text
+        assert parse_caption(text) == caption.attributes, text
+    assert changed > 30
 
 
 @pytest.mark.parametrize("coverage", [1.0, 0.5])

@@ -104,6 +104,17 @@ def write_caption(
     return Caption(_Writer(stated, rng).text(), stated)
 
 
+_ALSO_SPELT = (("gray", "grey"), ("mustache", "moustache"), ("blond ", "blonde "), ("makeup", "make-up"))
+
+
+def respell(text: str, rng: random.Random) -> str:
+    """Writes words of a caption as other people do ("grey", "moustache"), half of the time; the meaning stays."""
+    for written, also in _ALSO_SPELT:
+        if rng.random() < 0.5:
+            text = text.replace(written, also)
+    return text
+
+
 def with_article(phrase: str) -> str:
     """Puts "a" or "an" before a phrase."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

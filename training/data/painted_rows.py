@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .captions import DESCRIBE_PROMPTS, write_caption
+from .captions import DESCRIBE_PROMPTS, respell, write_caption
 from .painted import attributes_of, load_rendered, painted_face, rendered_seed
 from .questions import write_questions
 from .records import FaceRecord
@@ -17,7 +17,7 @@ from .visibility import assumed_visible
 
 # Shares of the mixture. Most prompts state everything that can be seen, the rest are short, as users write them.
 FULL_PROMPT_SHARE = 0.55
-SHORT_PROMPT_COVERAGE = (0.3, 0.8)
+SHORT_PROMPT_COVERAGE = (0.1, 0.8)
 CAPTION_SHARE = 0.4  # of the understanding rows; the others are questions
 QUESTIONS = (8, 11)  # about one picture in one row: the picture is the costly part of it, so many share one
 
@@ -81,8 +81,8 @@ class PaintedRows(Dataset):
         codes = torch.from_numpy(self.codes[picture].astype(np.int64))
         if row < self.count:
             coverage = 1.0 if rng.random() < FULL_PROMPT_SHARE else rng.uniform(*SHORT_PROMPT_COVERAGE)
-            text = write_caption(attributes, visible, rng, coverage=coverage).text
-            return {"task": "t2i", "codes": codes, "text": text}
+            caption = write_caption(attributes, visible, rng, coverage=coverage)
+            return {"task": "t2i", "codes": codes, "text": respell(caption.text, rng)}
         if rng.random() < CAPTION_SHARE:
             turns = [(rng.choice(DESCRIBE_PROMPTS), write_caption(attributes, visible, rng).text)]
         else:
