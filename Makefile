@@ -46,10 +46,12 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
 	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces.yaml
 	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-2.yaml
+	$(PYTHON) -m unif2ace.training.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
+	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-3.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
-	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-2/final \
+	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-3/final \
 		--image-tokenizer runs/tokenizer_decoder/final --out hub_card/unif2ace-faces --overwrite
 
 judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (about 10 minutes; needs PyPI once)

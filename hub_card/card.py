@@ -29,7 +29,7 @@ from ..training.files import write_text
 PACKAGE = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 CONFIGS = PACKAGE / "training" / "configs"
-FIRST_STAGE, SECOND_STAGE = "unif2ace-faces.yaml", "unif2ace-faces-2.yaml"
+FIRST_STAGE, SECOND_STAGE, LAST_STAGE = "unif2ace-faces.yaml", "unif2ace-faces-2.yaml", "unif2ace-faces-3.yaml"
 MODEL_NAME = "UniF²ace faces"
 LOSS_COLUMNS = {
     "loss": "total",
@@ -121,6 +121,11 @@ def _stages(configs: Path) -> list[dict]:
     for what, config in (("the model, first stage", FIRST_STAGE), ("second stage", SECOND_STAGE)):
         minutes = _read_yaml(configs / config)["training"]["max_minutes"]
         stages.append({"what": what, "command": train + config, "minutes": minutes})
+    minutes = _read_yaml(configs / "encoders-faces-2.yaml")["clip"]["minutes"]
+    command = f"{module}.train_encoders clip --config training/configs/encoders-faces-2.yaml --threads 2"
+    stages.append({"what": "CLIP encoder, second stage", "command": command, "minutes": minutes})
+    minutes = _read_yaml(configs / LAST_STAGE)["training"]["max_minutes"]
+    stages.append({"what": "the model, third stage", "command": train + LAST_STAGE, "minutes": minutes})
     decoder = "tokenizer-faces-decoder.yaml"
     command = f"{module}.train_tokenizer --config training/configs/{decoder}"
     minutes = _read_yaml(configs / decoder)["minutes"]
@@ -222,7 +227,7 @@ def make_card(
         text=text,
         resolution=config.vq_config.resolution,
         stages=_stages(configs),
-        training=_read_yaml(configs / SECOND_STAGE)["training"],
+        training=_read_yaml(configs / LAST_STAGE)["training"],
         preset=_read_yaml(configs / FIRST_STAGE)["preset"],
         minutes=f"{training_minutes(log):.0f}" if log else None,
         steps=log[-1]["step"] if log else None,
