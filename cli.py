@@ -43,8 +43,9 @@ example:
   unif2ace describe face.png
 """
 ASK_EXAMPLES = """\
-example:
+examples:
   unif2ace ask face.png "What is on his head?"
+  unif2ace ask face.png "Is he smiling?" "What color is the hair?"
 """
 
 # Commands that live in a module of their own: its place (relative to the package) and a summary. The module has
@@ -155,9 +156,9 @@ def _build_parser(called: str | None) -> argparse.ArgumentParser:
     describe.add_argument("--prompt", help="the request (default: Describe this face.)")
     add_length_argument(describe)
 
-    ask = _add_command(commands, "ask", _ask, "answer a question about the face in a picture", ASK_EXAMPLES)
+    ask = _add_command(commands, "ask", _ask, "answer questions about the face in a picture", ASK_EXAMPLES)
     ask.add_argument("image", help="a picture of a face, cropped to the head")
-    ask.add_argument("question", help="the question")
+    ask.add_argument("question", nargs="+", help="the question; several get a line each")
     add_length_argument(ask)
 
     for name, (place, summary) in MODULES.items():
@@ -292,9 +293,11 @@ def _describe(arguments: argparse.Namespace):
 
 
 def _ask(arguments: argparse.Namespace):
-    _check_text("the question", arguments.question)
+    for question in arguments.question:
+        _check_text("the question", question)
     image = open_picture(arguments.image)
-    print(load_pipeline(arguments).answer(image, arguments.question, max_new_tokens=arguments.max_new_tokens))
+    answers = load_pipeline(arguments).answer(image, arguments.question, max_new_tokens=arguments.max_new_tokens)
+    print(*answers, sep="\n")
 
 
 # Input

@@ -339,6 +339,44 @@ class UniF2aceGenerationMixin(GenerationMixin):
         kwargs.pop("mm_token_type_ids", None)
         return self.generate_image_codes(inputs if input_ids is None else input_ids, **kwargs)
 
+    @torch.no_grad()
+    def prefill_images(
+        self,
+        input_ids: torch.LongTensor,
+        pixel_values: torch.FloatTensor | None = None,
+        clip_features: torch.FloatTensor | None = None,
+        face_features: torch.FloatTensor | None = None,
+    ) -> DynamicCache:
+        """
+        Keys and values of the part of understanding prompts that ends with the picture. It never sees what follows, so
+        one such cache serves all questions about its pictures: `generate(..., past_key_values=cache)`, with the
+        padding, if any, between picture and question. `generate` writes into it: give a copy to keep the original.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(images, length)`): The tokens up to end-of-image, without padding.
+            pixel_values, clip_features, face_features: The pictures, as `UniF2aceModel.forward` takes them.
+
+        Returns:
+            `DynamicCache` with one row for each picture.
+        """
+        cache = DynamicCache(config=self.config.text_config)
+        self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            clip_features=clip_features,
+            face_features=face_features,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return cache
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, is_encoder_decoder: bool = False, **model_kwargs):
+        """transformers repeats the rows of tensors for beams and several answers, but not those of a given cache."""
+        cache = model_kwargs.get("past_key_values")
+        if expand_size > 1 and cache is not None:
+            cache.batch_repeat_interleave(expand_size)
+        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, **model_kwargs)
+
     def _suppress_image_codes(self, kwargs: dict):
         """Text has no image codes: forbid them unless the caller chose `suppress_tokens`."""
         config = kwargs.get("generation_config") or self.generation_config

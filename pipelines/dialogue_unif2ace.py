@@ -6,15 +6,16 @@ from typing import Any
 
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from .checks_unif2ace import as_list, check_count, check_texts
+from .checks_unif2ace import check_count, check_texts
+from .prefill_unif2ace import UniF2acePrefillMixin, unwrap_images
 
 
 DEFAULT_DESCRIBE_PROMPT = "Describe this face."
 
 
-class UniF2aceDialogueMixin:
+class UniF2aceDialogueMixin(UniF2acePrefillMixin):
     """
-    Text methods of [`UniF2acePipeline`].
+    Text methods of [`UniF2acePipeline`]. Wherever they take a picture they also take what `prefill` made of it.
 
     Example:
 
@@ -82,10 +83,7 @@ class UniF2aceDialogueMixin:
                 differ, or the texts do not fit into the model.
         """
         check_texts("question", question)
-        images = as_list(image)
-        if not images:
-            raise ValueError("the list of images is empty, expected at least one")
-        images = self.processor.image_processor.fetch_images(images)
+        images = self._fetch_images(image)
         questions = [question] * len(images) if isinstance(question, str) else list(question)
         if len(images) == 1:
             images = images * len(questions)
@@ -134,10 +132,9 @@ class UniF2aceDialogueMixin:
             if not isinstance(message, dict) or not {"role", "content"} <= set(message):
                 raise ValueError(f'a message is {message!r}, expected {{"role": ..., "content": ...}}')
         if image is not None:
-            images = as_list(image)
+            images = self._fetch_images(image)
             if len(images) != len(conversations):
                 raise ValueError(f"{len(images)} images for {len(conversations)} conversations; give one for each")
-            images = self.processor.image_processor.fetch_images(images)
             conversations = [_with_image(*pair) for pair in zip(conversations, images, strict=True)]
         return self._converse(conversations, is_batched, max_new_tokens, stream, generate_kwargs)
 
@@ -147,15 +144,8 @@ class UniF2aceDialogueMixin:
         check_count("max_new_tokens", max_new_tokens)
         if stream and len(conversations) > 1:
             raise ValueError(f"stream=True with {len(conversations)} texts at once, expected one: stream them in turn")
-        inputs = self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-            sanitize_control_tokens=True,  # what looks like a control token in a question is text
-        ).to(self._execution_device, self.transformer.dtype)
+        conversations, pictures = unwrap_images(conversations)
+        inputs = self._tokenize(conversations)
         length = inputs["input_ids"].shape[1]
         limit = self.transformer.config.text_config.max_position_embeddings
         if length + max_new_tokens > limit:
@@ -165,8 +155,10 @@ class UniF2aceDialogueMixin:
             )
         if "stop_strings" in generate_kwargs:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
-        arguments = {"do_sample": False, "max_new_tokens": max_new_tokens, **generate_kwargs, **inputs}
-        arguments |= self._aligned_faces(conversations, generate_kwargs)
+        shared = self._shared_prefixes(pictures, inputs, generate_kwargs)
+        arguments = {"do_sample": False, "max_new_tokens": max_new_tokens, **generate_kwargs, **(shared or inputs)}
+        if shared is None:
+            arguments.setdefault("face_features", self._aligned_faces(pictures))
         if stream:
             return self._stream(arguments)
         self._onload()
@@ -174,19 +166,6 @@ class UniF2aceDialogueMixin:
         self.maybe_free_model_hooks()
         texts = self.processor.post_process_image_text_to_text(output[:, length:])
         return texts if is_batched else texts[0]
-
-    def _aligned_faces(self, conversations: list, generate_kwargs: dict) -> dict[str, Any]:
-        """`face_features`, where the face encoder wants faces cut out by landmarks and not the model's own pixels."""
-        encoder = self.transformer.model.face_encoder
-        if encoder is None or encoder.config.alignment != "five_points" or "face_features" in generate_kwargs:
-            return {}
-        contents = [message["content"] for conversation in conversations for message in conversation]
-        parts = [part for content in contents if not isinstance(content, str) for part in content]
-        pictures = [part["image"] for part in parts if part.get("type") == "image" and "image" in part]
-        if not pictures:
-            return {}
-        pictures = self.processor.image_processor.fetch_images(pictures)
-        return {"face_features": self.transformer.encode_faces(pictures)}
 
     def _stream(self, arguments: dict) -> Iterator[str]:
         """Pieces of text from a thread that generates; leaving the loop early ends the thread."""

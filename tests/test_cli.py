@@ -109,6 +109,7 @@ def test_describe_and_ask(run):
         ("describe", "face.png"),
         ("describe", "face.png", "--prompt", "Who is it?"),
         ("ask", "face.png", "Has he a hat?"),
+        ("ask", "face.png", "Has he a hat?", "Has he a beard?"),
     ):
         code, _, err = run(*arguments, "--max-new-tokens", 4)
         assert (code, err) == (0, [])

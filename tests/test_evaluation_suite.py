@@ -240,6 +240,9 @@ def test_answers_keep_their_order_whatever_is_asked_together(suite):
     usual = suite.subject.answer(images, questions, max_new_tokens=3)
     assert usual == suite.subject.answer(images, questions, max_new_tokens=3, order=range(COUNT, 0, -1))
     assert len(suite.subject.describe(images[:2])) == 2
+    several = suite.subject.answer(images * 2, questions + questions[::-1], max_new_tokens=3)  # each picture twice
+    assert several[:COUNT] == usual
+    assert several[COUNT:] == suite.subject.answer(images, questions[::-1], max_new_tokens=3)
 
 
 @pytest.mark.slow

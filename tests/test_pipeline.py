@@ -286,6 +286,34 @@ def test_describe_and_answer(pipe, face, tmp_path):
     assert isinstance(sampled, str)
 
 
+def test_a_picture_is_read_once_for_all_questions(pipe, face, monkeypatch):
+    other = Image.fromarray(np.asarray(face)[::-1].copy())
+    questions = ["What is on his head?", "Has he a beard or a hat?", "Is she young?"]
+    length = {"max_new_tokens": 6, "min_new_tokens": 6}
+    alone, alone_other = ([pipe.answer(item, text, **length) for text in questions] for item in (face, other))
+    read, encode = [], pipe.transformer.model.vq_model.encode
+    monkeypatch.setattr(pipe.transformer.model.vq_model, "encode", lambda x: read.append(len(x)) or encode(x))
+    mixed = [alone[0], alone_other[1], alone[2]]
+    assert pipe.answer(face, questions, **length) == alone and read == [1]
+    assert pipe.answer([face, other, face], questions, **length) == mixed and read == [1, 2]
+
+    first, second = pipe.prefill([face, other])
+    read.clear()
+    assert pipe.answer([first, second, first], questions, **length) == mixed
+    assert pipe.answer(first, questions[1], **length) == alone[1]
+    assert "".join(pipe.answer(first, questions[0], stream=True, **length)).strip() == alone[0]
+    turns = [{"role": "user", "content": questions[2]}]
+    assert pipe.chat(turns, image=first, **length) == alone[2] and read == []
+    assert pipe.answer([first, other], questions[:2], **length) == mixed[:2] and read == [1]
+    read.clear()
+    # what has no place for a past reads the picture again
+    for arguments in ({"cache_implementation": "static"}, {"use_cache": False}):
+        assert pipe.answer([first] * 3, questions, **arguments, **length) == alone
+    assert read[:2] == [3, 3]  # without a cache at every token
+    first.made_for = (first.made_for[0], torch.bfloat16)
+    assert pipe.answer(first, questions[0], **length) == alone[0]
+
+
 def test_streamed_pieces_are_the_answer(pipe, face):
     question = "What is on his head?"
     whole = pipe.answer(face, question, max_new_tokens=10)
@@ -332,7 +360,8 @@ def test_stop_strings_and_beams_of_an_answer(pipe, face):
     letter = whole[len(whole) // 2]
     stopped = pipe.answer(face, "What is on his head?", max_new_tokens=10, stop_strings=[letter])
     assert whole.startswith(stopped.rstrip()) and letter in stopped
-    assert isinstance(pipe.answer(face, "What is on his head?", max_new_tokens=4, num_beams=2), str)
+    beams = pipe.answer(face, "What is on his head?", max_new_tokens=4, num_beams=2)
+    assert pipe.answer([face] * 2, "What is on his head?", max_new_tokens=4, num_beams=2) == [beams] * 2
 
 
 def test_control_tokens_in_a_question_are_text(pipe, face):

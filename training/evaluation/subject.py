@@ -171,7 +171,8 @@ class Subject:
         Ask a question about each picture; greedy decoding.
 
         Args:
-            images (`list[PIL.Image.Image]`): The pictures, one for each question.
+            images (`list[PIL.Image.Image]`):
+                The pictures, one for each question. One that is given several times, as the same object, is read once.
             questions (`list[str]`): The questions.
             max_new_tokens (`int`, *optional*, defaults to 160): Longest answer, in tokens.
             order (`list`, *optional*):
@@ -182,9 +183,18 @@ class Subject:
             `list[str]`: The answers, in the order of the questions.
         """
         keys = [len(text) for text in questions] if order is None else order
-        places = sorted(range(len(questions)), key=lambda place: keys[place])
-        parts = [places[part] for part in self._slices(len(places))]
-        tasks = [([images[i] for i in part], [questions[i] for i in part], max_new_tokens) for part in parts]
+        by_picture: dict[int, list[int]] = {}
+        for place in sorted(range(len(questions)), key=lambda place: keys[place]):
+            by_picture.setdefault(id(images[place]), []).append(place)
+        # a task holds all questions about its pictures, so that each picture is read once
+        tasks, parts, pictures = [], [], list(by_picture)
+        for part in self._slices(len(pictures)):
+            rows = {picture: row for row, picture in enumerate(pictures[part])}
+            part = sorted((place for picture in rows for place in by_picture[picture]), key=lambda place: keys[place])
+            faces = [images[by_picture[picture][0]] for picture in rows]
+            about = [rows[id(images[place])] for place in part]
+            tasks.append((faces, about, [questions[place] for place in part], max_new_tokens, self.batch_size))
+            parts.append(part)
         answers = [""] * len(questions)
         for part, texts in zip(parts, self._run(_answer, tasks, list(map(len, parts)), description), strict=True):
             for place, text in zip(part, texts, strict=True):
@@ -268,8 +278,21 @@ def _generate(pipe: UniF2acePipeline, texts: list[str], seeds: list[int], steps:
     return (output.images * 255).round().astype(np.uint8), output.codes.cpu().numpy()
 
 
-def _answer(pipe: UniF2acePipeline, images: list[Image.Image], questions: list[str], max_new_tokens: int) -> list[str]:
-    return pipe.answer(images, questions, max_new_tokens=max_new_tokens)
+def _answer(
+    pipe: UniF2acePipeline,
+    faces: list[Image.Image],
+    about: list[int],
+    questions: list[str],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    if len(faces) < len(questions):
+        faces = pipe.prefill(faces)
+    answers = []
+    for start in range(0, len(questions), batch_size):
+        part = slice(start, start + batch_size)
+        answers += pipe.answer([faces[row] for row in about[part]], questions[part], max_new_tokens=max_new_tokens)
+    return answers
 
 
 def _log_probabilities(
