@@ -51,6 +51,7 @@ examples:
 # Commands that live in a module of their own: its place (relative to the package) and a summary. The module has
 # `EXAMPLES`, `add_arguments(parser)` and `run(arguments)`, and is imported only when its command is called.
 MODULES: dict[str, tuple[str, str]] = {
+    "chat": ("pipelines.chat", "talk about the face in a picture"),
     "compare": ("training.evaluation.compare", "show two evaluation runs side by side, with significance"),
     "evaluate": ("training.evaluation.command", "measure a checkpoint by every metric of a suite"),
     "convert": ("training.convert", "bring in weights of Show-o or of a face encoder, or take them home"),

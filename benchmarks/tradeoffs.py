@@ -57,15 +57,21 @@ OPTIONS = [
 ]
 
 
-def measure(option: Option, faces: PaintedFaces, judge: UniF2aceJudge, options: argparse.Namespace) -> dict:
-    """Draw all faces with an option: time, steps, and right attributes of each picture."""
-    pipe = UniF2acePipeline.from_pretrained(options.model)
-    pipe.scheduler = UniF2aceScheduler.from_config(pipe.scheduler.config, **option.scheduler)
+def load(model: str | None, weights: str | None = None) -> UniF2acePipeline:
+    """The pipeline, with its weights as they are or in another form."""
+    pipe = UniF2acePipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    if option.weights == "bf16":
+    if weights == "bf16":
         pipe.to(torch.bfloat16)
-    elif option.weights:
-        pipe.quantize(option.weights)
+    elif weights:
+        pipe.quantize(weights)
+    return pipe
+
+
+def measure(
+    option: Option, pipe: UniF2acePipeline, faces: PaintedFaces, judge: UniF2aceJudge, options: argparse.Namespace
+) -> dict:
+    """Draw all faces with an option: time, steps, and right attributes of each picture."""
     texts, steps, seconds, pictures = [caption.text for caption in faces.captions], [], 0.0, []
     arguments = {"num_inference_steps": 16, "guidance_scale": 4.0, "watermark": False, **option.call}
 
@@ -126,12 +132,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     has_torchao = importlib.util.find_spec("torchao") is not None
+    plain = load(options.model)
+    scheduler_config = plain.scheduler.config
     rows, base = [], None
     for option in OPTIONS:
         if (option.weights or "").startswith("int8") and not has_torchao:
             print(f"{option.name}: left out, torchao is not installed")
             continue
-        found = measure(option, faces, judge, options)
+        pipe = plain if option.weights is None else load(options.model, option.weights)
+        pipe.scheduler = UniF2aceScheduler.from_config(scheduler_config, **option.scheduler)
+        found = measure(option, pipe, faces, judge, options)
         base = base or found
         rows.append(
             [

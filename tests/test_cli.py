@@ -1,5 +1,6 @@
 """The command `unif2ace`: what it prints and writes, and one line with exit code 2 for bad input."""
 
+import io
 import re
 import subprocess
 import sys
@@ -115,6 +116,36 @@ def test_describe_and_ask(run):
         assert (code, err) == (0, [])
 
 
+def test_chat_remembers_what_was_said(checkpoint, capsys, tmp_path, monkeypatch):
+    from unif2ace import UniF2acePipeline
+
+    asked, chat = [], UniF2acePipeline.chat
+
+    def listening(pipe, messages, **arguments):
+        pieces = chat(pipe, messages, **arguments)
+        asked.append([message["content"] for message in messages])
+        return pieces
+
+    monkeypatch.setattr(UniF2acePipeline, "chat", listening)
+    monkeypatch.chdir(tmp_path)
+    Image.effect_noise((40, 40), 50).save("face.png")
+
+    def talk(*lines):
+        asked.clear()
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+        code = main(["chat", "face.png", "--model", checkpoint, "--max-new-tokens", "4"])
+        return code, capsys.readouterr()
+
+    code, output = talk("Has he a hat?", "", "Why?", "/new", "Has he a hat?", "/quit", "Is he old?")
+    assert (code, output.err) == (0, "")
+    assert asked == [["Has he a hat?"], ["Has he a hat?", asked[1][1], "Why?"], ["Has he a hat?"]]
+    assert output.out.startswith(asked[1][1])
+    assert talk(*["why " * 35] * 2)[0] == 0
+    assert [len(messages) for messages in asked] == [1, 1]  # together too long: the older one is forgotten
+    code, output = talk("why " * 300)
+    assert code == 2 and "the model reads 256" in output.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -168,7 +199,7 @@ def test_debug_shows_where(run):
         run("describe", "no.png", "--debug")
 
 
-@pytest.mark.parametrize("command", [(), ("generate",), ("describe",), ("ask",)])
+@pytest.mark.parametrize("command", [(), ("generate",), ("describe",), ("ask",), ("chat",)])
 def test_help_has_an_example(run, command):
     code, out, err = run(*command, "--help", model=None)
     assert (code, err) == (0, []) and any(line.startswith("  unif2ace ") for line in out)
