@@ -5,8 +5,9 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor
@@ -35,7 +36,6 @@ BUNDLED_NAME = "unif2ace-faces"  # the folder of the checkpoint inside the packa
 
 _COMPONENTS = ("transformer", "scheduler", "processor")
 _DOWNLOAD_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-_PUSH_ARGUMENTS = ("repo_id", "token", "private", "commit_message", "create_pr")
 # Code is never fetched, nor weights whose format can run code.
 _NEVER_FETCHED = ["*.py", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.onnx"]
 
@@ -170,17 +170,21 @@ class UniF2acePipeline(
             safe_serialization (`bool`, *optional*, defaults to `True`): Weights as safetensors.
             variant (`str`, *optional*): Put into the names of the weight files, as `model.fp16.safetensors`.
             max_shard_size (`int` or `str`, *optional*): Largest weight file, as `"10GB"`.
-            push_to_hub (`bool`, *optional*, defaults to `False`): Upload the folder once it is complete.
-            kwargs: `repo_id`, `token`, `private`, `commit_message` and `create_pr` of that upload.
+            push_to_hub (`bool`, *optional*, defaults to `False`): Publish the folder once it is complete.
+            kwargs: Options of [`~unif2ace.hub_card.publish.publish`], as for `push_to_hub`, with `repo_id` among them;
+                the folder's name when not given.
 
         Raises:
-            TypeError: if `kwargs` has another name.
+            TypeError: if `kwargs` are given that `publish` does not take, or without `push_to_hub`.
             ValueError: if the model holds LoRA adapters: see `fuse_lora` and `unload_lora_weights`.
+            OSError: if it shall be published by code that came from the Hub: that needs the package.
         """
         self._refuse_adapters()
-        unknown = sorted(set(kwargs) - set(_PUSH_ARGUMENTS))
-        if unknown:
-            raise TypeError(f"save_pretrained got {unknown[0]!r}, expected one of {', '.join(_PUSH_ARGUMENTS)}")
+        publish = _publisher(kwargs) if push_to_hub else None
+        if kwargs and not push_to_hub:
+            raise TypeError(f"save_pretrained got {min(kwargs)!r}, which concerns publishing: add push_to_hub=True")
+        if push_to_hub and not (safe_serialization and variant is None):
+            raise ValueError("only safetensors weights without a variant can be published: leave these arguments out")
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size)
         folder = Path(save_directory)
         index_file = folder / "model_index.json"
@@ -190,16 +194,27 @@ class UniF2acePipeline(
             index[name] = _bare_name(part)
         index["_class_name"] = _bare_name(self)
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if push_to_hub:
-            api = HfApi(token=kwargs.get("token"))
-            repo_id = kwargs.get("repo_id", folder.resolve().name)
-            repo_id = api.create_repo(repo_id, private=kwargs.get("private"), exist_ok=True).repo_id
-            api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=kwargs.get("commit_message", "Upload pipeline"),
-                create_pr=kwargs.get("create_pr"),
-            )
+        if publish is not None:
+            return publish(folder, kwargs.pop("repo_id", folder.resolve().name), **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> list:
+        r"""
+        Publish the pipeline as `unif2ace publish` does: `repo_id` for transformers and `repo_id` + `"-diffusers"` for
+        diffusers, both with the code that they need and a card.
+
+        Args:
+            repo_id (`str`): `"ORG/NAME"`, or `"NAME"` under the own account.
+            kwargs: Options of [`~unif2ace.hub_card.publish.publish`]: `license` (needed), `private`, `token`,
+                `layouts`, `base_model`, `overwrite`, `samples`, ...
+
+        Returns:
+            `list[PublishedRepository]`: one for each repository.
+
+        Raises:
+            What `save_pretrained` and `publish` raise.
+        """
+        with TemporaryDirectory() as folder:
+            return self.save_pretrained(Path(folder) / "model", push_to_hub=True, repo_id=repo_id, **kwargs)
 
     # Text to image
 
@@ -486,6 +501,21 @@ def _bundled_checkpoint() -> Path:
 def _named_base(name: str) -> str | None:
     """An adapter's base as `from_pretrained` takes it: `None` for the bundled checkpoint, a folder or a repository."""
     return None if name == BUNDLED_NAME and not os.path.isdir(name) else name
+
+
+def _publisher(options: dict[str, Any]) -> Callable:
+    """The package's one way to the Hub, if it takes these options."""
+    try:
+        publish = import_module("..hub_card.publish", __package__).publish
+    except ImportError as error:
+        if error.name and error.name.partition(".")[0] != __package__.partition(".")[0]:
+            raise OSError(f'publishing needs {error.name}: pip install "unif2ace[train]"') from error
+        # code that was fetched from the Hub stands alone
+        raise OSError("publishing needs the package unif2ace: install it, and load with UniF2acePipeline") from error
+    unknown = sorted(options.keys() - publish.__kwdefaults__.keys() - {"repo_id"})
+    if unknown:
+        raise TypeError(f"publish takes no {unknown[0]!r}, expected repo_id, {', '.join(publish.__kwdefaults__)}")
+    return publish
 
 
 def _fetch(path: str | os.PathLike, download: dict[str, Any]) -> Path:

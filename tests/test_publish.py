@@ -129,6 +129,26 @@ def test_foreign_repositories_are_left_alone_unless_told(hub, model, capsys):
     assert files["essay.md"] == b"theirs" and "pytorch_model.bin" not in files and MANIFEST in files
 
 
+def test_a_pipeline_is_published_the_same_way(hub, model, tmp_path):
+    pipe = UniF2acePipeline.from_pretrained(model)
+    options = {"license": "mit", "token": TOKEN, **QUIET}
+    for wrong, message in (({"create_pr": True}, "takes no 'create_pr', expected repo_id, layouts"), ({}, "licence")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            pipe.save_pretrained(tmp_path / "faces", push_to_hub=True, **QUIET, token=TOKEN, **wrong)
+    with pytest.raises(TypeError, match="add push_to_hub=True"):
+        pipe.save_pretrained(tmp_path / "faces", license="mit")
+    assert not hub.repos
+    published = pipe.save_pretrained(tmp_path / "faces", push_to_hub=True, **options)  # named as the folder
+    assert [repository.repo_id for repository in published] == ["tester/faces", "tester/faces-diffusers"]
+    for repository in published:  # with manifest, code and card, unlike what diffusers itself would upload
+        assert {MANIFEST, "README.md", "LICENSE", "modeling_unif2ace.py"} <= set(hub.files(repository.repo_id))
+    loaded = UniF2acePipeline.from_pretrained(published[1].repo_id, revision=published[1].revision, token=TOKEN)
+    assert what_it_says(loaded) == what_it_says(pipe)
+    # the same weights again, from a folder that is gone afterwards: nothing new to upload
+    again = pipe.push_to_hub("tester/faces", **options)
+    assert [repository.uploaded for repository in again] == [[], []]
+
+
 def test_private_means_private(hub, model):
     options = {"layouts": ("diffusers",), "license": "mit", "token": TOKEN, **QUIET}
     publish(model, "tester/secret", private=True, **options)
@@ -235,10 +255,6 @@ def test_bundled_code_is_the_package_s_code():
         compile(text, path.name, "exec")
         # the scanners of both libraries are line by line, also in docstrings
         assert not re.search(r"^\s*(from|import)\s+\.", text, re.MULTILINE)
-        assert (
-            not re.search(r"^\s*(from|import)\s+unif2ace\b(?!\s*$).*import", text.replace(">>> ", ""), re.MULTILINE)
-            or True
-        )
 
 
 def test_bundling_refuses_one_name_for_two_things(tmp_path):
@@ -323,10 +339,11 @@ def test_a_process_without_the_package_says_the_same(hub, model, tmp_path):
     published = publish(model, "tester/faces", license="mit", token=TOKEN, **QUIET)
     revisions = {repository.layout: repository.revision for repository in published}
     # `main` moves on to other weights: the pinned revision must not care
-    publish(save_tiny_checkpoint(tmp_path / "other", seed=1), "tester/faces", license="mit", token=TOKEN, **QUIET)
-    publish(model, "tester/faces", license="mit", token=TOKEN, **QUIET)
+    other = save_tiny_checkpoint(tmp_path / "other", seed=1)
+    publish(other, "tester/faces", license="mit", token=TOKEN, **QUIET)
 
     source = what_it_says(UniF2acePipeline.from_pretrained(model))
+    assert what_it_says(UniF2acePipeline.from_pretrained(other)) != source
     child = subprocess.run(
         [sys.executable, "-P", "-c", WITHOUT_THE_PACKAGE, json.dumps(revisions), PROMPT],
         cwd=tmp_path,
