@@ -1,5 +1,6 @@
 """
-Puts models on the Hub: `unif2ace publish`, `UniF2aceTrainer.push_to_hub` and the training callback all come here.
+Puts models on the Hub: `unif2ace publish`, `push_to_hub` of trainer and pipeline and the training callback all come
+here.
 
 A repository is written in two commits. The first holds weights and code; the second the card, whose snippets name the
 first one's hash, so that they load exactly what was published. A manifest in the repository says what was written:
@@ -9,7 +10,7 @@ with it a later run knows its own files, uploads what changed, deletes what it n
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def publish(
     license: str | None = None,
     base_model: str | None = None,
     quality: str | os.PathLike | None = None,
+    results: Sequence[str | os.PathLike] | None = None,
+    datasets: Sequence[str] | None = None,
     samples: int = 6,
     token: str | None = None,
     report: Callable[[str], None] = print,
@@ -134,6 +137,11 @@ def publish(
         base_model (`str`, *optional*): Hub id of what this was trained from; for an adapter the model that it changes.
         quality (`str` or `os.PathLike`, *optional*):
             What `benchmarks/quality.py` measured; shown on the card if it was measured on these weights.
+        results (`list[str or os.PathLike]`, *optional*):
+            Files that `unif2ace evaluate` wrote, for the card (with slices by group of people) and `.eval_results/`;
+            by default those of these weights in `results/`, here and in the run's folder.
+        datasets (`list[str]`, *optional*):
+            Hub ids of what this was trained on; by default the known ones that the run's configuration names.
         samples (`int`, *optional*, defaults to 6): Pictures to generate for the card; 0 for none.
         token (`str`, *optional*): Access token; the one of `hf auth login` when not given.
         report (`Callable`, *optional*, defaults to `print`): Gets what will be uploaded, before it is.
@@ -149,7 +157,16 @@ def publish(
     """
     checkpoint = Checkpoint.read(model)
     wanted = (ADAPTER,) if checkpoint.is_adapter else _check_layouts(layouts)
-    card = PublishedCard(checkpoint, run=run, license=license, base_model=base_model, quality=quality, samples=samples)
+    card = PublishedCard(
+        checkpoint,
+        run=run,
+        license=license,
+        base_model=base_model,
+        quality=quality,
+        samples=samples,
+        results=results,
+        datasets=datasets,
+    )
     api = HfApi(token=token)
     with _clear_errors(repo_id):
         repo_id = _full_name(api, repo_id, dry_run)

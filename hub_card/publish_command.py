@@ -29,9 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--license", metavar="NAME", help="licence of the weights, as the Hub names it: apache-2.0")
     parser.add_argument("--base-model", metavar="ORG/NAME", help="what it was trained from; for an adapter its model")
     parser.add_argument(
+        "--datasets", nargs="+", metavar="ORG/NAME", help="what it was trained on (default: what the run says)"
+    )
+    parser.add_argument(
         "--run", dest="run_folder", metavar="FOLDER", help="the training run (default: around the model)"
     )
     parser.add_argument("--quality", metavar="FILE", help="what benchmarks/quality.py measured on these weights")
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        metavar="FILE",
+        help="what `unif2ace evaluate` measured on these weights (default: those in results/, here and in the run)",
+    )
     parser.add_argument(
         "--samples", type=int, choices=range(9), default=6, metavar="0-8", help="pictures on the card (default: 6)"
     )
@@ -51,6 +60,8 @@ def run(arguments: argparse.Namespace):
         license=arguments.license,
         base_model=arguments.base_model,
         quality=arguments.quality,
+        results=arguments.results,
+        datasets=arguments.datasets,
         samples=arguments.samples,
     )
     for repository in published:

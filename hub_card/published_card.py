@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..modeling_unif2ace import UniF2aceConfig
 from ..training.evaluation.report import explanation, questions_table, summary_table
+from ..training.evaluation.results import card_results, card_section
 from ..training.plots import plot_losses
 from .card import checkpoint_sha256, count_parameters, eval_results, loss_table, measured_on
 from .figures import png, sample_grid
 from .layouts import ADAPTER, Checkpoint, Content
+from .measured import RESULTS, find_results, hub_results
 from .run_facts import RunFacts
 
 
@@ -29,7 +31,7 @@ _USE = (
 _GAP = re.compile(r"more information needed", re.IGNORECASE)
 _TASKS = {"transformers": "image-text-to-text", "diffusers": "text-to-image", ADAPTER: "image-text-to-text"}
 _LIBRARIES = {"transformers": "transformers", "diffusers": "diffusers", ADAPTER: "peft"}
-_KEPT = ("language", "datasets", "metrics", "model-index")  # of a card that was written before
+_KEPT = ("language", "metrics", "model-index")  # of a card that was written before
 _TAGS = ("unif2ace", "face", "text-to-image", "image-text-to-text", "discrete-diffusion", "moe")
 # licences whose terms the whole may be given out under together with code under Apache-2.0
 _PERMISSIVE = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "unlicense")
@@ -46,9 +48,13 @@ class PublishedCard:
         base_model (`str`, *optional*): Hub id of what it was trained from.
         quality (`str` or `os.PathLike`, *optional*): Measured quality; used if it was measured on these weights.
         samples (`int`, *optional*, defaults to 0): Pictures to generate.
+        results (`list[str or os.PathLike]`, *optional*):
+            Files that `unif2ace evaluate` wrote; by default those of these weights in `results/`, here and in the run.
+        datasets (`list[str]`, *optional*):
+            Hub ids of what it was trained on; by default those that the run's configuration names and are known.
 
     Raises:
-        ValueError: if nobody says what licence the weights have.
+        ValueError: if nobody says what licence the weights have, or results are of other weights.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class PublishedCard:
         base_model: str | None = None,
         quality: str | os.PathLike | None = None,
         samples: int = 0,
+        results: Sequence[str | os.PathLike] | None = None,
+        datasets: Sequence[str] | None = None,
     ):
         self.checkpoint = checkpoint
         self.written = _written_card(checkpoint.folder)
@@ -66,19 +74,24 @@ class PublishedCard:
         self.run = RunFacts.find(checkpoint.folder, run)
         adapter_base = checkpoint.config.get("base_model_name_or_path") if checkpoint.is_adapter else None
         self.base_model = base_model or known.get("base_model") or adapter_base
+        self.datasets = list(datasets or known.get("datasets") or self.run.datasets)
         self.num_samples = samples
         self.pictures: dict[str, Content] = {}
         self.prompts: list[str] = []
         self.known = known
         self.licences = self._licences(license or known.get("license"))
-        quality = quality or next((path for path in self._quality_files() if path.is_file()), None)
-        self.quality = None
+        self.quality, self.results, self.hub_results = None, [], {}
         if not checkpoint.is_adapter:
-            self.quality = measured_on(quality and Path(quality), checkpoint_sha256(checkpoint.model))
+            self._find_measured(quality, results)
 
-    def _quality_files(self) -> list[Path]:
-        folders = [self.checkpoint.folder] + ([self.run.folder] if self.run.folder else [])
-        return [folder / "quality.json" for folder in folders]
+    def _find_measured(self, quality: str | os.PathLike | None, results: Sequence[str | os.PathLike] | None) -> None:
+        folder, model, run = self.checkpoint.folder, self.checkpoint.model, self.run.folder
+        if quality is None and run is not None:
+            quality = run / "quality.json"
+        hashes = [checkpoint_sha256(place) for place in dict.fromkeys((folder, model))]
+        self.quality = measured_on(quality and Path(quality), hashes[-1])
+        self.results = find_results(hashes, [Path(RESULTS), *([run / RESULTS] if run else [])], results)
+        self.hub_results = hub_results(hashes, folder, self.results)
 
     def _licences(self, weights: str | None) -> dict[str, str]:
         if not weights:
@@ -122,12 +135,10 @@ class PublishedCard:
         block = f"<!-- use -->\n{usage.strip()}\n<!-- /use -->" + ("\n\n" if place is _USE[1] else "")
         body = (place or _USE[0]).sub(lambda _: block, body, count=1)
         card = ModelCard(f"---\n{self._metadata(layout, names)}\n---\n\n{body.rstrip()}\n")
-        return {"README.md": str(card).encode(), **self.pictures}
+        return {"README.md": str(card).encode(), **self.pictures, **self.hub_results}
 
     def _metadata(self, layout: str, names: Mapping[str, str]) -> str:
-        kept = {
-            key: self.known[key] for key in ("language", "datasets", "metrics", "model-index") if key in self.known
-        }
+        kept = {key: self.known[key] for key in _KEPT if key in self.known}
         code = [] if layout == ADAPTER else ["custom_code"]
         tags = dict.fromkeys([*_TAGS, *(self.known.get("tags") or ()), *code])
         fields: dict[str, Any] = {
@@ -137,11 +148,15 @@ class PublishedCard:
             "tags": list(tags),
             **self._license_fields(),
         }
+        if self.datasets:
+            fields["datasets"] = self.datasets
         if self.base_model:
             fields["base_model"] = self.base_model
             fields["base_model_relation"] = "adapter" if layout == ADAPTER else "finetune"
-        if self.quality and "model-index" not in kept:
-            fields |= {"model_name": names[layout].rpartition("/")[2], "eval_results": eval_results(self.quality)}
+        measured = eval_results(self.quality) if self.quality else []
+        measured += [result for results in self.results for result in card_results(results)]
+        if measured and "model-index" not in kept:
+            fields |= {"model_name": names[layout].rpartition("/")[2], "eval_results": measured}
         data = ModelCardData(**(fields | {key: value for key, value in kept.items() if key != "model-index"}))
         content = data.to_dict() | ({"model-index": kept["model-index"]} if "model-index" in kept else {})
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()
@@ -188,6 +203,7 @@ class PublishedCard:
             summary=summary_table(quality) if quality else None,
             explanation=explanation(quality) if quality else None,
             questions=questions_table(quality) if quality and "vqa" in quality else None,
+            results=[card_section(results) for results in self.results],
             licences=self.licences,
         )
 

@@ -1,6 +1,7 @@
 """What a training run left behind, read for its card: configuration, starts of the run, log."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import yaml
 
 from ..training.callbacks import LOG_FILE, read_lines
+from ..training.data.face_sources import SOURCES, Source
+from ..training.evaluation.results import without_places
 from ..training.run_folder import CONFIG_FILE, RUN_FILE
 from .card import training_minutes
 
@@ -67,16 +70,38 @@ class RunFacts:
         found = {"python": last.get("python")} | last.get("packages", {})
         return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
+    @property
+    def datasets(self) -> list[str]:
+        """
+        Data sets on the Hub that it was trained on, of those that the package knows: of other names it cannot be said
+        whether they are repositories or folders.
+        """
+        return [place for source, place in self._known_sources() if place in source.hub]
+
     def data_sentence(self) -> str:
-        """What it was trained on, as far as the run says it."""
+        """What it was trained on, as far as the run says it, and the terms of data sets that are known."""
         data, rows = self.config.get("data"), next((start["rows"] for start in self.starts if "rows" in start), None)
         sentences = [f"{rows:,} rows."] if rows is not None else []
         if isinstance(data, dict):
-            shown = {name: value for name, value in data.items() if isinstance(value, (str, int, float, bool))}
-            sentences.append("; ".join(f"`{name}`: {value}" for name, value in shown.items()) + ".")
+            sentences.append("; ".join(f"`{name}`: {without_places(value)}" for name, value in _scalars(data)) + ".")
         elif data:
             sentences.append(str(data))
+        known = dict.fromkeys((source.summary, source.licence) for source, _ in self._known_sources())
+        sentences += [f"{summary}. Terms: {licence}." for summary, licence in known]
         return " ".join(sentences) or "The run does not say what it was trained on."
+
+    def _known_sources(self) -> list[tuple[Source, str]]:
+        """Each data set that the configuration names and the package knows, and the place that it names."""
+        data, found = self.config.get("data"), {}
+        for key, value in _scalars(data) if isinstance(data, dict) else ():
+            if key.endswith(".path") and isinstance(value, str):
+                name, _, place = value.rpartition(":")
+                source = next((known for known in SOURCES.values() if name == known.name or value in known.hub), None)
+                if value in SOURCES and SOURCES[value].hub:  # its name alone is its first repository
+                    source, place = SOURCES[value], SOURCES[value].hub[0]
+                if source is not None:
+                    found[source.name, place] = (source, place)
+        return list(found.values())
 
     def time_sentence(self) -> str:
         """How long it took, and on what."""
@@ -98,6 +123,15 @@ class RunFacts:
             if len(self.starts) > 1:
                 sentences.append(f"started {len(self.starts)} times")
         return "; ".join(sentences) + "." if sentences else ""
+
+
+def _scalars(content: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    """`name.of.place`, value of everything in nested dictionaries but lists."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{start}{name}.")
+        elif isinstance(value, (str, int, float, bool)):
+            yield start + name, value
 
 
 def _read_yaml(path: Path) -> Any:

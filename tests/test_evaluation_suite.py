@@ -175,7 +175,7 @@ def test_results_reach_the_hub_and_the_card(tmp_path):
     assert entries[0]["value"] == round(results["parts"]["good"]["measures"]["mean"]["value"], 4)
     assert "95 %" in entries[0]["notes"] and "95 %" not in entries[1]["notes"]
     assert [result.metric_name for result in card_results(results)] == ["good: mean", "good: plain"]
-    assert "side=heads" in card_section(results)
+    assert "| by side | heads (" in card_section(results)
     with pytest.raises(ValueError, match="--dataset-id"):
         write_hub_entries(results | {"dataset_id": None}, tmp_path)
 

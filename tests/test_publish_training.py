@@ -3,8 +3,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from local_hub import TOKEN
 from tiny_checkpoint import TEXTS, save_tiny_checkpoint
@@ -15,6 +17,8 @@ from unif2ace.hub_card.card import checkpoint_sha256
 from unif2ace.hub_card.layouts import Checkpoint
 from unif2ace.hub_card.published_card import PublishedCard
 from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.evaluation.statistics import mean
+from unif2ace.training.evaluation.suite import Part, Suite, run_suite
 from unif2ace.training.hub import STAGING, PublishCallback
 
 
@@ -106,11 +110,14 @@ def checkpoint(tmp_path_factory):
     return save_tiny_checkpoint(tmp_path_factory.mktemp("run") / "final")
 
 
-def card_of(folder, layout="transformers", **options):
+def files_of(folder, layout="transformers", **options):
     card = PublishedCard(Checkpoint.read(folder), **({"license": "mit"} | options))
     names = {"transformers": "me/faces", "diffusers": "me/faces-diffusers"}
-    files = card.files(layout, names, {"transformers": "a" * 40, "diffusers": "b" * 40})
-    return ModelCard(files["README.md"].decode())
+    return card.files(layout, names, {"transformers": "a" * 40, "diffusers": "b" * 40})
+
+
+def card_of(folder, layout="transformers", **options):
+    return ModelCard(files_of(folder, layout, **options)["README.md"].decode())
 
 
 @pytest.mark.parametrize("layout", ["transformers", "diffusers"])
@@ -154,6 +161,76 @@ def test_numbers_are_shown_only_if_they_belong_to_the_weights(checkpoint, tmp_pa
     quality["settings"]["model_sha256"] = "another"
     path.write_text(json.dumps(quality))
     assert "Quality was not measured" in card_of(checkpoint, quality=path).text
+
+
+class Smiles(Suite):
+    """Measures ten pictures, those of women better."""
+
+    name, parts = "smiles", ("vqa",)
+
+    def __init__(self, model_sha256, dataset_id="me/smiles", count=10):
+        self.sha256, self.dataset_id, self.count = model_sha256, dataset_id, count
+
+    @property
+    def settings(self):
+        places = {
+            "model": "/home/me/secret/final",
+            "source": "faces:/data/secret/faces (test)",
+            "judge_url": "http://secret/v1",
+        }
+        return places | {"model_sha256": self.sha256, "count": self.count, "seeds": [0, 1], "features": "org/dino"}
+
+    def measure_vqa(self):
+        part, woman = Part([str(number) for number in range(self.count)]), np.arange(self.count) % 2 == 0
+        slices = {"gender=man": ~woman, "gender=woman": woman, "skin=dark": woman}
+        part.add("accuracy", mean(np.where(woman, 0.9, 0.4)), slices=slices)
+        return part
+
+
+def test_measured_slices_reach_the_card_and_the_hub(tmp_path):
+    run, checkpoint = tmp_path, save_tiny_checkpoint(tmp_path / "final")
+    (run / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')  # a run, so its folder is looked into
+    sha256 = checkpoint_sha256(checkpoint)
+    for suite in (Smiles(sha256), Smiles(sha256, count=4), Smiles("0" * 64, count=50)):
+        run_suite(suite, run / "results")
+    files = files_of(checkpoint)
+    card = ModelCard(files["README.md"].decode())
+    assert "### Suite `smiles`" in card.text and "| vqa: accuracy ↑ | 0.650 [" in card.text and "| 10 |" in card.text
+    assert "| by gender presentation | man (5) | woman (5) |" in card.text
+    assert "| vqa: accuracy | **0.400 [0.400, 0.400]** | 0.900 [0.900, 0.900] |" in card.text
+    assert (
+        "| by apparent skin tone | dark (5) |" in card.text and "`[0, 1]`" in card.text and "`org/dino`" in card.text
+    )
+    assert "secret" not in card.text and "`…/final`" in card.text and "`faces:…/faces (test)`" in card.text
+    (result,) = card.data.eval_results
+    assert (result.dataset_type, result.metric_name, result.metric_value) == ("me/smiles", "vqa: accuracy", 0.65)
+    (entry,) = yaml.safe_load(files[".eval_results/smiles.yaml"])
+    assert entry["dataset"] == {"id": "me/smiles", "task_id": "vqa/accuracy"} and entry["value"] == 0.65
+    _, other = run_suite(Smiles("0" * 64), run / "elsewhere")
+    with pytest.raises(ValueError, match="measured on other weights"):
+        card_of(checkpoint, results=[other])
+
+
+def test_files_for_the_hub_s_table_of_results_are_kept_if_they_are_of_these_weights(tmp_path):
+    folder = save_tiny_checkpoint(tmp_path / "model")
+    (folder / ".eval_results").mkdir()
+    noted = "- value: 1\n  notes: 4 items; model sha256 {}; unif2ace evaluate\n"
+    (folder / ".eval_results" / "ours.yaml").write_text(noted.format(checkpoint_sha256(folder)[:12]))
+    (folder / ".eval_results" / "stale.yaml").write_text(noted.format("0" * 12))
+    shown = [name for name in files_of(folder) if name.startswith(".eval_results")]
+    assert shown == [".eval_results/ours.yaml"]
+
+
+def test_data_of_a_run_are_named_with_their_terms(tmp_path):
+    run, checkpoint = tmp_path, save_tiny_checkpoint(tmp_path / "final")
+    (run / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    data = {"source": "faces", "train": {"path": "fairface:/home/me/secret/fairface"}, "passes": 2}
+    data["validation"] = {"path": "flwrlabs/celeba"}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}, sort_keys=False))
+    card = card_of(checkpoint)
+    assert "`train.path`: fairface:…/fairface; `passes`: 2" in card.text and "secret" not in card.text
+    assert "Terms: CC BY 4.0." in card.text and card.data.datasets == ["flwrlabs/celeba"]
+    assert card_of(checkpoint, datasets=["me/own"]).data.datasets == ["me/own"]
 
 
 def test_a_card_in_the_folder_is_kept_but_for_its_snippets(checkpoint, tmp_path):

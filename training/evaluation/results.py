@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from ...pipelines.provenance_unif2ace import checkpoint_sha256
 from ..files import write_text
 from .report import interval, table
 from .statistics import rounded
+
+
+HUB_FOLDER = ".eval_results"
 
 
 def to_json(results):
@@ -81,11 +85,62 @@ def slices_table(results: Mapping) -> str:
     return table(["measure", "slice", "value [95 % interval]", "cases"], rows) if rows else ""
 
 
-def settings_line(results: Mapping) -> str:
-    """How it was measured, in one paragraph."""
-    settings = "; ".join(
-        f"{name} `{value}`" for name, value in results["settings"].items() if value is not None and value != {}
-    )
+_SLICED_BY = {"skin": "apparent skin tone", "age": "apparent age", "gender": "gender presentation"}
+
+
+def slices_by_group(results: Mapping) -> str:
+    """
+    The slices as a table for each attribute: a measure a line, a group a column, the worst group in bold.
+
+    Where parts of the suite have different numbers of cases, the heading has the lowest and the highest.
+    """
+    found: dict[str, dict[str, dict[str, dict]]] = {}
+    worst = {}
+    for name, entry in measures_of(results).items():
+        of_attributes: dict[str, dict[str, dict]] = {}
+        for group, of_slice in entry.get("slices", {}).items():
+            attribute, _, value = group.partition("=")
+            of_attributes.setdefault(attribute, {})[value] = of_slice
+        for attribute, groups in of_attributes.items():
+            found.setdefault(attribute, {})[name] = groups
+            if entry["better"] is not None and len(groups) > 1:
+                choose = min if entry["better"] == "higher" else max
+                worst[attribute, name] = choose(groups, key=lambda value: groups[value]["value"])
+    tables = []
+    for attribute, rows in found.items():
+        values = sorted({value for groups in rows.values() for value in groups})
+        header = [f"by {_SLICED_BY.get(attribute, attribute)}"]
+        for value in values:
+            counts = sorted({groups[value]["count"] for groups in rows.values() if value in groups})
+            header.append(f"{value} ({'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})")
+        lines = []
+        for name, groups in rows.items():
+            cells = {value: measured(of_slice) for value, of_slice in groups.items()}
+            if (attribute, name) in worst:
+                cells[worst[attribute, name]] = f"**{cells[worst[attribute, name]]}**"
+            lines.append([name, *(cells.get(value, "–") for value in values)])
+        tables.append(table(header, lines))
+    return "\n\n".join(tables)
+
+
+def without_places(value):
+    """Of absolute paths and addresses in a setting the last name: the others are those of somebody's machine."""
+    if isinstance(value, str):
+        return _PLACE.sub("…/", value)
+    return [without_places(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+_PLACE = re.compile(r"(?<![\w.])(?:https?:|~|[A-Za-z]:)?[\\/](?:.*[\\/])?")
+
+
+def settings_line(results: Mapping, public: bool = False) -> str:
+    """How it was measured, in one paragraph; a `public` one names no places on the machine that measured."""
+    shown = {
+        name: without_places(value) if public else value
+        for name, value in results["settings"].items()
+        if value is not None and value != {}
+    }
+    settings = "; ".join(f"{name} `{value}`" for name, value in shown.items())
     libraries = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return f"Settings: {settings}. Versions: {libraries}."
 
@@ -132,12 +187,18 @@ def hub_entries(results: Mapping, dataset_id: str | None = None) -> list[EvalRes
     ]
 
 
+def hub_yaml(results: Mapping, dataset_id: str | None = None) -> str:
+    """[`hub_entries`] as the content of a file."""
+    entries = eval_result_entries_to_yaml(hub_entries(results, dataset_id))
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+
+
 def write_hub_entries(results: Mapping, folder: str | Path, dataset_id: str | None = None) -> Path:
     """Write `folder/.eval_results/<suite>.yaml` and return its path; see [`hub_entries`]."""
-    entries = eval_result_entries_to_yaml(hub_entries(results, dataset_id))
-    path = Path(folder) / ".eval_results" / f"{results['suite']}.yaml"
+    content = hub_yaml(results, dataset_id)
+    path = Path(folder) / HUB_FOLDER / f"{results['suite']}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+    write_text(path, content)
     return path
 
 
@@ -170,9 +231,12 @@ def card_results(results: Mapping) -> list[EvalResult]:
 
 
 def card_section(results: Mapping) -> str:
-    """The measures as a section of a model card: both tables and how they were measured."""
-    parts = [f"### Suite `{results['suite']}`", main_table(results), slices_table(results), settings_line(results)]
-    return "\n\n".join(part for part in parts if part)
+    """The measures as a section of a model card: all of them, by group of people, and how they were measured."""
+    sliced = slices_by_group(results)
+    parts = [f"### Suite `{results['suite']}`", main_table(results)]
+    if sliced:
+        parts += ["The same for groups of what the pictures show; the worst group in bold, cases in brackets:", sliced]
+    return "\n\n".join([*parts, settings_line(results, public=True)])
 
 
 def update_card(results: Mapping, folder: str | Path) -> Path:
@@ -218,12 +282,15 @@ __all__ = [
     "card_results",
     "card_section",
     "hub_entries",
+    "hub_yaml",
     "load_results",
     "main_table",
     "markdown",
     "measures_of",
+    "slices_by_group",
     "slices_table",
     "to_json",
     "update_card",
+    "without_places",
     "write_hub_entries",
 ]
