@@ -55,6 +55,7 @@ ALIGN = [
 ]
 DEMO = [
     "gradio>=6.10,<7",  # the web page of the demo
+    "peft>=0.21,<1",  # adapters to compare
 ]
 SERVE = [
     "fastapi>=0.115,<1",  # the HTTP interface
@@ -98,7 +99,7 @@ setup(
     packages=["unif2ace", *(f"unif2ace.{name}" for name in SUBPACKAGES)],
     package_data={
         "unif2ace": ["LICENSE"],  # goes into every repository that is published
-        "unif2ace.hub_card": ["unif2ace-faces/**/*", "templates/*"],
+        "unif2ace.hub_card": ["unif2ace-faces/**/*", "templates/*", "space/*"],
         "unif2ace.training.configs": ["*.yaml"],
     },
     entry_points={"console_scripts": ["unif2ace=unif2ace.cli:main"]},

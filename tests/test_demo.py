@@ -1,21 +1,26 @@
 """The demo: what its buttons do, and the page in a real browser, at desktop and phone width."""
 
+import ast
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 
 import pytest
 import torch
+from huggingface_hub import RepoCard
+from packaging.requirements import Requirement
 from PIL import Image
 
-import unif2ace
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
 from unif2ace.cli import main
+from unif2ace.hub_card.make_space import SPACE, make_space
+from unif2ace.hub_card.remote_code import PACKAGE
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines import read_provenance
 from unif2ace.training.train_text_tokenizer import build_tokenizer
@@ -125,30 +130,62 @@ def test_wrong_arguments(capsys):
     assert "'glasses' is not NAME=FOLDER" in capsys.readouterr().err
 
 
+# As a Space
+
+
+def declared(setup: Path) -> dict[str, Requirement]:
+    """What a setup.py lists, in its calls and in its constants."""
+    texts = [node.value for node in ast.walk(ast.parse(setup.read_text())) if isinstance(node, ast.Constant)]
+    found = [Requirement(text) for text in texts if isinstance(text, str) and re.fullmatch(r"[\w-]+>=[\d.,<]+", text)]
+    return {requirement.name: requirement for requirement in found}
+
+
+def test_a_space_pins_what_the_package_needs():
+    setup = PACKAGE / "setup.py"
+    if not setup.is_file():
+        pytest.skip("the package is installed, without its setup.py")
+    wanted = declared(setup)
+    pins = [Requirement(line) for line in (SPACE / "requirements.txt").read_text().splitlines() if line[0] != "#"]
+    pinned = {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in pins}
+    pinned["gradio"] = RepoCard.load(SPACE / "README.md", ignore_metadata_errors=True).data.sdk_version
+    base = re.search(r"install_requires=\[(.*?)\]", setup.read_text(), re.DOTALL)[1]
+    needed = set(re.findall(r'"([\w-]+)>=', base)) | {"gradio", "peft"}
+    assert needed == set(pinned) - {"unif2ace"}
+    for name in needed:
+        assert wanted[name].specifier.contains(pinned[name]), name
+    text = (PACKAGE / "hub_card" / "space" / "README.md").read_text()
+    assert len(re.search(r"short_description: (.*)", text)[1]) <= 60  # the Hub refuses more
+
+
+@pytest.mark.slow
+def test_a_space_runs_from_its_folder_alone(tmp_path):
+    from gradio_client import Client, handle_file
+
+    folder = make_space(tmp_path / "space")
+    assert "unif2ace" not in (folder / "requirements.txt").read_text()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        make_space(folder)
+    Image.new("RGB", (64, 64), "tan").save(tmp_path / "face.png")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    with serving([sys.executable, "app.py"], inherited, cwd=folder) as address:
+        client = Client(address, verbose=False)
+        assert client.predict(handle_file(tmp_path / "face.png"), api_name="/describe")
+    # it ran the package that lies in the folder
+    assert (folder / "unif2ace" / "pipelines" / "serving" / "__pycache__").is_dir()
+
+
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """The demo of the bundled checkpoint with two (random) adapters, as the command starts it."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: `make browser` installs what the browser tests need")
-    pytest.importorskip("playwright", reason="Playwright is not installed: `make browser`")
-    peft = pytest.importorskip("peft")
-    folder = tmp_path_factory.mktemp("adapters")
-    pipe = UniF2acePipeline.from_pretrained()
-    for name in ("one", "two"):
-        torch.manual_seed(len(name))
-        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        pipe.transformer.add_adapter(config, name)
-        pipe.save_lora_weights(folder / name, name)
+@contextmanager
+def serving(command, environment, **options):
+    """A process that serves at a free port, `{port}` in its command; yields its address when it answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    command = [sys.executable, "-m", "unif2ace.cli", "demo", "--port", str(port)]
-    command += [f"--adapter={name}={folder / name}" for name in ("one", "two")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(unif2ace.__file__).parents[1])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    environment = environment | {"GRADIO_SERVER_PORT": str(port)}
+    command = [part.replace("{port}", str(port)) for part in command]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, **options)
     try:
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -162,6 +199,26 @@ def address(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The demo of the bundled checkpoint with two (random) adapters, as the command starts it."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: `make browser` installs what the browser tests need")
+    pytest.importorskip("playwright", reason="Playwright is not installed: `make browser`")
+    peft = pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapters")
+    pipe = UniF2acePipeline.from_pretrained()
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        pipe.transformer.add_adapter(config, name)
+        pipe.save_lora_weights(folder / name, name)
+    command = [sys.executable, "-m", "unif2ace.cli", "demo", "--port={port}"]
+    command += [f"--adapter={name}={folder / name}" for name in ("one", "two")]
+    with serving(command, os.environ | {"PYTHONPATH": str(PACKAGE.parent)}) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -212,19 +269,39 @@ def side_of(page, selector):
     return page.evaluate("s => document.querySelector(s + ' img').naturalWidth", selector)
 
 
+def content_of(page, selector):
+    """The file of the picture shown at a place."""
+    return page.request.get(page.evaluate("s => document.querySelector(s + ' img').src", selector)).body()
+
+
+WATCH = """() => {
+    const state = document.querySelector("#generate-state")
+    window.seen = []
+    const everything = {subtree: true, childList: true, characterData: true}
+    new MutationObserver(() => seen.push(state.innerText)).observe(state, everything)
+}"""
+
+
 @pytest.mark.slow
 def test_a_visit(page, tmp_path):
-    # a sentence becomes a face
+    # a sentence becomes a face, step by step
     page.get_by_label("What the face looks like").first.fill("a smiling old man with round glasses and a grey beard")
+    page.get_by_role("button", name="Settings").first.click()
+    page.get_by_label("number input for Steps").first.fill("8")
+    page.get_by_label("number input for Guidance").first.fill("5")
+    page.get_by_label("A new seed each time").uncheck()
+    page.get_by_label("Seed", exact=True).first.fill("7")
+    page.evaluate(WATCH)
     page.click("#generate-button")
-    wait_for_text(page, "#generate-state", "Done")
+    wait_for_text(page, "#generate-state", "Done with seed 7")
+    assert any("of 8" in state for state in page.evaluate("seen"))
     assert side_of(page, "#generated") == 64
     shoot(page, "generate")
     with page.expect_download() as download:
         page.locator("#generated").get_by_label(re.compile("download", re.IGNORECASE)).click()
     download.value.save_as(tmp_path / "face.png")
     with Image.open(tmp_path / "face.png") as picture:
-        assert read_provenance(picture) is not None  # the page hands out what the package saved
+        assert read_provenance(picture).seed == 7  # the page hands out what the package saved
 
     # the face, uploaded, becomes words
     page.get_by_role("tab", name="Describe", exact=True).click()
@@ -261,8 +338,10 @@ def test_a_visit(page, tmp_path):
     for place, name in (("#first", "one"), ("#second", "two")):
         page.locator(f"{place} input").click()
         page.get_by_role("option", name=name, exact=True).click()
+        page.get_by_role("option").first.wait_for(state="detached")
     page.click("#compare-button")
     assert side_of(page, "#left") == side_of(page, "#right") == 64
+    assert content_of(page, "#left") != content_of(page, "#right")
     shoot(page, "compare")
     assert page.foreign == []  # the page fetches nothing from others
 

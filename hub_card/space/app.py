@@ -6,18 +6,19 @@ Variables: `UNIF2ACE_MODEL` names a checkpoint, `UNIF2ACE_ADAPTERS` lists adapte
 
 import os
 
-import torch
 
-from unif2ace import UniF2acePipeline
-from unif2ace.pipelines.serving.demo_page import build_page, launch_page
-
-
-try:
+try:  # before torch, which it changes
     import spaces  # on ZeroGPU hardware, where every function that computes asks for the GPU
 except ImportError:
     on_device = {}
 else:
     on_device = {"on_device": spaces.GPU(duration=60)}
+
+import torch
+
+from unif2ace import UniF2acePipeline
+from unif2ace.pipelines.serving.demo_page import build_page, launch_page
+
 
 model = os.environ.get("UNIF2ACE_MODEL") or None
 adapters = [item.split("=", 1) for item in os.environ.get("UNIF2ACE_ADAPTERS", "").split(",") if item]

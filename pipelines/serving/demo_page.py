@@ -28,8 +28,12 @@ One model, both directions: a face from a sentence, a sentence from a face. **{m
 NOTICE = """\
 **Faces that you upload** stay on this machine for at most {minutes} minutes and are then deleted; nothing is logged,
 kept or used for training. Upload only pictures of people who agree. Descriptions are guesses about how somebody looks,
-not facts about who they are. **Pictures made here** carry an invisible watermark and say "AI-generated" in their file.
+not facts about who they are.
 """
+MARKS = "**Pictures made here** carry an invisible watermark and say “AI-generated” in their files."
+HOW_TO_EDIT = (
+    "Upload a face, or send one here from “Generate”. Paint over what is to change, and say what the face becomes."
+)
 EXAMPLES = (
     "an old man with round glasses and a grey beard",
     "a smiling young woman with red hair and hoop earrings",
@@ -42,16 +46,26 @@ DELETE_AFTER = 300  # seconds
 MAX_PIXELS = 16_000_000
 MAX_SEED = 2**32 - 1
 CANVAS = 384
+PICTURE = 356  # height of a picture's frame: 320 pixels and the label above
 
-# Small pictures fill their frame; a phone gets one column, and tabs that fit.
+# Small pictures fill their frame, below its label. On a wide screen the examples stand under the words, beside the
+# face; on a phone everything is one column, the face before the examples.
 CSS = f"""
 .gradio-container {{max-width: 1000px !important; margin: 0 auto !important}}
+.picture .image-container {{box-sizing: border-box; padding-top: 36px}}
 .picture img {{width: 100%; height: 100%; object-fit: contain; image-rendering: auto}}
 .notice {{font-size: 0.85rem; opacity: 0.85}}
 .editor {{min-height: {CANVAS + 60}px}}
+.bench {{display: grid !important; grid-template-columns: 1fr 1fr; grid-template-rows: auto 1fr;
+  grid-template-areas: "words face" "examples face"}}
+.bench > * {{min-width: 0 !important}}
+.words {{grid-area: words}} .face {{grid-area: face}} .examples {{grid-area: examples}}
 @media (max-width: 640px) {{
-  .gradio-container .main {{padding: 8px !important}}
+  .app {{padding: 12px !important}}
+  #chat {{height: 260px !important}}
   .tab-container button {{padding: 0 10px !important; font-size: 0.9rem}}
+  .editor {{min-height: {CANVAS - 24}px}}
+  .bench {{grid-template-columns: 1fr; grid-template-rows: auto; grid-template-areas: "words" "face" "examples"}}
 }}
 footer {{display: none !important}}
 """
@@ -92,7 +106,7 @@ class Demo:
         for number, image in _with_previews(self.pipe, prompt, generator, options, show):
             if number is None:
                 with _file(image, seed) as path:
-                    yield path, seed, "Done. The same seed makes the same picture again."
+                    yield path, seed, f"Done with seed {seed}: the same seed makes the same picture again."
             else:
                 yield image, seed, f"Step {number} of {int(steps)}"
 
@@ -189,16 +203,16 @@ def build_page(
         `gradio.Blocks`: `launch_page` starts it.
     """
     demo = Demo(pipe, adapters)
+    notice = NOTICE.format(minutes=DELETE_AFTER // 60 + 1)
     side = pipe.transformer.config.vq_config.resolution
     # one visitor's work at a time, whichever button it comes from: adapters are switched on the shared model
     alone = {"concurrency_limit": 1, "concurrency_id": "model"}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, DELETE_AFTER)) as page:
         gr.Markdown(INTRODUCTION.format(model=model, what=what))
-        gr.Markdown(NOTICE.format(minutes=DELETE_AFTER // 60 + 1), elem_classes="notice")
         with gr.Tabs() as tabs:
             with gr.Tab("Generate", id="generate"):
-                with gr.Row(equal_height=False):
-                    with gr.Column():
+                with gr.Row(equal_height=False, elem_classes="bench"):
+                    with gr.Column(elem_classes="words"):
                         prompt = gr.Textbox(
                             label="What the face looks like", value=EXAMPLES[0], lines=2, max_length=1000
                         )
@@ -207,15 +221,17 @@ def build_page(
                             negative = gr.Textbox(label="What it must not look like", max_length=1000)
                             steps, guidance = _sliders()
                             is_random = gr.Checkbox(True, label="A new seed each time")
-                            show = gr.Checkbox(True, label="Show the steps")
                             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
-                    with gr.Column():
+                            show = gr.Checkbox(True, label="Show the steps")
+                    with gr.Column(elem_classes="face"):
                         made = _output("The face", "generated")
                         state = gr.Markdown(f"{side} × {side} pixels, shown larger.", elem_id="generate-state")
                         with gr.Row():
-                            to_describe = gr.Button("Describe it", size="sm", elem_id="to-describe")
-                            to_edit = gr.Button("Edit it", size="sm", elem_id="to-edit")
-                gr.Examples([[text] for text in EXAMPLES], prompt, label="Examples")
+                            to_describe = gr.Button("Describe it", size="md", min_width=100, elem_id="to-describe")
+                            to_edit = gr.Button("Edit it", size="md", min_width=100, elem_id="to-edit")
+                        gr.Markdown(MARKS, elem_classes="notice")
+                    with gr.Column(elem_classes="examples"):
+                        gr.Examples([[text] for text in EXAMPLES], prompt, label="Examples")
                 gr.on(
                     [make.click, prompt.submit],
                     on_device(demo.generate),
@@ -225,20 +241,21 @@ def build_page(
                     **alone,
                 )
             with gr.Tab("Describe", id="describe"):
+                gr.Markdown(notice, elem_classes="notice")
                 with gr.Row(equal_height=False):
                     with gr.Column():
                         face = gr.Image(
                             label="A face, cropped to the head",
                             type="filepath",
                             sources=["upload", "clipboard"],
-                            height=320,
+                            height=PICTURE,
                             elem_id="face",
                             elem_classes="picture",
                         )
                         describe = gr.Button("Describe", variant="primary", elem_id="describe-button")
                         text = gr.Textbox(label="Description", lines=4, interactive=False, elem_id="description")
                     with gr.Column():
-                        chat = gr.Chatbot(label="Questions", height=320, elem_id="chat", buttons=[])
+                        chat = gr.Chatbot(label="Questions", height=PICTURE, elem_id="chat", buttons=[])
                         question = gr.Textbox(label="Your question", max_length=500, elem_id="question")
                         ask = gr.Button("Ask", elem_id="ask-button")
                         gr.Examples([[item] for item in QUESTIONS], question, label="Examples")
@@ -252,16 +269,18 @@ def build_page(
                 )
                 face.change(lambda: ([], ""), None, [chat, text], queue=False)
             with gr.Tab("Edit", id="edit"):
+                gr.Markdown(notice, elem_classes="notice")
+                gr.Markdown(HOW_TO_EDIT)
                 with gr.Row(equal_height=False):
                     with gr.Column():
                         editor = gr.ImageEditor(
-                            label="Paint over what is to change",
+                            label="Picture",
                             type="pil",
                             sources=["upload", "clipboard"],
                             transforms=(),
                             layers=False,
                             format="png",
-                            brush=gr.Brush(default_size=32, colors=["#ffffff"], color_mode="fixed"),
+                            brush=gr.Brush(default_size=32, colors=["#6366f1"], color_mode="fixed"),
                             canvas_size=(CANVAS, CANVAS),
                             fixed_canvas=True,
                             elem_id="editor",
@@ -269,7 +288,7 @@ def build_page(
                         )
                     with gr.Column():
                         wish = gr.Textbox(
-                            label="What the whole face looks like afterwards",
+                            label="The whole face afterwards",
                             value="a man with sunglasses",
                             max_length=1000,
                             elem_id="wish",
@@ -326,7 +345,7 @@ def _output(label: str, elem_id: str) -> gr.Image:
         type="filepath",
         format="png",
         interactive=False,
-        height=320,
+        height=PICTURE,
         buttons=["download", "fullscreen"],
         elem_id=elem_id,
         elem_classes="picture",
