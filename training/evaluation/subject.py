@@ -182,6 +182,7 @@ class Subject:
         Returns:
             `list[str]`: The answers, in the order of the questions.
         """
+        images = list(images)  # held here, because pictures are told apart by their identity
         keys = [len(text) for text in questions] if order is None else order
         by_picture: dict[int, list[int]] = {}
         for place in sorted(range(len(questions)), key=lambda place: keys[place]):
