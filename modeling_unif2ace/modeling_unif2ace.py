@@ -29,6 +29,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .adapters_unif2ace import UniF2aceAdapterMixin
 from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
 from .configuration_unif2ace import MMU, T2I, UniF2aceConfig, UniF2aceTextConfig
 from .face_encoder_unif2ace import UniF2aceFaceEncoder
@@ -113,7 +114,7 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
         return hidden_states
 
 
-class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, PreTrainedModel):
+class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, PreTrainedModel):
     """Loading, saving and initialisation, common to the text model, the multimodal model and the model with a head."""
 
     config: UniF2aceConfig
@@ -126,6 +127,15 @@ class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs):
+        """[`~transformers.PreTrainedModel.activation_checkpointing_enable`]; refuses `use_reentrant=True`."""
+        if (activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "use_reentrant=True would cut the encoders' features and the routers' losses off from the gradient: "
+                "leave it out, the default is False"
+            )
+        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -66,7 +66,7 @@ class UniF2aceLoraMixin:
         if not adapter_name or "." in adapter_name:  # it becomes the name of modules
             raise ValueError(f"adapter_name is {adapter_name!r}, expected a name without dots")
         folder = _fetch_adapter(pretrained_model_name_or_path, revision, token, cache_dir, local_files_only)
-        verbosity, conversions = logging.get_verbosity(), getattr(self.transformer, "_weight_conversions", None)
+        verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # transformers would report the weights of earlier adapters as missing
         try:
             info = self.transformer.load_adapter(str(folder), adapter_name=adapter_name)
@@ -75,9 +75,6 @@ class UniF2aceLoraMixin:
             raise ValueError(f"the adapter in {folder} does not fit this model: {error}") from error
         finally:
             logging.set_verbosity(verbosity)
-            # load_adapter leaves the renaming of the adapter's weights here, and save_pretrained would apply its
-            # reverse to the whole model, also after the adapter is gone
-            self.transformer._weight_conversions = conversions
         missing = {key for key in info.missing_keys if f".{adapter_name}." in f"{key}."}
         wrong = sorted({*missing, *info.unexpected_keys}) + sorted(str(key) for key in info.mismatched_keys)
         if wrong:
@@ -165,10 +162,7 @@ class UniF2aceLoraMixin:
         """
         self._refuse_fused("delete_adapters")
         names = self._known([adapter_names] if isinstance(adapter_names, str) else list(adapter_names))
-        if set(names) == set(self.get_list_adapters()):
-            self.unload_lora_weights()
-        else:
-            self.transformer.delete_adapter(names)
+        self.transformer.delete_adapter(names)
 
     def fuse_lora(self, lora_scale: float = 1.0, adapter_names: list[str] | None = None, safe_fusing: bool = False):
         r"""
@@ -218,14 +212,7 @@ class UniF2aceLoraMixin:
 
     def unload_lora_weights(self):
         """Take all adapters out of the model. What was fused stays in the weights."""
-        if not self.get_list_adapters():
-            return
-        for name, layer in list(self.transformer.named_modules()):
-            parent, _, child = name.rpartition(".")
-            if hasattr(layer, "get_base_layer") and child != "base_layer":  # not those inside of a wrapper
-                setattr(self.transformer.get_submodule(parent), child, layer.get_base_layer())
-        del self.transformer.peft_config
-        self.transformer._hf_peft_config_loaded = False
+        self.transformer.unload_adapters()
 
     # Helpers
 

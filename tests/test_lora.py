@@ -215,6 +215,30 @@ def test_transformers_and_peft_load_it_too(base, adapters, wanted):
     assert_close(logits(peft_model.merge_and_unload()), wanted["one"])
 
 
+def test_the_model_is_saved_whole_after_adapters_came_and_went(base, adapters, wanted, tmp_path):
+    """By transformers' own methods, which leave traces behind in other models."""
+    model = UniF2aceForConditionalGeneration.from_pretrained(base)
+    names = sorted(model.state_dict())
+    for name, adapter in zip(("one", "two"), adapters, strict=True):
+        model.load_adapter(str(adapter), adapter_name=name)
+    model.set_adapter("one")
+    model.save_pretrained(tmp_path / "adapter")  # the active adapter, not the model
+    model.delete_adapter("one")
+    model.set_adapter("two")
+    assert_close(logits(model), wanted["two"])
+    with pytest.raises(ValueError, match="not present"):
+        model.delete_adapter("one")
+    model.delete_adapter(["two"])
+    model.unload_adapters()  # none is left
+    assert sorted(model.state_dict()) == names
+    model.save_pretrained(tmp_path / "model")
+    loaded, info = UniF2aceForConditionalGeneration.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    torch.testing.assert_close(logits(loaded), wanted["base"], atol=0, rtol=0)
+    loaded.load_adapter(str(tmp_path / "adapter"))
+    assert_close(logits(loaded), wanted["one"])
+
+
 def test_stacking_adds_the_updates(pipe, adapters, wanted):
     pipe.load_lora_weights(adapters[0], adapter_name="one")
     pipe.load_lora_weights(adapters[1], adapter_name="two")
