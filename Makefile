@@ -54,7 +54,7 @@ bundle: ## Put the trained model into the package, as the Hub folder it would be
 	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-3/final \
 		--image-tokenizer runs/tokenizer_decoder/final --out hub_card/unif2ace-faces --overwrite
 
-judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (about 10 minutes; needs PyPI once)
+judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (some minutes; needs PyPI once)
 	$(PYTHON) -m pip install --quiet -e ".[judges]"
 	$(PYTHON) tests/judges/run.py
 

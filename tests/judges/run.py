@@ -4,10 +4,12 @@ Lets tests that others wrote judge our model: transformers' model and processor 
 
     python tests/judges/run.py                  # all judges, table in the end
     python tests/judges/run.py model processor  # some of them
+    python tests/judges/run.py --write docs/judges.md  # the table goes there too
 
 The tests are taken from the source distributions of the exact releases and never copied into this repository. A judge
-fails if a test fails, or if one is skipped for a reason that `accepted.json` does not know: the list cannot grow
-silently. A finding of the linter needs a waiver there.
+objects if a test fails, if one is skipped for a reason that `accepted.json` does not know, or if fewer tests ran than
+are noted there: the list of skips cannot grow silently, nor the list of tests shrink. A finding of the linter needs a
+waiver there.
 """
 
 import argparse
@@ -17,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,9 +27,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+MODEL = REPOSITORY / "modeling_unif2ace"
 ACCEPTED = HERE / "accepted.json"
 SOURCES = {"transformers": "5.23.0", "peft": "0.21.2"}
 LINTER = "transformers-mlinter==0.1.5"
+NO_TESTS = 5  # pytest's exit code when an expression matches nothing of this judge
 
 # What the tests of transformers import and the source distribution lacks. Written here, not copied.
 STUBS = {
@@ -55,13 +58,17 @@ def url_to_local_path(url):
     "pytest.ini": "[pytest]\nfilterwarnings = ignore\naddopts = -p no:cacheprovider\n"
     "markers =\n    regression\n    single_gpu_tests\n    multi_gpu_tests\n",
 }
-# judge: (source whose tests it needs, our file that applies them)
+# judge: (source whose tests it needs, our tests that apply them)
 JUDGES = {
-    "model": ("transformers", "judge_model.py"),
+    "model": ("transformers", "judge_model.py::UniF2aceModelTest"),
+    "text_model": ("transformers", "judge_model.py::UniF2aceTextModelTest"),
+    "training": ("transformers", "judge_model.py::UniF2aceTrainingTest"),
     "processor": ("transformers", "judge_processor.py"),
     "peft": ("peft", "judge_peft.py"),
     "linter": (None, None),
 }
+# Where `--write` puts the table.
+BEGIN, END = "<!-- written by tests/judges/run.py --write -->\n", "<!-- until here -->\n"
 
 
 @dataclass
@@ -71,7 +78,6 @@ class Verdict:
     passed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 def unpack(source: str, folder: Path) -> Path:
@@ -97,34 +103,52 @@ def unpack(source: str, folder: Path) -> Path:
     return suite
 
 
-def run_tests(judge: str, folder: Path, arguments: list[str]) -> Verdict:
-    """Run our file for a judge inside its suite and read what pytest wrote about it."""
-    source, file = JUDGES[judge]
+def report_of(judge: str, folder: Path) -> Path:
+    """Where the last report of a judge lies."""
+    return folder / (f"{judge}.json" if judge == "linter" else f"{judge}.xml")
+
+
+def run_tests(judge: str, folder: Path, expression: str | None) -> Verdict:
+    """Run our tests for a judge inside its suite and read what pytest wrote about them."""
+    source, tests = JUDGES[judge]
     suite = unpack(source, folder)
+    file = tests.partition("::")[0]
     shutil.copy(HERE / file, suite / file)  # outside of this package, whose root pytest would import a second time
-    report = suite / f"{judge}.xml"
+    report = report_of("some" if expression else judge, folder)
     report.unlink(missing_ok=True)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = os.pathsep.join([str(suite), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pytest", file, "-q", f"--junitxml={report}", "--timeout=600", *arguments]
-    start = time.monotonic()
+    command = [sys.executable, "-m", "pytest", tests, "-q", "--tb=native", f"--junitxml={report}"]
+    command += ["--timeout=1800", *(["-k", expression] if expression else [])]
     finished = subprocess.run(command, cwd=suite, env=environment)
-    if not report.is_file() or finished.returncode > 1:
+    if not report.is_file() or finished.returncode not in (0, 1, NO_TESTS):
+        report.unlink(missing_ok=True)
         return Verdict(failed={judge: f"pytest ended with exit code {finished.returncode} and no report"})
-    verdict = read_report(report)
-    verdict.seconds = time.monotonic() - start
-    return verdict
+    return read_report(report)
+
+
+def run_linter(folder: Path) -> Verdict:
+    """The linter over our model files."""
+    report = report_of("linter", folder)
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mlinter", "--no-cache", "--no-progress", "--output-json", str(report)]
+    finished = subprocess.run([*command, str(MODEL)], capture_output=True, text=True, cwd=REPOSITORY)
+    if not report.is_file():
+        return Verdict(failed={"mlinter": f"no report; is {LINTER} installed? {finished.stderr[-200:]}"})
+    return read_report(report)
 
 
 def read_report(report: Path) -> Verdict:
-    """The verdict in a JUnit file."""
+    """The verdict in a JUnit file of pytest, or in the linter's JSON."""
+    if report.suffix == ".json":
+        return read_findings(json.loads(report.read_text(encoding="utf-8"))["findings"])
     verdict = Verdict()
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
         problem = next((case.find(tag) for tag in ("failure", "error") if case.find(tag) is not None), None)
         skip = case.find("skipped")
         if problem is not None:
-            verdict.failed[name] = (problem.get("message") or "").splitlines()[0][:200]
+            verdict.failed[name] = ((problem.get("message") or "").splitlines() or ["no message"])[0][:200]
         elif skip is not None:
             verdict.skipped[name] = (skip.get("message") or "").strip()[:200]
         else:
@@ -132,22 +156,18 @@ def read_report(report: Path) -> Verdict:
     return verdict
 
 
-def run_linter(folder: Path) -> Verdict:
-    """The linter over our model files; its findings count as skipped, and object unless they are waived."""
-    start = time.monotonic()
-    report = folder / "linter.json"
-    report.unlink(missing_ok=True)
-    files = sorted((REPOSITORY / "modeling_unif2ace").glob("*.py"))
-    command = [sys.executable, "-m", "mlinter", "--no-cache", "--no-progress", "--output-json", str(report)]
-    finished = subprocess.run([*command, str(files[0].parent)], capture_output=True, text=True, cwd=REPOSITORY)
-    if not report.is_file():
-        return Verdict(failed={"mlinter": f"no report; is {LINTER} installed? {finished.stderr[-200:]}"})
-    findings = json.loads(report.read_text(encoding="utf-8"))["findings"]
+def read_findings(findings: list[dict[str, str]]) -> Verdict:
+    """The linter's verdict: files without a finding passed; findings count as skipped, and object unless waived."""
     found = Counter(f"{Path(finding['path']).name}: {finding['rule']}" for finding in findings)
-    waivers = json.loads(ACCEPTED.read_text(encoding="utf-8")).get("linter", {})
+    waivers = accepted_of("linter")
     reasons = {name: waivers.get(name.rpartition(" ")[2], "not waived") for name in found}
-    clean = len({file.name for file in files} - {name.partition(":")[0] for name in found})
-    return Verdict(clean, reasons, {}, time.monotonic() - start)
+    clean = {file.name for file in MODEL.glob("*.py")} - {name.partition(":")[0] for name in found}
+    return Verdict(len(clean), reasons)
+
+
+def accepted_of(judge: str) -> dict:
+    """What `accepted.json` says about a judge."""
+    return json.loads(ACCEPTED.read_text(encoding="utf-8"))[judge]
 
 
 def new_skips(judge: str, verdict: Verdict) -> dict[str, str]:
@@ -155,7 +175,7 @@ def new_skips(judge: str, verdict: Verdict) -> dict[str, str]:
     Skips that nobody accepted. `accepted.json` names, for each judge, reasons that lie in the machine (no GPU, a
     library that is not installed) and hold for any test, and tests with the reason that holds for them alone.
     """
-    accepted = json.loads(ACCEPTED.read_text(encoding="utf-8"))[judge]
+    accepted = accepted_of(judge)
     if judge == "linter":  # its waivers are by rule
         return {name: reason for name, reason in verdict.skipped.items() if reason == "not waived"}
     return {
@@ -165,16 +185,45 @@ def new_skips(judge: str, verdict: Verdict) -> dict[str, str]:
     }
 
 
+def objections(judge: str, verdict: Verdict) -> list[str]:
+    """What is wrong, a line each: failures, new skips, accepted ones that are no more, fewer tests than there were."""
+    accepted = accepted_of(judge)
+    lines = [f"FAILED {judge}: {test}: {reason}" for test, reason in verdict.failed.items()]
+    lines += [f"NEW SKIP {judge}: {test}: {reason}" for test, reason in new_skips(judge, verdict).items()]
+    gone = sorted(set(accepted.get("tests", {})) - set(verdict.skipped) - set(verdict.failed))
+    lines += [f"NO LONGER SKIPPED {judge}: {test}: remove it from {ACCEPTED.name}" for test in gone]
+    least = accepted.get("passed_at_least", 0)
+    if verdict.passed < least and not verdict.failed:
+        lines.append(f"FEWER TESTS {judge}: {verdict.passed} passed, expected at least {least}")
+    return lines
+
+
 def table(verdicts: dict[str, Verdict]) -> str:
     """The result in Markdown: a line for each judge, then the reasons of the skips."""
-    lines = ["| judge | passed | skipped | failed | seconds |", "|---|---:|---:|---:|---:|"]
+    lines = ["| judge | passed | skipped | failed |", "|---|---:|---:|---:|"]
     for judge, verdict in verdicts.items():
-        counts = f"{verdict.passed} | {len(verdict.skipped)} | {len(verdict.failed)}"
-        lines.append(f"| {judge} | {counts} | {verdict.seconds:.0f} |")
+        lines.append(f"| {judge} | {verdict.passed} | {len(verdict.skipped)} | {len(verdict.failed)} |")
     reasons = Counter((judge, reason) for judge, verdict in verdicts.items() for reason in verdict.skipped.values())
+    if not reasons:
+        return "\n".join(lines)
     lines += ["", "| judge | skipped because | tests |", "|---|---|---:|"]
-    lines += [f"| {judge} | {reason} | {count} |" for (judge, reason), count in reasons.most_common()]
+    for judge in verdicts:
+        mine = [(reason, count) for (name, reason), count in reasons.most_common() if name == judge]
+        lines += [f"| {judge} | {reason} | {count} |" for reason, count in mine]
     return "\n".join(lines)
+
+
+def write_table(path: Path, folder: Path):
+    """Put the table of every judge's last report between the two marks in a file."""
+    absent = [judge for judge in JUDGES if not report_of(judge, folder).is_file()]
+    if absent:
+        raise SystemExit(f"{path} is left as it was: no report of {', '.join(absent)} in {folder}; let them run first")
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{path} is left as it was: it has no lines {BEGIN.strip()!r} and {END.strip()!r}")
+    text = table({judge: read_report(report_of(judge, folder)) for judge in JUDGES})
+    path.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -185,28 +234,31 @@ def main() -> int:
         "--folder", type=Path, default=REPOSITORY / "runs" / "judges", help="where sources go (default: %(default)s)"
     )
     parser.add_argument("-k", dest="expression", help="only tests that match, as in pytest; nothing is judged then")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the table into it; of judges not run now, their last report"
+    )
     options = parser.parse_args()
     unknown = sorted(set(options.judges) - set(JUDGES))
     if unknown:
         parser.error(f"there is no judge {unknown[0]!r}, expected {', '.join(JUDGES)}")
-    options.folder.mkdir(parents=True, exist_ok=True)
-    arguments = ["-k", options.expression] if options.expression else []
-    verdicts = {}
-    for judge in options.judges or JUDGES:
-        tests = JUDGES[judge][0]
-        verdicts[judge] = (
-            run_tests(judge, options.folder.resolve(), arguments) if tests else run_linter(options.folder)
-        )
+    if options.expression and options.write:
+        parser.error("--write needs whole judges: leave out -k")
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    verdicts = {
+        judge: run_tests(judge, folder, options.expression) if JUDGES[judge][0] else run_linter(folder)
+        for judge in options.judges or JUDGES
+    }
     print(f"\n{table(verdicts)}\n")
-    objections = 0
-    for judge, verdict in verdicts.items():
-        for test, reason in verdict.failed.items():
-            print(f"FAILED {judge}: {test} {reason}")
-        for test, reason in new_skips(judge, verdict).items():
-            print(f"NEW SKIP {judge}: {test}: {reason}")
-            objections += 1
-        objections += len(verdict.failed)
-    return 1 if objections else 0
+    if options.expression:
+        failed = [f"FAILED {judge}: {test}" for judge, verdict in verdicts.items() for test in verdict.failed]
+        print("\n".join(failed))
+        return 1 if failed else 0
+    wrong = [line for judge, verdict in verdicts.items() for line in objections(judge, verdict)]
+    print("\n".join(wrong))
+    if options.write:
+        write_table(options.write, folder)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
