@@ -19,6 +19,7 @@ import torch
 from hypothesis import settings
 from local_hub import TOKEN, LocalHub
 from safetensors.torch import load_file
+from tiny_checkpoint import save_tiny_checkpoint, tiny_pipeline
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 
@@ -40,6 +41,18 @@ def built():
 def model(built):
     """A copy of `built` for one test."""
     return copy.deepcopy(built)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """A pipeline of tiny size (`tiny_checkpoint.TEXTS` are the words that it knows); not to be changed."""
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The same as a folder; not to be changed."""
+    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint"))
 
 
 @pytest.fixture

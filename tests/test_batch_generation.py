@@ -10,17 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import unif2ace
-from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.cli import main
-from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines import read_provenance
 from unif2ace.pipelines.serving.batch_generation import read_manifest
 from unif2ace.pipelines.serving.prompt_list import read_prompts, seed_of
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 ITEMS = [
@@ -29,17 +25,6 @@ ITEMS = [
     {"id": "three", "prompt": "a man", "negative": "a hat"},
     {"id": 4, "prompt": "a woman with a hat"},
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    UniF2aceForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer = build_tokenizer(["a man with a hat", "a woman"] * 2, config.text_vocab_size, config.vq_config.num_bits)
-    UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

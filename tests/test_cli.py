@@ -9,28 +9,13 @@ from pathlib import Path
 
 import diffusers
 import pytest
-import torch
 import transformers
 from PIL import Image
 
-from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.cli import main
-from unif2ace.modeling_unif2ace import get_preset
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 BUNDLED = Path(str(resources.files("unif2ace.hub_card") / "unif2ace-faces"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    UniF2aceForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer = build_tokenizer(["a man with a hat", "a woman"] * 2, config.text_vocab_size, config.vq_config.num_bits)
-    UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(autouse=True)

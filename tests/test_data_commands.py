@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 
 from unif2ace.cli import main
-from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor, get_preset
+from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.face_sources import TooManyBrokenSamplesError, open_faces
 from unif2ace.training.data.inspection import contact_sheet, inspect_faces
 from unif2ace.training.data.painted import painted_face
 from unif2ace.training.data.prepare import PreparedFaces, encode, fingerprints, prepare, prepared_rows
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +27,6 @@ def faces(tmp_path_factory):
         (folder / f"{number}.txt").write_text("\n".join(record.captions))
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "broken.txt").write_text("a face")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    UniF2aceForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer = build_tokenizer(["a man with a hat", "a woman"] * 2, config.text_vocab_size, config.vq_config.num_bits)
-    UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(folder)
     return folder
 
 

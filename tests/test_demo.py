@@ -17,13 +17,11 @@ from huggingface_hub import RepoCard
 from packaging.requirements import Requirement
 from PIL import Image
 
-from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace import UniF2acePipeline
 from unif2ace.cli import main
 from unif2ace.hub_card.make_space import SPACE, make_space
 from unif2ace.hub_card.remote_code import PACKAGE
-from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines import read_provenance
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 gradio = pytest.importorskip("gradio", reason="the demo needs the extra `demo`")
@@ -37,22 +35,6 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # where screenshots go, to be looked at; nowhere when not set
 SCREENSHOTS = os.environ.get("UNIF2ACE_SCREENSHOTS")
 PATIENCE = 300  # seconds for anything; a busy machine is slow
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    tokenizer = build_tokenizer(
-        ["a man with a hat", "What is it?"] * 3, config.text_vocab_size, config.vq_config.num_bits
-    )
-    pipe = UniF2acePipeline(
-        UniF2aceForConditionalGeneration(config).eval(),
-        UniF2aceScheduler(),
-        UniF2aceProcessor.from_config(config, tokenizer),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture

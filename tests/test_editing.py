@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace import UniF2acePipeline
 from unif2ace.cli import main
-from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines.quantization_unif2ace import KINDS
 from unif2ace.pipelines.regions_unif2ace import (
     FACE_PARTS,
@@ -23,24 +22,10 @@ from unif2ace.pipelines.regions_unif2ace import (
 from unif2ace.training.data.attributes import ATTRIBUTES
 from unif2ace.training.data.painted import attributes_of, identity_of
 from unif2ace.training.data.painter import paint
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 TEXTS = ["a man with a hat and a beard", "a young woman with round glasses"]
 STEPS, SIDE = 4, 16
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    model = UniF2aceForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)  # a new model is indifferent; this one has opinions that depend on the prompt
-    tokenizer = build_tokenizer(TEXTS * 3, config.text_vocab_size, config.vq_config.num_bits)
-    pipe = UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def picture(seed, size=(SIDE, SIDE)):

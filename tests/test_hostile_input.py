@@ -14,20 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from time_limit import no_longer_than
-from tiny_checkpoint import save_tiny_checkpoint
 
-from unif2ace import UniF2aceImageProcessor, UniF2acePipeline
+from unif2ace import UniF2aceImageProcessor
 from unif2ace.modeling_unif2ace import UniF2aceImageError, image_processing_unif2ace, load_image
 from unif2ace.modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.face_sources.readers import _tar_rows
-
-
-@pytest.fixture(scope="module")
-def pipe(tmp_path_factory):
-    pipe = UniF2acePipeline.from_pretrained(save_tiny_checkpoint(tmp_path_factory.mktemp("model")))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

@@ -10,36 +10,11 @@ import torch
 from accelerate import cpu_offload_with_hook
 from PIL import Image
 
-from unif2ace import (
-    UniF2aceForConditionalGeneration,
-    UniF2acePipeline,
-    UniF2acePipelineOutput,
-    UniF2aceProcessor,
-    UniF2aceScheduler,
-)
-from unif2ace.modeling_unif2ace import UniF2aceImageError, get_preset
-from unif2ace.training.train_text_tokenizer import build_tokenizer
+from unif2ace import UniF2acePipeline, UniF2acePipelineOutput, UniF2aceScheduler
+from unif2ace.modeling_unif2ace import UniF2aceImageError
 
 
-TEXTS = [
-    "a man with a hat and a beard",
-    "a young woman with round glasses",
-    "Describe this face. What is on his head?",
-]
 STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    model = UniF2aceForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)  # a new model is indifferent; this one has opinions that depend on the prompt
-    tokenizer = build_tokenizer(TEXTS * 3, config.text_vocab_size, config.vq_config.num_bits)
-    pipe = UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
-from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines import read_provenance
-from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 pytest.importorskip("fastapi", reason="the service needs the extra `serve`")
@@ -27,23 +24,9 @@ from unif2ace.pipelines.serving.image_engine import EngineClosedError, ImageEngi
 from unif2ace.pipelines.serving.text_engine import TextEngine, TextRequest  # noqa: E402
 
 
-TEXTS = ["a man with a hat and a beard", "a young woman with round glasses", "Describe this face. What is it?"]
 LIMITS = ServiceLimits(
     max_batch_size=4, max_waiting=6, max_body_bytes=200_000, max_pixels=10_000, request_seconds=60, body_seconds=1
 )
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    config = get_preset("tiny")
-    model = UniF2aceForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)  # opinions that depend on the prompt
-    tokenizer = build_tokenizer(TEXTS * 3, config.text_vocab_size, config.vq_config.num_bits)
-    pipe = UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 class Server:

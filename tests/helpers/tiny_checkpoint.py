@@ -1,14 +1,15 @@
-"""A real checkpoint of tiny size on disk: model, processor, scheduler."""
+"""A real model of tiny size: as a pipeline, and as a checkpoint on disk (model, processor, scheduler)."""
 
 from pathlib import Path
 
 import torch
 
-from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor, UniF2aceScheduler
+from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
+# Whose words the tokenizer knows; all others it spells.
 TEXTS = [
     "a man with a hat and a beard",
     "a young woman with round glasses",
@@ -16,7 +17,7 @@ TEXTS = [
 ]
 
 
-def save_tiny_checkpoint(folder: Path, seed: int = 0, **save_kwargs) -> Path:
+def tiny_pipeline(seed: int = 0) -> UniF2acePipeline:
     """A model with opinions: its logits are far from uniform, so that two models that differ say different things."""
     torch.manual_seed(seed)
     config = get_preset("tiny")
@@ -24,8 +25,16 @@ def save_tiny_checkpoint(folder: Path, seed: int = 0, **save_kwargs) -> Path:
     with torch.no_grad():
         model.lm_head.weight.mul_(20)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, config.text_config.pad_token_id
-    model.save_pretrained(folder, **save_kwargs)
     tokenizer = build_tokenizer(TEXTS * 3, config.text_vocab_size, config.vq_config.num_bits)
-    UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    pipe = UniF2acePipeline(model, UniF2aceScheduler(), UniF2aceProcessor.from_config(config, tokenizer))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def save_tiny_checkpoint(folder: Path, seed: int = 0, **save_kwargs) -> Path:
+    """The same on disk, in the layout of transformers, with a scheduler that is not the default one."""
+    pipe = tiny_pipeline(seed)
+    pipe.transformer.save_pretrained(folder, **save_kwargs)
+    pipe.processor.save_pretrained(folder)
     UniF2aceScheduler(temperature=0.9).save_pretrained(folder / "scheduler")
     return folder
