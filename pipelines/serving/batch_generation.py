@@ -281,14 +281,32 @@ def _results_of_pool(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(options, threads)
     )
     try:
-        futures = [pool.submit(_work, batch) for batch in batches]
+        with _interrupts_held():
+            futures = [pool.submit(_work, batch) for batch in batches]
+        left = set(futures)
         for future in as_completed(futures):
+            left.discard(future)
+            yield from future.result()
             if interrupt.is_set():
-                pool.shutdown(wait=False, cancel_futures=True)
-            if not future.cancelled():
-                yield from future.result()
+                # not by `as_completed`, which waits for cancelled ones for ever
+                for at_work in [future for future in left if not future.cancel()]:
+                    yield from at_work.result()
+                return
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held():
+    """Ctrl+C waits until the end of the block. Processes that are started in it never get any."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _RayWorker:
