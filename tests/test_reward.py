@@ -22,11 +22,13 @@ from unif2ace.training.adapters import changed_weights
 from unif2ace.training.data.attributes import ATTRIBUTES
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.reward import (
+    CREDITS,
     AttributeReward,
     GenerationRewardTrainer,
     Prompt,
     RewardArguments,
     code_log_probs,
+    credits_of_step,
     group_advantages,
     kl_to_reference,
     painted_prompts,
@@ -53,15 +55,18 @@ def test_advantages_of_a_group():
     torch.testing.assert_close(group_advantages(10 * rewards + 5), scaled, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_policy_gradient_is_the_gradient_of_the_expected_reward(steps):
-    """All trajectories of two codes out of three, revealed at once or, each with probability 1/2, one step later."""
+@pytest.mark.parametrize(("steps", "credit"), [(1, "revealed"), (2, "revealed"), (1, "hidden"), (2, "hidden")])
+def test_policy_gradient_is_the_gradient_of_the_expected_reward(steps, credit):
+    """
+    All trajectories of two codes out of three, revealed at once or, each with probability 1/2, one step later. With
+    credit for all hidden places the model is one whose codes do not depend on each other.
+    """
     torch.manual_seed(0)
     places, size = 2, 3
     table = {}  # codes so far -> logits; what a model computes
 
     def logits_of(codes):
-        key = tuple(codes.tolist())
+        key = tuple(codes.tolist()) if credit == "revealed" else ()
         if key not in table:
             table[key] = torch.randn(places, size, dtype=torch.float64, requires_grad=True)
         return table[key]
@@ -94,10 +99,10 @@ def test_policy_gradient_is_the_gradient_of_the_expected_reward(steps):
         reward = rewards[tuple(states[-1].tolist())]
         for after in states:
             logits = logits_of(before)[None]
-            log_probs = logits.log_softmax(-1).gather(-1, after.clamp(min=0)[None, :, None])[..., 0]
-            revealed = revealed_places(before[None], after[None])
-            log_prob = log_prob + (log_probs * revealed).sum()
-            step_losses = step_losses + policy_loss(log_probs, log_probs.detach(), reward[None], revealed)
+            log_probs = logits.log_softmax(-1).gather(-1, states[-1][None, :, None])[..., 0]
+            log_prob = log_prob + (log_probs * revealed_places(before[None], after[None])).sum()
+            weights = credits_of_step(before[None], after[None], credit)
+            step_losses = step_losses + policy_loss(log_probs, log_probs.detach(), reward[None], weights)
             before = after
         probability = chance * log_prob.exp()
         expected_reward = expected_reward + probability * reward
@@ -109,14 +114,22 @@ def test_policy_gradient_is_the_gradient_of_the_expected_reward(steps):
         torch.testing.assert_close(-of_loss, of_reward, atol=1e-12, rtol=1e-9)
 
 
+def test_credits_add_up_to_what_a_step_reveals():
+    before = torch.tensor([[MASKED, MASKED, MASKED, 5], [1, 2, 3, 4]])
+    after = torch.tensor([[7, MASKED, MASKED, 5], [1, 2, 3, 4]])
+    assert credits_of_step(before, after).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+    hidden = credits_of_step(before, after, "hidden")
+    torch.testing.assert_close(hidden, torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0]]))
+
+
 def test_clipping_stops_at_its_bound():
-    revealed = torch.ones(1, 2, dtype=torch.bool)
+    revealed = torch.ones(1, 2)
     old = torch.tensor([[-1.0, -1.0]])
     for advantage, moved, gradient in ((1.0, 0.5, 0.0), (1.0, -0.5, None), (-1.0, -0.5, 0.0), (-1.0, 0.5, None)):
         new = (old + moved).requires_grad_()
         policy_loss(new, old, torch.tensor([advantage]), revealed, clip=0.2).backward()
         assert (new.grad == 0).all() == (gradient == 0.0)
-    hidden = torch.zeros(1, 2, dtype=torch.bool)
+    hidden = torch.zeros(1, 2)
     assert policy_loss(old * float("inf"), old, torch.ones(1), hidden).item() == 0.0
 
 
@@ -185,15 +198,16 @@ def test_rollouts_remember_how_likely_they_were(pipe, tmp_path, sampling):
     for step, places in enumerate(revealed):
         with torch.no_grad():
             logits = trainer._logits(rollouts.states[step], trainer._encode(prompts))
-        now = code_log_probs(logits, rollouts.states[step + 1])
+        now = code_log_probs(logits, rollouts.states[-1])
         torch.testing.assert_close(now[places], rollouts.log_probs[step][places], atol=1e-6, rtol=0)
     again = trainer.rollout(prompts, torch.Generator().manual_seed(0))
     assert torch.equal(again.states, rollouts.states)
 
 
-def test_some_steps_estimate_all(pipe, tmp_path):
+@pytest.mark.parametrize("credit", CREDITS)
+def test_some_steps_estimate_all(pipe, tmp_path, credit):
     """Averaged over all choices of one step, the gradient is that of all steps."""
-    trainer = make_trainer(pipe, tmp_path, beta=0.1)
+    trainer = make_trainer(pipe, tmp_path, beta=0.1, credit=credit)
     with torch.no_grad():
         for parameter in trainer.parameters:
             parameter.normal_(std=0.1)
@@ -211,8 +225,9 @@ def test_some_steps_estimate_all(pipe, tmp_path):
         torch.testing.assert_close(whole, mean, atol=1e-7, rtol=1e-4)
 
 
-def test_reward_rises(pipe, tmp_path):
-    trainer = make_trainer(pipe, tmp_path)
+@pytest.mark.parametrize("credit", CREDITS)
+def test_reward_rises(pipe, tmp_path, credit):
+    trainer = make_trainer(pipe, tmp_path, credit=credit)
     log = trainer.train()
     first, last = (sum(entry["reward"] for entry in part) / 5 for part in (log[:5], log[-5:]))
     assert last > first + 0.15
@@ -313,7 +328,14 @@ def test_painted_prompts():
 
 
 def test_wrong_arguments_are_refused(pipe):
-    for wrong in ({"group_size": 1}, {"trained_steps": 9}, {"updates": 0}, {"beta": -1}, {"learning_rate": 0}):
+    for wrong in (
+        {"group_size": 1},
+        {"trained_steps": 9},
+        {"updates": 0},
+        {"beta": -1},
+        {"learning_rate": 0},
+        {"credit": "all"},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RewardArguments(**wrong)
     with pytest.raises(ValueError, match="no prompts"):

@@ -7,6 +7,10 @@ model, and the revealed codes are draws from its softmax, so
 
     log p(trajectory) = Σ over steps Σ over places revealed in the step  log π(code | codes so far, prompt).
 
+Which of the hidden places a step reveals is chance, hence noise. `credit="hidden"` takes all of them, with the
+codes that they got in the end, each by the share of the hidden places that the step reveals (after UniGRPO,
+arXiv:2505.15809). The expectation stays, as far as a place's distribution does not depend on what is revealed first.
+
 The loss is the clipped policy gradient of that sum plus β times the exact KL divergence to the model before tuning, at
 the same places; both are divided by the number of codes. The reference is the same model with its adapters switched
 off, so it costs no memory. Other samplings can be used for the rollouts: their choice of places is then taken as
@@ -32,6 +36,9 @@ from .data.captions import write_caption
 from .data.painted import attributes_of
 from .data.visibility import assumed_visible
 from .evaluation.judge import UniF2aceJudge
+
+
+CREDITS = ("revealed", "hidden")
 
 
 @dataclass
@@ -114,6 +121,23 @@ def revealed_places(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return (before == MASKED_CODE) & (after != MASKED_CODE)
 
 
+def credits_of_step(before: torch.Tensor, after: torch.Tensor, credit: str = "revealed") -> torch.Tensor:
+    """
+    How much each place (B, N) counts in the gradient of a step, float32; a row sums to what the step has revealed.
+
+    Args:
+        before, after (`torch.Tensor` of shape `(B, N)`): Codes before and after the step.
+        credit (`str`, *optional*, defaults to `"revealed"`):
+            `"revealed"`: 1 where the step has revealed a code. `"hidden"`: wherever a code was hidden before it, the
+            share of these that the step has revealed.
+    """
+    revealed = revealed_places(before, after).float()
+    if credit == "revealed":
+        return revealed
+    hidden = (before == MASKED_CODE).float()
+    return hidden * revealed.sum(-1, keepdim=True) / hidden.sum(-1, keepdim=True).clamp(min=1)
+
+
 def code_log_probs(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Log-probabilities (B, N) of `codes` (B, N) under `logits` (B, N, C); anything where a code is masked."""
     return logits.float().log_softmax(-1).gather(-1, codes.clamp(min=0).unsqueeze(-1)).squeeze(-1)
@@ -123,38 +147,38 @@ def policy_loss(
     log_probs: torch.Tensor,
     old_log_probs: torch.Tensor,
     advantages: torch.Tensor,
-    revealed: torch.Tensor,
+    weights: torch.Tensor,
     clip: float = 0.2,
 ) -> torch.Tensor:
     """
     The clipped policy gradient (PPO) of one step: its gradient at `log_probs = old_log_probs` is
-    `-Σ advantage · ∇ log p`, over the revealed codes.
+    `-Σ weight · advantage · ∇ log p`.
 
     Args:
         log_probs, old_log_probs (`torch.Tensor` of shape `(B, N)`):
             Log-probabilities of the drawn codes now and when they were drawn.
         advantages (`torch.Tensor` of shape `(B,)`): See [`group_advantages`].
-        revealed (`torch.Tensor` of shape `(B, N)`): Where codes were drawn in this step.
+        weights (`torch.Tensor` of shape `(B, N)`): How much a code counts; see [`credits_of_step`].
         clip (`float`, *optional*, defaults to 0.2): How far the ratio of probabilities may move.
 
     Returns:
-        Scalar: mean over rows of the sum over revealed codes, divided by N.
+        Scalar: mean over rows of the weighted sum over codes, divided by N.
     """
-    ratio = torch.where(revealed, log_probs - old_log_probs, 0.0).exp()
+    ratio = torch.where(weights > 0, log_probs - old_log_probs, 0.0).exp()
     gain = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - clip, 1 + clip) * advantages[:, None])
-    return -(gain * revealed).sum() / revealed.numel()
+    return -(gain * weights).sum() / weights.numel()
 
 
-def kl_to_reference(logits: torch.Tensor, reference: torch.Tensor, revealed: torch.Tensor) -> torch.Tensor:
+def kl_to_reference(logits: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
-    Exact KL(model ‖ reference) of the codes' distributions, (B, N, C) both, summed over the revealed places.
+    Exact KL(model ‖ reference) of the codes' distributions, (B, N, C) both, summed with the weights (B, N).
 
     Returns:
         Scalar: mean over rows of the sum, divided by N; 0 and without gradient where the two are equal.
     """
     log_p, log_q = logits.float().log_softmax(-1), reference.float().log_softmax(-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-    return (divergence * revealed).sum() / revealed.numel()
+    return (divergence * weights).sum() / weights.numel()
 
 
 # The trainer
@@ -172,6 +196,9 @@ class RewardArguments:
         num_inference_steps (`int`, *optional*, defaults to 8): Sampling steps of a rollout.
         trained_steps (`int`, *optional*, defaults to 2):
             Steps of each rollout, drawn at random, that the gradient is estimated from; the estimate stays unbiased.
+        credit (`str`, *optional*, defaults to `"hidden"`):
+            Which codes a step is judged by: those that it has `"revealed"`, or all that were `"hidden"` before it. See
+            the top of this file.
         iterations (`int`, *optional*, defaults to 1): Optimizer steps with the same rollouts; from 2 on clipping acts.
         guidance_scale (`float`, *optional*, defaults to 1.0): Guidance in rollouts; with it the guided model is tuned.
         sampling (`str`, *optional*, defaults to `"ancestral"`): Of [`UniF2aceScheduler`]; see the top of this file.
@@ -190,6 +217,7 @@ class RewardArguments:
     group_size: int = 4
     num_inference_steps: int = 8
     trained_steps: int = 2
+    credit: str = "hidden"
     iterations: int = 1
     guidance_scale: float = 1.0
     sampling: str = "ancestral"
@@ -211,6 +239,8 @@ class RewardArguments:
             raise ValueError(f"group_size={self.group_size}, expected at least 2: a group is compared with itself")
         if self.trained_steps > self.num_inference_steps:
             raise ValueError(f"trained_steps={self.trained_steps}, expected at most {self.num_inference_steps}")
+        if self.credit not in CREDITS:
+            raise ValueError(f"credit={self.credit!r}, expected one of {', '.join(map(repr, CREDITS))}")
         for name in ("learning_rate", "clip", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}, expected more than 0")
@@ -226,7 +256,8 @@ class Rollouts:
     Args:
         prompts (`list[Prompt]`): One for each row; the rows of a group follow each other.
         states (`torch.LongTensor` of shape `(steps + 1, B, N)`): Codes before each step and at the end.
-        log_probs (`torch.FloatTensor` of shape `(steps, B, N)`): Of the codes after each step, when they were drawn.
+        log_probs (`torch.FloatTensor` of shape `(steps, B, N)`):
+            Of the codes at the end, by the distributions that each step drew from.
         images (`list[PIL.Image.Image]`): The pictures.
     """
 
@@ -301,12 +332,13 @@ class GenerationRewardTrainer:
         generators = row_generators(generator, state.batch_size)
         shape = (state.batch_size, transformer.config.num_image_tokens)
         codes = torch.full(shape, MASKED_CODE, device=transformer.device)
-        states, log_probs = [codes], []
+        states, distributions = [codes], []
         for timestep in scheduler.timesteps:
             logits = self._logits(codes, state)
             codes = scheduler.step(logits, timestep, codes, generator=generators).prev_sample
             states.append(codes)
-            log_probs.append(code_log_probs(logits, codes))
+            distributions.append(logits)
+        log_probs = [code_log_probs(logits, codes) for logits in distributions]
         images = self.pipe.processor.post_process_multimodal_output(
             transformer.decode_image_tokens(codes), generation_mode="image"
         )
@@ -331,18 +363,22 @@ class GenerationRewardTrainer:
         scale = len(rollouts.log_probs) / len(steps)
         totals = {"policy_loss": 0.0, "kl": 0.0}
         for step in steps:
-            before, after = rollouts.states[step], rollouts.states[step + 1]
-            revealed = revealed_places(before, after)
+            before = rollouts.states[step]
+            weights = credits_of_step(before, rollouts.states[step + 1], self.args.credit)
             if self.args.beta:
                 with torch.no_grad(), self.model.disable_adapter():
                     reference = self._logits(before, self._encode(prompts))
             logits = self._logits(before, self._encode(prompts))
             loss = policy_loss(
-                code_log_probs(logits, after), rollouts.log_probs[step], advantages, revealed, self.args.clip
+                code_log_probs(logits, rollouts.states[-1]),
+                rollouts.log_probs[step],
+                advantages,
+                weights,
+                self.args.clip,
             )
             totals["policy_loss"] += scale * loss.item()
             if self.args.beta:
-                divergence = kl_to_reference(logits, reference, revealed)
+                divergence = kl_to_reference(logits, reference, weights)
                 loss = loss + self.args.beta * divergence
                 totals["kl"] += scale * divergence.item()
             (scale * loss).backward()
