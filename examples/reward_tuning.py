@@ -21,11 +21,13 @@ from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline
 from unif2ace.cli import picture_grid, save_picture
+from unif2ace.pipelines.provenance_unif2ace import describe_checkpoint
 from unif2ace.training.evaluation.judge import UniF2aceJudge
 from unif2ace.training.evaluation.painted import ratio_with_interval
 from unif2ace.training.evaluation.report import interval, table
 from unif2ace.training.files import write_json
 from unif2ace.training.reward import (
+    CREDITS,
     AttributeReward,
     GenerationRewardTrainer,
     Prompt,
@@ -48,7 +50,9 @@ def report(results: dict, rows: list[list[str]]) -> str:
     """The measured numbers as a table, with what was done."""
     args = results["arguments"]
     rewards, kl = results["reward"], results["kl"][1]
+    name, version = results["checkpoint"]
     text = (
+        f"Checkpoint {name} ({version}). "
         f"{results['updates']} updates of {args['prompts_per_update']} prompts with {args['group_size']} pictures, "
         f"{args['num_inference_steps']} sampling steps, learning rate {args['learning_rate']}, "
         f"{results['minutes']:.0f} minutes; measured with the shipping sampler on {args['held_out']} other prompts. "
@@ -71,6 +75,7 @@ def main(arguments: list[str] | None = None) -> dict:
     for name in ("learning_rate", "beta", "guidance_scale", "max_minutes"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(defaults, name))
     parser.add_argument("--sampling", default=defaults.sampling)
+    parser.add_argument("--credit", choices=CREDITS, default=defaults.credit)
     options = parser.parse_args(arguments)
     if options.output.exists() and any(options.output.iterdir()):
         parser.error(f"{options.output} exists and is not empty; choose another folder")
@@ -78,6 +83,7 @@ def main(arguments: list[str] | None = None) -> dict:
     started = time.monotonic()
     pipe = UniF2acePipeline.from_pretrained(options.base)
     pipe.set_progress_bar_config(disable=True)
+    checkpoint, version = describe_checkpoint(pipe.transformer.name_or_path)
     judge = UniF2aceJudge.from_pretrained(options.judge)
     right, probability = AttributeReward(judge, soft=False), AttributeReward(judge)
     held_out = painted_prompts(options.held_out, "test")
@@ -93,7 +99,8 @@ def main(arguments: list[str] | None = None) -> dict:
     trainer.save(options.output / "adapter")
     after = draw(pipe, held_out, "after")
 
-    rows, results = [], {"updates": len(log), "minutes": 0.0, "measures": {}}
+    rows = []
+    results = {"checkpoint": [checkpoint, (version or "")[:19]], "updates": len(log), "minutes": 0.0, "measures": {}}
     for name, reward in (("attributes read rightly", right), ("the judge's probability of them", probability)):
         values = [reward(images, held_out).numpy() for images in (before, after)]
         ones = np.ones(len(held_out))
