@@ -129,11 +129,11 @@ class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, Pr
     _supports_attention_backend = True
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs):
-        """[`~transformers.PreTrainedModel.activation_checkpointing_enable`]; refuses `use_reentrant=True`."""
+        """[`~transformers.PreTrainedModel.activation_checkpointing_enable`]; warns of `use_reentrant=True`."""
         if (activation_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "use_reentrant=True would cut the encoders' features and the routers' losses off from the gradient: "
-                "leave it out, the default is False"
+            logger.warning_once(
+                "use_reentrant=True cuts the routers' losses off from the gradient, and fails with pictures: leave it "
+                "out, the default is False"
             )
         super().activation_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
 

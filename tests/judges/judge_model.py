@@ -89,7 +89,7 @@ class UniF2aceTextModelTester:
 OTHER_NAME = "recorded as t2i_router_logits and mmu_router_logits: at the other name TRL adds a loss of its own"
 WHOLE_IMAGES = "random ids are no sequence of the whole model, whose codes come as whole images: see the text model"
 FIXED_VOCABULARY = "the vocabulary is text, special tokens, codes and mask, in this order: it cannot be cut or grow"
-REENTRANT = "use_reentrant=True is refused: it would cut features and the routers' losses off from the gradient"
+REENTRANT = "use_reentrant=True, of which the model warns, fails with pictures: features pass by inside of structures"
 MISSING_TOWER = "transformers starts a CLIP tower that a checkpoint lacks by CLIP's rule only in models of its own"
 
 
