@@ -28,7 +28,7 @@ SEED_LIMIT = 2**32
 
 GENERATE_EXAMPLES = """\
 examples:
-  unif2ace generate "a smiling old man with round glasses and a grey beard" -o face.png
+  unif2ace generate "an old man with pale skin, short gray hair and round glasses, in a green t-shirt" -o face.png
   unif2ace generate "a young woman with hoop earrings" --seed 7 --num-images 4 --grid -o faces.png
 
   unif2ace generate --prompts faces.jsonl --out faces/ --workers 2
@@ -67,7 +67,7 @@ MODULES: dict[str, tuple[str, str]] = {
 
 EXAMPLES = """\
 examples:
-  unif2ace generate "a smiling old man with round glasses and a grey beard" -o face.png
+  unif2ace generate "an old man with pale skin, short gray hair and round glasses, in a green t-shirt" -o face.png
   unif2ace describe face.png
   unif2ace ask face.png "What is on his head?"
 

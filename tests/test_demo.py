@@ -263,11 +263,13 @@ WATCH = """() => {
     new MutationObserver(() => seen.push(state.innerText)).observe(state, everything)
 }"""
 
+SENTENCE = "an old man with pale skin, gray hair and round glasses, in a green t-shirt, blue background"
+
 
 @pytest.mark.slow
 def test_a_visit(page, tmp_path):
     # a sentence becomes a face, step by step
-    page.get_by_label("What the face looks like").first.fill("a smiling old man with round glasses and a grey beard")
+    page.get_by_label("What the face looks like").first.fill(SENTENCE)
     page.get_by_role("button", name="Settings").first.click()
     page.get_by_label("number input for Steps").first.fill("8")
     page.get_by_label("number input for Guidance").first.fill("5")
