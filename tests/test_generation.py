@@ -1,6 +1,7 @@
 """Both generation modes: caches against recomputation, batches against single rows, guidance, beams, bad input."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -226,6 +227,18 @@ def test_a_compiled_step_is_one_graph_for_all_prompts_and_draws_the_same_codes(m
     assert torch.equal(draw(compiled, prompts, generator=seeded(1, 2)), eager[0])
     assert torch.equal(draw(compiled, longer, generator=seeded(1, 2)), eager[1])
     assert len(graphs) == 1
+
+
+@pytest.mark.slow
+def test_a_step_compiled_to_machine_code_draws_the_same_codes(model, prompts):
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    compiled = copy.deepcopy(model)
+    compiled.compile_image_decoding()
+    for seeds in ((1, 2), (3, 4)):
+        assert torch.equal(
+            draw(compiled, prompts, generator=seeded(*seeds)), draw(model, prompts, generator=seeded(*seeds))
+        )
 
 
 def test_the_empty_prompt_is_computed_once_when_asked(model, prompts, monkeypatch):
