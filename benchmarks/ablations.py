@@ -79,7 +79,7 @@ METRICS = {
     "bound": "likelihood bound, nats a code",
     "mmu_loss": "answers, nats a token",
 }
-VERDICTS = HOLDS, REVERSED, NONE, UNKNOWN = "holds", "reversed", "no difference", "one seed"
+HOLDS, REVERSED, NONE, UNKNOWN = "holds", "reversed", "no difference", "one seed"
 # The paper's orderings: what is said to be better, than what, by which measure of ours.
 ORDERINGS = (
     ("D3Diff beats mask only", DEFAULT, "mask_only", ("mask_loss", "bound")),
@@ -292,7 +292,9 @@ def table(results: Sequence[dict[str, Any]], config: dict[str, Any]) -> str:
             cells = claim, name, _mean(gains, sign="+"), f"{agree} of {len(seeds)}", verdict(gains)
             lines.append(f"| {' | '.join(cells)} |")
             found.setdefault(verdict(gains), []).append(f"{claim} ({name})")
-    lines += [f"\n**{name[0].upper()}{name[1:]}**: {'; '.join(found[name])}." for name in VERDICTS if name in found]
+    for name in (HOLDS, REVERSED, NONE):
+        if name in found:
+            lines += ["", f"**{name.capitalize()}**: {'; '.join(found[name])}."]
     return "\n".join(lines)
 
 
