@@ -295,6 +295,8 @@ def table(results: Sequence[dict[str, Any]], config: dict[str, Any]) -> str:
     for name in (HOLDS, REVERSED, NONE):
         if name in found:
             lines += ["", f"**{name.capitalize()}**: {'; '.join(found[name])}."]
+    if UNKNOWN in found:
+        lines += ["", "With one seed there is no spread to compare a gain with, so nothing is said of the ordering."]
     return "\n".join(lines)
 
 

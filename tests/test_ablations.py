@@ -118,6 +118,10 @@ def test_table_counts_seeds_and_orderings(ablations, config):
     (row,) = [line for line in lines if line.startswith("| mask term only |")]
     assert "| 2 | 2.100 ± 0.141 (+0.050 ± 0.212)" in row
     assert not any("top-2" in line and "beats" in line for line in lines)  # nothing ran for it
+    assert "**No difference**: D3Diff beats mask only (masked cross-entropy)" in "\n".join(lines)
+    assert not any("With one seed" in line for line in lines)
+    one_seed = ablations.table([result for result in results if result["seed"] == 0], config)
+    assert "| 1 of 1 | one seed |" in one_seed and "**Holds**" not in one_seed and "With one seed" in one_seed
 
 
 @pytest.mark.parametrize(
