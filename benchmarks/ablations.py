@@ -348,10 +348,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.jsonl"
 
-    def finished() -> list[dict[str, Any]]:
-        return [line for line in (read_lines(path) if path.exists() else []) if line["settings"] == key]
+    def finished() -> dict[tuple[str, int], dict[str, Any]]:
+        lines = read_lines(path) if path.exists() else []
+        return {(line["arm"], line["seed"]): line for line in lines if line["settings"] == key}
 
-    done = {(line["arm"], line["seed"]) for line in finished()}
+    done = finished()
     todo = [(arm, seed) for seed in options.seeds for arm in options.arms if (arm, seed) not in done]
     if todo and not options.table_only:
         counts = {"train": config["train_count"], "validation": config["validation_count"]}
@@ -364,12 +365,14 @@ def main(arguments: list[str] | None = None) -> int:
         for arm, seed in (bar := tqdm(todo, unit="run")):
             if time.monotonic() - started > 60 * options.minutes:
                 break
+            if (arm, seed) in finished():  # by another process that shares the work
+                continue
             bar.set_postfix(arm=arm, seed=seed)
             result = run_arm(config, arm, seed, rows)
             if not all(math.isfinite(result[metric]) for metric in METRICS):
                 print(f"{arm}, seed {seed}: not finite", file=sys.stderr)
             append_line(path, {"settings": key, "revision": git_revision(), **result})
-    text = table(finished(), config)
+    text = table(list(finished().values()), config)
     print(text)
     if options.write:
         write_text(options.write, put_table(options.write.read_text(encoding="utf-8"), text))
