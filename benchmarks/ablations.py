@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from reporting import put_section
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -44,14 +45,13 @@ from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.painted import attributes_of, load_rendered
 from unif2ace.training.data.questions import write_questions
 from unif2ace.training.data.visibility import assumed_visible
-from unif2ace.training.files import replacing, write_text
+from unif2ace.training.files import replacing
 from unif2ace.training.run_folder import git_revision
 from unif2ace.training.train import EXIT_CODES, override
 from unif2ace.training.trainer import UniF2aceTrainer
 
 
 CONFIG = Path(__file__).with_suffix(".yaml")
-MARKS = ("<!-- table -->", "<!-- /table -->")
 DEFAULT = "d3diff"
 
 # What each arm changes: in the text configuration, and in the training arguments.
@@ -318,15 +318,6 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
     return f"{mean:{sign}.3f}{spread}"
 
 
-def put_table(document: str, text: str) -> str:
-    """`document` with what stands between the marks replaced by `text`."""
-    before, found, rest = document.partition(MARKS[0])
-    _, ended, after = rest.partition(MARKS[1])
-    if not found or not ended:
-        raise ValueError(f"the document has no place for the table: expected the lines {MARKS[0]} and {MARKS[1]}")
-    return f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -375,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = table(list(finished().values()), config)
     print(text)
     if options.write:
-        write_text(options.write, put_table(options.write.read_text(encoding="utf-8"), text))
+        put_section(options.write, "table", text)
     return 0
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from reporting import put_section
 
-from unif2ace.training.files import write_text
 from unif2ace.training.losses import WEIGHTINGS, score_entropy, score_weight
 from unif2ace.training.masking import MaskSchedule
 
@@ -27,7 +27,6 @@ from unif2ace.training.masking import MaskSchedule
 VOCABULARY, LENGTH = 3, 2
 TOLERANCE = 1e-9
 STEPS = (2, 3, 4, 10, 100)
-MARKS = ("<!-- table -->", "<!-- /table -->")
 
 
 @dataclass
@@ -250,15 +249,6 @@ def tables(models: int = 300, seed: int = 0) -> str:
     return "\n".join(lines)
 
 
-def put_tables(document: str, text: str) -> str:
-    """`document` with what stands between the marks replaced by `text`."""
-    before, found, rest = document.partition(MARKS[0])
-    _, ended, after = rest.partition(MARKS[1])
-    if not found or not ended:
-        raise ValueError(f"the document has no place for the tables: expected the lines {MARKS[0]} and {MARKS[1]}")
-    return f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -272,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = tables(options.models, options.seed)
     print(text)
     if options.write:
-        write_text(options.write, put_tables(options.write.read_text(encoding="utf-8"), text))
+        put_section(options.write, "table", text)
     return 0
 
 

@@ -107,6 +107,8 @@ def test_literal_form_of_the_paper_diverges(toy, cut):
     assert toy.literal_excess(256, 1e-6) == pytest.approx(3024.7748, abs=1e-4)
 
 
-def test_document_holds_what_the_command_prints(toy):
+def test_document_holds_what_the_command_prints(toy, tmp_path):
     document = (ROOT / "docs" / "d3diff.md").read_text(encoding="utf-8")
-    assert toy.put_tables(document, toy.tables()) == document
+    (tmp_path / "d3diff.md").write_text(document, encoding="utf-8")
+    assert toy.main(["--write", str(tmp_path / "d3diff.md")]) == 0
+    assert (tmp_path / "d3diff.md").read_text(encoding="utf-8") == document
