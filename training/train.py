@@ -17,6 +17,7 @@ codes of the pictures (`training.train_tokenizer`), the two encoders (`training.
 """
 
 import argparse
+import atexit
 import itertools
 import os
 import re
@@ -389,6 +390,8 @@ def run(arguments: argparse.Namespace) -> None:
     if trainer.is_world_process_zero():
         _summarize(trainer, time.monotonic() - started)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # not before the first process has written everything: torchrun ends all when one goes wrong on its way out
+        trainer.accelerator.wait_for_everyone()
         torch.distributed.destroy_process_group()
     if trainer.stopped_by is not None:
         raise SystemExit(EXIT_CODES[trainer.stopped_by])
@@ -429,4 +432,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as ended:
+        code = ended.code
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(code, int):
+        # all is written; the interpreter's own end now and then aborts a process whose gloo threads still live
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
