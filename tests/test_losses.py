@@ -55,6 +55,18 @@ def _batch_of_known_cross_entropy():
     return logits, torch.zeros(2, 4, dtype=torch.long), masked
 
 
+def test_position_weights_multiply_both_terms_and_leave_the_token_loss_alone():
+    logits, targets, masked = _batch_of_known_cross_entropy()
+    row, num_masked = masked.nonzero()[:, 0], masked.sum(-1)
+    weight = torch.arange(1.0, 1 + len(row))
+    plain = d3diff_loss(logits[masked], targets[masked], row, num_masked, 4)
+    weighted = d3diff_loss(logits[masked], targets[masked], row, num_masked, 4, position_weight=weight)
+    torch.testing.assert_close(weighted.token_loss, plain.token_loss)
+    torch.testing.assert_close(weighted.mask_loss, (plain.token_loss * weight).mean())
+    by_row = (plain.token_loss * weight / (num_masked / 4)[row]).sum() / 2
+    torch.testing.assert_close(weighted.score_loss, by_row)
+
+
 def _random_batch():
     """Four rows of eight codes, of which 6, 3, 7 and 3 are masked; logits of seven codes."""
     generator = torch.Generator().manual_seed(0)

@@ -139,6 +139,16 @@ def test_loss_is_the_sum_of_its_terms(make_trainer):
         assert entry["loss"] == pytest.approx(total, rel=1e-4)
 
 
+def test_region_weights_change_what_is_trained_but_not_the_logged_loss(make_trainer):
+    plain = make_trainer(max_steps=2, name="plain")
+    plain.train()
+    weighted = make_trainer(max_steps=2, name="weighted", region_weights={"eyes": 8.0})
+    weighted.train()
+    assert logged(plain, "mask_loss")[0] == logged(weighted, "mask_loss")[0]
+    assert logged(plain, "loss")[0] != logged(weighted, "loss")[0]
+    assert logged(plain, "mask_loss")[1] != logged(weighted, "mask_loss")[1]
+
+
 @pytest.mark.parametrize("counts", [(8, 0), (0, 8)])
 def test_one_task_only(make_trainer, counts):
     trainer = make_trainer(Rows(*counts), t2i_fraction=None, max_steps=2)

@@ -24,6 +24,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`):
             Weight of the score term over the mask ratio: `"inverse_ratio"`, `"elbo"` or `"dse"`.
         mask_schedule (`str`, *optional*, defaults to `"cosine"`): `"cosine"` or `"linear"`.
+        region_weights (`dict[str, float]`, *optional*):
+            Weights of the codes under facial parts, as `{"eyes": 4, "mouth": 4}`, relative to all others; see
+            `region_weights.py`. All count alike, as in the paper, when not given. `mask_loss` is logged without them.
         mmu_weight (`float`, *optional*, defaults to `1.0`): Weight of the understanding loss.
         t2i_balance_coef (`float`, *optional*, defaults to `0.01`):
             Weight of the balance loss of the text-to-image group's routers.
@@ -70,6 +73,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
     mask_weight: float = field(default=1.0, metadata={"help": "Weight of D3Diff's mask term."})
     weighting: str = field(default="inverse_ratio", metadata={"help": "Weight of the score term over the mask ratio."})
     mask_schedule: str = field(default="cosine", metadata={"help": "Mask schedule, cosine or linear."})
+    region_weights: dict[str, float] | None = field(
+        default=None, metadata={"help": "Weights of codes by facial part."}
+    )
     mmu_weight: float = field(default=1.0, metadata={"help": "Weight of the understanding loss."})
     t2i_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, text-to-image."})
     mmu_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, understanding."})

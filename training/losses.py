@@ -22,7 +22,7 @@ WEIGHTINGS = ("inverse_ratio", "elbo", "dse")
 class D3DiffLoss:
     """
     `loss = mask_weight·mask_loss + alpha·score_loss` (scalars) and `token_loss`, the cross-entropy of each masked
-    position.
+    position, never weighted.
     """
 
     loss: torch.Tensor
@@ -64,6 +64,7 @@ def d3diff_loss(
     mask_weight: float = 1.0,
     weighting: str = "inverse_ratio",
     schedule: MaskSchedule | None = None,
+    position_weight: torch.Tensor | None = None,
     mask_denominator: torch.Tensor | float | None = None,
     row_denominator: torch.Tensor | float | None = None,
 ) -> D3DiffLoss:
@@ -81,6 +82,8 @@ def d3diff_loss(
         mask_weight (`float`, *optional*, defaults to 1): Weight of the mask term; 0 is the paper's "only score".
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`): See [`score_weight`].
         schedule (`MaskSchedule`, *optional*): The schedule of `weighting="elbo"`; cosine when not given.
+        position_weight (`torch.Tensor` of shape `(n,)`, *optional*):
+            Factor of each position's cross-entropy in both terms; 1 when not given. Not in the paper.
         mask_denominator (`float`, *optional*):
             Masked positions to divide the mask term by. Give the count over all micro-batches and processes of an
             optimizer step, so that the result does not depend on how the step was split. n when not given.
@@ -95,8 +98,9 @@ def d3diff_loss(
 
     ratio = num_masked.clamp(min=1).float() / num_tokens
     weight = score_weight(ratio, weighting, schedule or MaskSchedule())
-    mask_loss = token_loss.sum() / mask_denominator
-    score_loss = (token_loss * weight[row]).sum() / row_denominator
+    weighted = token_loss if position_weight is None else token_loss * position_weight
+    mask_loss = weighted.sum() / mask_denominator
+    score_loss = (weighted * weight[row]).sum() / row_denominator
     loss = mask_loss if mask_weight == 1 else mask_weight * mask_loss
     loss = loss if alpha == 0 else loss + alpha * score_loss
     return D3DiffLoss(loss, mask_loss, score_loss, token_loss)

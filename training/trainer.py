@@ -41,6 +41,7 @@ from .files import write_json
 from .losses import balance_of, d3diff_loss, router_usage
 from .masking import MaskSchedule, row_generator, sample_masks
 from .optimizers import MuonAdamWFactory
+from .region_weights import region_weights
 from .routing import StepLoad, summarize_load
 
 
@@ -125,6 +126,10 @@ class UniF2aceTrainer(Trainer):
 
         self.schedule = MaskSchedule(args.mask_schedule)
         self.config = model.config
+        self.region_weights: torch.Tensor | None = None  # (N,)
+        if args.region_weights:
+            weights = region_weights(args.region_weights, self.config.vq_config.grid_size)
+            self.region_weights = weights.to(args.device)
         self.averages = Averages(self._logged_names())
         self.step_load = StepLoad(self.config.text_config, args.device)
         self.expert_use: dict[str, torch.Tensor] = {}  # shares of the choices at the last log, (layers, E) each
@@ -275,6 +280,7 @@ class UniF2aceTrainer(Trainer):
             mask_weight=self.args.mask_weight,
             weighting=self.args.weighting,
             schedule=self.schedule,
+            position_weight=None if self.region_weights is None else self.region_weights.expand_as(masked)[masked],
             mask_denominator=mask_total,
             row_denominator=row_total,
         )
