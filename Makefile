@@ -49,10 +49,12 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 	$(PYTHON) -m unif2ace.training.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
 	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-3.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
+	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml
+	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
+	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-4.yaml
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
-	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-3/final \
-		--image-tokenizer runs/tokenizer_decoder/final --out hub_card/unif2ace-faces --overwrite
+	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-4/final --out hub_card/unif2ace-faces --overwrite
 
 judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (some minutes; needs PyPI once)
 	$(PYTHON) -m pip install --quiet -e ".[judges]"

@@ -29,7 +29,8 @@ from ..training.files import write_text
 PACKAGE = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 CONFIGS = PACKAGE / "training" / "configs"
-FIRST_STAGE, SECOND_STAGE, LAST_STAGE = "unif2ace-faces.yaml", "unif2ace-faces-2.yaml", "unif2ace-faces-3.yaml"
+STAGES = ("unif2ace-faces.yaml", "unif2ace-faces-2.yaml", "unif2ace-faces-3.yaml", "unif2ace-faces-4.yaml")
+LAST_STAGE = STAGES[-1]
 MODEL_NAME = "UniF²ace faces"
 LOSS_COLUMNS = {
     "loss": "total",
@@ -118,18 +119,38 @@ def _stages(configs: Path) -> list[dict]:
     for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
         stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
     train = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/configs/"
-    for what, config in (("the model, first stage", FIRST_STAGE), ("second stage", SECOND_STAGE)):
-        minutes = _read_yaml(configs / config)["training"]["max_minutes"]
-        stages.append({"what": what, "command": train + config, "minutes": minutes})
-    minutes = _read_yaml(configs / "encoders-faces-2.yaml")["clip"]["minutes"]
-    command = f"{module}.train_encoders clip --config training/configs/encoders-faces-2.yaml --threads 2"
-    stages.append({"what": "CLIP encoder, second stage", "command": command, "minutes": minutes})
-    minutes = _read_yaml(configs / LAST_STAGE)["training"]["max_minutes"]
-    stages.append({"what": "the model, third stage", "command": train + LAST_STAGE, "minutes": minutes})
-    decoder = "tokenizer-faces-decoder.yaml"
-    command = f"{module}.train_tokenizer --config training/configs/{decoder}"
-    minutes = _read_yaml(configs / decoder)["minutes"]
-    return [*stages, {"what": "a better decoder for the same codes", "command": command, "minutes": minutes}]
+    models = [
+        {
+            "what": f"the model, {number} stage",
+            "command": train + config,
+            "minutes": _read_yaml(configs / config)["training"]["max_minutes"],
+        }
+        for number, config in zip(("first", "second", "third", "fourth"), STAGES, strict=True)
+    ]
+    clip, decoder, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-decoder.yaml", "tokenizer-faces-2.yaml"
+    train_tokenizer = f"{module}.train_tokenizer --config training/configs/"
+    return [
+        *stages,
+        *models[:2],
+        {
+            "what": "CLIP encoder, second stage",
+            "command": f"{module}.train_encoders clip --config training/configs/{clip} --threads 2",
+            "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
+        },
+        models[2],
+        {
+            "what": "image tokenizer, second stage: a better decoder for the same codes",
+            "command": train_tokenizer + decoder,
+            "minutes": _read_yaml(configs / decoder)["minutes"],
+        },
+        {
+            "what": "image tokenizer, third stage",
+            "command": train_tokenizer + tokenizer,
+            "minutes": _read_yaml(configs / tokenizer)["minutes"],
+        },
+        {"what": "its codes of all pictures", "command": f"{train_tokenizer}{tokenizer} --encode"},
+        models[3],
+    ]
 
 
 def _read_yaml(path: Path) -> dict:
@@ -228,7 +249,7 @@ def make_card(
         resolution=config.vq_config.resolution,
         stages=_stages(configs),
         training=_read_yaml(configs / LAST_STAGE)["training"],
-        preset=_read_yaml(configs / FIRST_STAGE)["preset"],
+        preset=_read_yaml(configs / STAGES[0])["preset"],
         minutes=f"{training_minutes(log):.0f}" if log else None,
         steps=log[-1]["step"] if log else None,
         loss_table=loss_table(log),
