@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from .captions import DESCRIBE_PROMPTS, respell, write_caption
 from .painted import attributes_of, load_rendered, painted_face, rendered_seed
-from .questions import write_questions
+from .questions import QUESTION_KINDS, write_questions
 from .records import FaceRecord
 from .visibility import assumed_visible
 
@@ -20,6 +20,8 @@ FULL_PROMPT_SHARE = 0.55
 SHORT_PROMPT_COVERAGE = (0.1, 0.8)
 CAPTION_SHARE = 0.4  # of the understanding rows; the others are questions
 QUESTIONS = (8, 11)  # about one picture in one row: the picture is the costly part of it, so many share one
+# To say whether a statement holds is learnt late: such questions come three times as often as where they are tested.
+TRAINED_KINDS = (*QUESTION_KINDS, "yes_no", "yes_no")
 
 
 class PaintedRows(Dataset):
@@ -86,7 +88,7 @@ class PaintedRows(Dataset):
         if rng.random() < CAPTION_SHARE:
             turns = [(rng.choice(DESCRIBE_PROMPTS), write_caption(attributes, visible, rng).text)]
         else:
-            questions = write_questions(attributes, visible, rng, rng.randint(*QUESTIONS))
+            questions = write_questions(attributes, visible, rng, rng.randint(*QUESTIONS), TRAINED_KINDS)
             turns = [(question.question, question.answer) for question in questions]
         pixels = torch.from_numpy(self.pictures[picture].astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
         return {"task": "mmu", "codes": codes, "turns": turns, "pixel_values": pixels}

@@ -347,9 +347,9 @@ class _Asker:
         if fact.role in ("adjective", "is"):
             return f"Is {{he}} {words}?"
         if fact.role == "has":
-            return f"Does {{he}} have {words}?"
+            return self.rng.choice((f"Does {{he}} have {words}?", f"Has {{he}} got {words}?"))
         if fact.role in ("wears", "garment"):
-            return f"Does {{he}} wear {words}?"
+            return self.rng.choice((f"Does {{he}} wear {words}?", f"Is {{he}} wearing {words}?"))
         if fact.role == "looks":
             return f"Does {{he}} look {words}?"
         if fact.role == "picture":
