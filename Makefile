@@ -4,6 +4,12 @@ CONFIGS := training/configs
 .DEFAULT_GOAL := help
 .PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle judges ci
 
+# $(call train_model,CONFIGURATION,RUN): a stage of the model, if it is not finished; goes on where it stopped
+define train_model
+test -d runs/$(2)/final || OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train \
+		--config $(CONFIGS)/$(1).yaml $$(ls -d runs/$(2)/checkpoint-* > /dev/null 2>&1 && echo --resume)
+endef
+
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -44,14 +50,14 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 	$(PYTHON) -m unif2ace.training.train_encoders face --config $(CONFIGS)/encoders-faces.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
-	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces.yaml
-	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-2.yaml
+	$(call train_model,unif2ace-faces,unif2ace)
+	$(call train_model,unif2ace-faces-2,unif2ace-2)
 	$(PYTHON) -m unif2ace.training.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
-	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-3.yaml
+	$(call train_model,unif2ace-faces-3,unif2ace-3)
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
-	OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config $(CONFIGS)/unif2ace-faces-4.yaml
+	$(call train_model,unif2ace-faces-4,unif2ace-4)
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
 	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-4/final --out hub_card/unif2ace-faces --overwrite
