@@ -63,20 +63,21 @@ class PaintedFaces:
         folder (`str` or `os.PathLike`): The render cache.
         count (`int`): Faces, from the first on.
         workers (`int`, *optional*, defaults to 1): Processes that find out what the pictures show.
+        split (`str`, *optional*, defaults to `"test"`): `"validation"` to choose settings by.
 
     Raises:
         FileNotFoundError: if the render cache does not have so many.
     """
 
-    def __init__(self, folder: str | Path, count: int, workers: int = 1):
-        self.folder, self.count, self.workers = Path(folder), count, workers
-        self.pictures = np.array(load_rendered(folder, SPLIT, count)[:count])
-        self.attributes = [attributes_of(index, SPLIT) for index in range(count)]
+    def __init__(self, folder: str | Path, count: int, workers: int = 1, split: str = SPLIT):
+        self.folder, self.count, self.workers, self.split = Path(folder), count, workers, split
+        self.pictures = np.array(load_rendered(folder, split, count)[:count])
+        self.attributes = [attributes_of(index, split) for index in range(count)]
 
     @cached_property
     def visible(self) -> list[dict[str, bool]]:
         """Which attributes each picture shows, exactly."""
-        return exact_visibility(self.folder, SPLIT, self.count, self.workers)
+        return exact_visibility(self.folder, self.split, self.count, self.workers)
 
     @cached_property
     def described(self) -> list[dict[str, bool]]:
@@ -112,7 +113,7 @@ class PaintedFaces:
     @property
     def items(self) -> list[str]:
         """Their names."""
-        return [f"painted-{SPLIT}-{index}" for index in range(self.count)]
+        return [f"painted-{self.split}-{index}" for index in range(self.count)]
 
 
 class PaintedSuite(Suite):

@@ -1,0 +1,70 @@
+"""
+How a checkpoint's sampling is chosen: temperatures and guidance on validation faces, by the share of the attributes
+asked for that a judge finds in the pictures.
+
+    python benchmarks/sampling.py --temperature 0.5 0.7 1 --guidance 3 4 6 --count 48
+
+Every row draws the same faces from the same seeds as the first; its difference to the first is paired. The default
+sampling comes first. Needs the render cache of the validation split and the judge, as `benchmarks/quality.py` does.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+import torch
+from tradeoffs import Option, difference, load, measure, share
+
+from unif2ace import UniF2aceScheduler
+from unif2ace.training.evaluation.judge import UniF2aceJudge
+from unif2ace.training.evaluation.painted_suite import PaintedFaces
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Compare sampling settings on validation faces.")
+    parser.add_argument("--model", help="a checkpoint's folder (default: the bundled one)")
+    parser.add_argument("--judge", type=Path, default=Path("runs/judge/final"), help="default: %(default)s")
+    parser.add_argument("--data", type=Path, default=Path("runs/painted"), help="render cache (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=48, help="faces (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="changes no picture (default: %(default)s)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[16], help="default: 16")
+    for name in ("temperature", "confidence-temperature", "guidance"):
+        parser.add_argument(f"--{name}", type=float, nargs="+", help="default: the checkpoint's")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        faces = PaintedFaces(options.data, options.count, split="validation")
+        judge = UniF2aceJudge.from_pretrained(options.judge).eval()
+        pipe = load(options.model)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    config = pipe.scheduler.config
+    default = (config.temperature, config.confidence_temperature, 4.0, 16)
+    grid = itertools.product(
+        options.temperature or default[:1],
+        options.confidence_temperature or default[1:2],
+        options.guidance or default[2:3],
+        options.steps,
+    )
+    base = None
+    print(
+        "temperature | confidence temperature | guidance | steps | attributes right | coarse ones | difference, points"
+    )
+    for row in (default, *(row for row in grid if row != default)):
+        temperature, confidence, guidance, steps = row
+        pipe.scheduler = UniF2aceScheduler.from_config(
+            config, temperature=temperature, confidence_temperature=confidence
+        )
+        option = Option("", {"guidance_scale": guidance, "num_inference_steps": steps})
+        found = measure(option, pipe, faces, judge, options)
+        base = base or found
+        shares = f"{share(found):.3f} | {share(found, coarse=True):.3f}"
+        print(*row, shares, "" if found is base else difference(found, base), sep=" | ", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
