@@ -127,8 +127,16 @@ def _stages(configs: Path) -> list[dict]:
         }
         for number, config in zip(("first", "second", "third", "fourth"), STAGES, strict=True)
     ]
-    clip, decoder, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-decoder.yaml", "tokenizer-faces-2.yaml"
+    clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
     train_tokenizer = f"{module}.train_tokenizer --config training/configs/"
+    decoders = [
+        {
+            "what": f"image tokenizer, {number} stage: a better decoder for the same codes",
+            "command": train_tokenizer + config,
+            "minutes": _read_yaml(configs / config)["minutes"],
+        }
+        for number, config in (("second", "tokenizer-faces-decoder.yaml"), ("fourth", "tokenizer-faces-2-decoder.yaml"))
+    ]
     return [
         *stages,
         *models[:2],
@@ -138,11 +146,7 @@ def _stages(configs: Path) -> list[dict]:
             "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
         },
         models[2],
-        {
-            "what": "image tokenizer, second stage: a better decoder for the same codes",
-            "command": train_tokenizer + decoder,
-            "minutes": _read_yaml(configs / decoder)["minutes"],
-        },
+        decoders[0],
         {
             "what": "image tokenizer, third stage",
             "command": train_tokenizer + tokenizer,
@@ -150,6 +154,7 @@ def _stages(configs: Path) -> list[dict]:
         },
         {"what": "its codes of all pictures", "command": f"{train_tokenizer}{tokenizer} --encode"},
         models[3],
+        decoders[1],
     ]
 
 
