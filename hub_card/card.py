@@ -129,13 +129,14 @@ def _stages(configs: Path) -> list[dict]:
     ]
     clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
     train_tokenizer = f"{module}.train_tokenizer --config training/configs/"
+    same_codes = {"second": "tokenizer-faces-decoder.yaml", "fourth": "tokenizer-faces-2-decoder.yaml"}
     decoders = [
         {
             "what": f"image tokenizer, {number} stage: a better decoder for the same codes",
             "command": train_tokenizer + config,
             "minutes": _read_yaml(configs / config)["minutes"],
         }
-        for number, config in (("second", "tokenizer-faces-decoder.yaml"), ("fourth", "tokenizer-faces-2-decoder.yaml"))
+        for number, config in same_codes.items()
     ]
     return [
         *stages,
