@@ -35,12 +35,11 @@ HOW_TO_EDIT = (
     "Upload a face, or send one here from “Generate”. Paint over what is to change, and say what the face becomes."
 )
 EXAMPLES = (
-    "an old man with pale skin, short gray hair, round glasses and a gray beard, in a green t-shirt, "
-    "against a blue background",
-    "a young woman with fair skin, long blond hair, blue eyes and round glasses, in a red t-shirt, blue background",
     "a laughing woman with fair skin, curly red hair, big green eyes and hoop earrings, in a white shirt, "
-    "pink background",
-    "a man with tan skin, sunglasses, a black beanie and a full beard, in a black suit, white background",
+    "against a pink background",
+    "a man with tan skin, a full beard and sunglasses, in a cap and a red t-shirt, against a blue background",
+    "a laughing young woman with fair skin, long red hair and blue eyes, in a green t-shirt, beige background",
+    "an old man with pale skin, a gray beard and a brown hat, in a blue suit, white background",
 )
 QUESTIONS = ("What is on the head?", "Which colour is the hair?", "Is there a beard?")
 NO_ADAPTER = "none"
