@@ -58,10 +58,11 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
 	$(call train_model,unif2ace-faces-4,unif2ace-4)
+	$(call train_model,unif2ace-faces-5,unif2ace-5)
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2-decoder.yaml
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
-	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-4/final \
+	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-5/final \
 		--image-tokenizer runs/tokenizer-2-decoder/final --out hub_card/unif2ace-faces --overwrite
 
 judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (some minutes; needs PyPI once)

@@ -29,7 +29,7 @@ from ..training.files import write_text
 PACKAGE = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 CONFIGS = PACKAGE / "training" / "configs"
-STAGES = ("unif2ace-faces.yaml", "unif2ace-faces-2.yaml", "unif2ace-faces-3.yaml", "unif2ace-faces-4.yaml")
+STAGES = ("unif2ace-faces.yaml", *(f"unif2ace-faces-{number}.yaml" for number in (2, 3, 4, 5)))
 LAST_STAGE = STAGES[-1]
 MODEL_NAME = "UniF²ace faces"
 LOSS_COLUMNS = {
@@ -125,7 +125,7 @@ def _stages(configs: Path) -> list[dict]:
             "command": train + config,
             "minutes": _read_yaml(configs / config)["training"]["max_minutes"],
         }
-        for number, config in zip(("first", "second", "third", "fourth"), STAGES, strict=True)
+        for number, config in zip(("first", "second", "third", "fourth", "fifth"), STAGES, strict=True)
     ]
     clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
     train_tokenizer = f"{module}.train_tokenizer --config training/configs/"
@@ -154,7 +154,7 @@ def _stages(configs: Path) -> list[dict]:
             "minutes": _read_yaml(configs / tokenizer)["minutes"],
         },
         {"what": "its codes of all pictures", "command": f"{train_tokenizer}{tokenizer} --encode"},
-        models[3],
+        *models[3:],
         decoders[1],
     ]
 
