@@ -35,10 +35,10 @@ HOW_TO_EDIT = (
     "Upload a face, or send one here from “Generate”. Paint over what is to change, and say what the face becomes."
 )
 EXAMPLES = (
-    "a laughing woman with fair skin, curly red hair, big green eyes and hoop earrings, in a white shirt, "
-    "against a pink background",
+    "a laughing young woman with fair skin, long red hair and blue eyes, in a green t-shirt, "
+    "against a beige background",
     "a man with tan skin, a full beard and sunglasses, in a cap and a red t-shirt, against a blue background",
-    "a laughing young woman with fair skin, long red hair and blue eyes, in a green t-shirt, beige background",
+    "a laughing woman with curly red hair, big green eyes and hoop earrings, in a white shirt, pink background",
     "an old man with pale skin, a gray beard and a brown hat, in a blue suit, white background",
 )
 QUESTIONS = ("What is on the head?", "Which colour is the hair?", "Is there a beard?")
