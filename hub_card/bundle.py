@@ -27,7 +27,8 @@ from .card import make_card
 MAX_MEGABYTES = 60
 MAX_NEW_TOKENS = 160
 # Painted faces have large flat areas, of which a model is sure long before it is sure of the face: without strong
-# noise on the confidence the background is revealed first and grows over everything. Chosen on 32 validation faces.
+# noise on the confidence the background is revealed first and grows over everything. Chosen on 32 validation faces;
+# benchmarks/sampling.py compares others.
 SAMPLING = {"temperature": 0.7, "confidence_temperature": 12.0}
 
 
