@@ -11,10 +11,9 @@ sampling comes first. Needs the render cache of the validation split and the jud
 import argparse
 import itertools
 import sys
-from pathlib import Path
 
 import torch
-from tradeoffs import Option, difference, load, measure, share
+from tradeoffs import Option, add_options, difference, load, measure, share
 
 from unif2ace import UniF2aceScheduler
 from unif2ace.training.evaluation.judge import UniF2aceJudge
@@ -24,14 +23,10 @@ from unif2ace.training.evaluation.painted_suite import PaintedFaces
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description="Compare sampling settings on validation faces.")
-    parser.add_argument("--model", help="a checkpoint's folder (default: the bundled one)")
-    parser.add_argument("--judge", type=Path, default=Path("runs/judge/final"), help="default: %(default)s")
-    parser.add_argument("--data", type=Path, default=Path("runs/painted"), help="render cache (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=48, help="faces (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="changes no picture (default: %(default)s)")
+    add_options(parser, split="validation", count=48)
     parser.add_argument("--steps", type=int, nargs="+", default=[16], help="default: 16")
     for name in ("temperature", "confidence-temperature", "guidance"):
-        parser.add_argument(f"--{name}", type=float, nargs="+", help="default: the checkpoint's")
+        parser.add_argument(f"--{name}", type=float, nargs="+", help="default: the first row's")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:

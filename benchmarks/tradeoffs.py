@@ -114,14 +114,19 @@ def difference(found: dict, base: dict) -> str:
     return f"{100 * gained.mean():+.1f} ± {200 * error:.1f}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description="Measure the options that trade quality for time.")
+def add_options(parser: argparse.ArgumentParser, split: str, count: int) -> None:
+    """The options that say which checkpoint draws which faces, and who judges them."""
     parser.add_argument("--model", help="a checkpoint's folder (default: the bundled one)")
     parser.add_argument("--judge", type=Path, default=Path("runs/judge/final"), help="default: %(default)s")
     parser.add_argument("--data", type=Path, default=Path("runs/painted"), help="render cache (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=100, help="faces of the test split (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=count, help=f"faces of the {split} split (default: {count})")
     parser.add_argument("--batch-size", type=int, default=8, help="changes no picture (default: %(default)s)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Measure the options that trade quality for time.")
+    add_options(parser, split="test", count=100)
     parser.add_argument("--into", type=Path, help="a document to put the table into, as docs/inference.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

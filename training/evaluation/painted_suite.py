@@ -177,7 +177,7 @@ class PaintedSuite(Suite):
             "revision": self.subject.revision,
             "model_sha256": self.subject.sha256,
             "judge_sha256": self._judge_sha256,
-            "split": SPLIT,
+            "split": self.faces.split,
             "count": self.faces.count,
             "seeds": self.seeds,
             "steps": self.steps,
