@@ -1,5 +1,5 @@
 PYTHON ?= python
-CONFIGS := training/configs
+CONFIGS := training/synthetic/configs
 
 .DEFAULT_GOAL := help
 .PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle judges ci
@@ -41,18 +41,18 @@ bench: ## Measure the bundled checkpoint on held-out painted faces
 	$(PYTHON) benchmarks/quality.py
 
 train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, encoders, model (hours on a CPU; resumes)
-	$(PYTHON) -m unif2ace.training.data.painted --split test --count 1000 --out runs/painted
-	$(PYTHON) -m unif2ace.training.data.painted --split validation --count 1000 --out runs/painted
-	$(PYTHON) -m unif2ace.training.data.painted --split train --count 30000 --out runs/painted --workers 2
+	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split test --count 1000 --out runs/painted
+	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split validation --count 1000 --out runs/painted
+	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split train --count 30000 --out runs/painted --workers 2
 	$(PYTHON) -m unif2ace.training.train_text_tokenizer --out runs/text_tokenizer
-	$(PYTHON) -m unif2ace.training.train_encoders judge --config $(CONFIGS)/encoders-faces.yaml
-	$(PYTHON) -m unif2ace.training.train_encoders clip --config $(CONFIGS)/encoders-faces.yaml
-	$(PYTHON) -m unif2ace.training.train_encoders face --config $(CONFIGS)/encoders-faces.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_encoders judge --config $(CONFIGS)/encoders-faces.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_encoders clip --config $(CONFIGS)/encoders-faces.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_encoders face --config $(CONFIGS)/encoders-faces.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
 	$(call train_model,unif2ace-faces,unif2ace)
 	$(call train_model,unif2ace-faces-2,unif2ace-2)
-	$(PYTHON) -m unif2ace.training.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
+	$(PYTHON) -m unif2ace.training.synthetic.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
 	$(call train_model,unif2ace-faces-3,unif2ace-3)
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
 	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml

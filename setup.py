@@ -17,12 +17,17 @@ SUBPACKAGES = [
     "pipelines",
     "training",
     "training.data",
-    "training.data.face_sources",
+    "training.data.language",
+    "training.data.sources",
+    "training.convert",
     "training.evaluation",
     "training.evaluation.metrics",
-    "training.configs",
+    "training.synthetic",
+    "training.synthetic.configs",
+    "training.synthetic.painted",
     "hub_card",
     "pipelines.serving",
+    "cli",
 ]
 
 TRAIN = [
@@ -100,7 +105,7 @@ setup(
     package_data={
         "unif2ace": ["LICENSE"],  # goes into every repository that is published
         "unif2ace.hub_card": ["unif2ace-faces/**/*", "templates/*", "space/*"],
-        "unif2ace.training.configs": ["*.yaml"],
+        "unif2ace.training.synthetic.configs": ["*.yaml"],
     },
     entry_points={"console_scripts": ["unif2ace=unif2ace.cli:main"]},
     # No torchvision, here or in an extra: a build that does not match torch breaks the import of transformers.

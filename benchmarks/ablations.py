@@ -37,16 +37,16 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceProcessor
+from unif2ace.pipelines.files import replacing
 from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.callbacks import append_line, read_lines
-from unif2ace.training.data.captions import write_caption
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.data.painted import attributes_of, load_rendered
-from unif2ace.training.data.questions import write_questions
-from unif2ace.training.data.visibility import assumed_visible
-from unif2ace.training.files import replacing
+from unif2ace.training.data.language.captions import write_caption
+from unif2ace.training.data.language.questions import write_questions
+from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.run_folder import git_revision
+from unif2ace.training.synthetic.painted.dataset import attributes_of, load_rendered
 from unif2ace.training.train import EXIT_CODES, override
 from unif2ace.training.trainer import UniF2aceTrainer
 

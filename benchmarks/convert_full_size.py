@@ -31,7 +31,7 @@ def write_source(folder: Path):
     from safetensors.torch import save_file
 
     from unif2ace.modeling_unif2ace import get_preset
-    from unif2ace.training.showo_layout import codebook_tables, magvit_shapes, showo_config, showo_shapes
+    from unif2ace.training.convert.showo_layout import codebook_tables, magvit_shapes, showo_config, showo_shapes
 
     config = get_preset("showo-256")
     generator = torch.Generator().manual_seed(0)

@@ -33,18 +33,18 @@ from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline, UniF2aceTrainer, UniF2aceTrainingArguments
 from unif2ace.hub_card.card import checkpoint_sha256
+from unif2ace.pipelines.files import replacing, write_json, write_text
 from unif2ace.training.adapters import PRESETS
-from unif2ace.training.data.captions import write_caption
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.data.painted import painted_face
-from unif2ace.training.data.painted_identities import LASTING_ATTRIBUTES, person_picture
-from unif2ace.training.data.painter import paint
+from unif2ace.training.data.language.captions import write_caption
+from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.data.rows import FaceRows
-from unif2ace.training.data.visibility import assumed_visible
-from unif2ace.training.evaluation.painted import ratio_with_interval
 from unif2ace.training.evaluation.report import interval, table
-from unif2ace.training.files import replacing, write_json, write_text
 from unif2ace.training.finetune import FinetuneSettings, finetune
+from unif2ace.training.synthetic.painted.dataset import painted_face
+from unif2ace.training.synthetic.painted.identities import LASTING_ATTRIBUTES, person_picture
+from unif2ace.training.synthetic.painted.measures import ratio_with_interval
+from unif2ace.training.synthetic.painted.painter import paint
 
 
 SPLIT = "test"  # people of this split are in no training set

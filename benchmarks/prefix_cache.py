@@ -24,9 +24,9 @@ from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     num_masked_codes,
     row_generators,
 )
-from unif2ace.training.data.captions import write_caption
-from unif2ace.training.data.painted import attributes_of
-from unif2ace.training.data.visibility import assumed_visible
+from unif2ace.training.data.language.captions import write_caption
+from unif2ace.training.data.language.visibility import assumed_visible
+from unif2ace.training.synthetic.painted.dataset import attributes_of
 
 
 def full_logits(

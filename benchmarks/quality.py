@@ -5,7 +5,7 @@ its four main parts, as the documentation and the model card show them.
     python benchmarks/quality.py                                    # the bundled checkpoint, all four parts
     python benchmarks/quality.py --model runs/unif2ace/final --parts vqa,captions --count 100
 
-`training/evaluation/painted_suite.py` says what it needs. It writes a JSON file after each part (parts measured
+`training/synthetic/painted/suite.py` says what it needs. It writes a JSON file after each part (parts measured
 before on the same model with the same settings are kept), the same as Markdown beside it, and a contact sheet of
 generated faces. Everything is seeded. Generated pictures are kept, so an interrupted run goes on where it was.
 """
@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unif2ace.training.evaluation.painted_suite import PaintedFaces, PaintedSuite
+from unif2ace.pipelines.files import replacing, write_text
 from unif2ace.training.evaluation.report import quality_markdown, summary_table
 from unif2ace.training.evaluation.results import to_json
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import versions
-from unif2ace.training.files import replacing, write_text
+from unif2ace.training.synthetic.painted.suite import PaintedFaces, PaintedSuite
 
 
 PARTS = ("tokenizer", "generation", "vqa", "captions")

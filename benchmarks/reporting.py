@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from unif2ace.training.files import write_text
+from unif2ace.pipelines.files import write_text
 
 
 def cpu_seconds(function: Callable):

@@ -17,7 +17,7 @@ from tradeoffs import Option, add_options, difference, load, measure, share
 
 from unif2ace import UniF2aceScheduler
 from unif2ace.training.evaluation.judge import UniF2aceJudge
-from unif2ace.training.evaluation.painted_suite import PaintedFaces
+from unif2ace.training.synthetic.painted.suite import PaintedFaces
 
 
 def main(arguments: list[str] | None = None) -> int:

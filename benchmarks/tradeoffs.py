@@ -20,10 +20,10 @@ import torch
 from reporting import cpu_seconds, machine, put_section, table
 
 from unif2ace import UniF2acePipeline, UniF2aceScheduler
-from unif2ace.training.data.attributes import ATTRIBUTES, COARSE_ATTRIBUTES
+from unif2ace.training.data.language.attributes import ATTRIBUTES, COARSE_ATTRIBUTES
 from unif2ace.training.evaluation.judge import UniF2aceJudge
-from unif2ace.training.evaluation.painted import cases_and_hits
-from unif2ace.training.evaluation.painted_suite import PaintedFaces
+from unif2ace.training.synthetic.painted.measures import cases_and_hits
+from unif2ace.training.synthetic.painted.suite import PaintedFaces
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """
 Reward tuning of generation on painted faces: prompts state attributes, the judge says which of them it sees.
 
-    python -m unif2ace.training.train_encoders judge --config training/configs/encoders-faces.yaml   # once
+    # once:
+    python -m unif2ace.training.synthetic.train_encoders judge --config training/synthetic/configs/encoders-faces.yaml
     python examples/reward_tuning.py --judge runs/judge/final --output runs/reward
 
 Measures the shipping sampler on held-out prompts before and after, with the same seeds, and writes the adapter, the
@@ -20,12 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline
-from unif2ace.cli import picture_grid, save_picture
+from unif2ace.pipelines.files import write_json
+from unif2ace.pipelines.pictures import picture_grid, save_picture
 from unif2ace.pipelines.provenance_unif2ace import describe_checkpoint
 from unif2ace.training.evaluation.judge import UniF2aceJudge
-from unif2ace.training.evaluation.painted import ratio_with_interval
 from unif2ace.training.evaluation.report import interval, table
-from unif2ace.training.files import write_json
 from unif2ace.training.reward import (
     CREDITS,
     AttributeReward,
@@ -34,6 +34,7 @@ from unif2ace.training.reward import (
     RewardArguments,
     painted_prompts,
 )
+from unif2ace.training.synthetic.painted.measures import ratio_with_interval
 
 
 def draw(pipe: UniF2acePipeline, prompts: list[Prompt], what: str) -> list[Image.Image]:

@@ -20,7 +20,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConf
 
 from ..modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceVQModel
 from ..pipelines import UniF2aceScheduler
-from ..training.files import check_new, new_folder, write_text
+from ..pipelines.files import check_new, new_folder, write_text
 from .card import make_card
 
 

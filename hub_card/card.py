@@ -20,10 +20,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
+from ..pipelines.files import write_text
 from ..pipelines.provenance_unif2ace import checkpoint_sha256
-from ..training.data.attributes import ATTRIBUTES, sample_attributes
+from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
 from ..training.evaluation.report import explanation, questions_table, summary_table, table
-from ..training.files import write_text
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -103,8 +103,8 @@ def _stages(configs: Path) -> list[dict]:
     encoders = _read_yaml(configs / "encoders-faces.yaml")
     tokenizer = _read_yaml(configs / "tokenizer-faces.yaml")
     module = "python -m unif2ace.training"
-    encoder = f"{module}.train_encoders {{}} --config training/configs/encoders-faces.yaml"
-    train_tokenizer = f"{module}.train_tokenizer --config training/configs/tokenizer-faces.yaml"
+    encoder = f"{module}.train_encoders {{}} --config training/synthetic/configs/encoders-faces.yaml"
+    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml"
     paint = f"{module}.data.painted --out runs/painted"
     stages = [
         {"what": "paint 30,000 faces", "command": f"{paint} --split train --count 30000"},
@@ -118,7 +118,9 @@ def _stages(configs: Path) -> list[dict]:
     ]
     for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
         stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
-    train = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/configs/"
+    train = (
+        "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/synthetic/configs/"
+    )
     models = [
         {
             "what": f"the model, {number} stage",
@@ -128,7 +130,7 @@ def _stages(configs: Path) -> list[dict]:
         for number, config in zip(("first", "second", "third", "fourth", "fifth"), STAGES, strict=True)
     ]
     clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
-    train_tokenizer = f"{module}.train_tokenizer --config training/configs/"
+    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/"
     same_codes = {"second": "tokenizer-faces-decoder.yaml", "fourth": "tokenizer-faces-2-decoder.yaml"}
     decoders = [
         {
@@ -143,7 +145,7 @@ def _stages(configs: Path) -> list[dict]:
         *models[:2],
         {
             "what": "CLIP encoder, second stage",
-            "command": f"{module}.train_encoders clip --config training/configs/{clip} --threads 2",
+            "command": f"{module}.train_encoders clip --config training/synthetic/configs/{clip} --threads 2",
             "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
         },
         models[2],

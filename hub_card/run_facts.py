@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..training.callbacks import LOG_FILE, read_lines
-from ..training.data.face_sources import SOURCES, Source
+from ..training.data.sources import SOURCES, Source
 from ..training.evaluation.results import without_places
 from ..training.run_folder import CONFIG_FILE, RUN_FILE
 from .card import training_minutes

@@ -134,8 +134,8 @@ def showo_sources(showo_recordings, tmp_path_factory):
 @pytest.fixture(scope="session")
 def showo_folder(showo_sources, tmp_path_factory):
     """The recorded checkpoint converted as it is, without experts."""
-    from unif2ace.training.convert_showo import convert_showo
-    from unif2ace.training.showo_layout import ExpertChoice
+    from unif2ace.training.convert.showo import convert_showo
+    from unif2ace.training.convert.showo_layout import ExpertChoice
 
     folder = tmp_path_factory.mktemp("showo-converted") / "dense"
     convert_showo(destination=folder, experts=ExpertChoice("none"), **showo_sources)
@@ -152,7 +152,7 @@ def showo(showo_folder):
 def talking_checkpoint(tmp_path_factory):
     """A new tiny model that has room for full captions, with a real tokenizer, saved as a pipeline."""
     from unif2ace import UniF2acePipeline, UniF2aceProcessor, UniF2aceScheduler
-    from unif2ace.training.data.painted import painted_face
+    from unif2ace.training.synthetic.painted.dataset import painted_face
     from unif2ace.training.train_text_tokenizer import build_tokenizer
 
     torch.manual_seed(0)

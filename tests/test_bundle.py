@@ -12,7 +12,7 @@ from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2ac
 from unif2ace.hub_card.bundle import bundle, folder_megabytes, main
 from unif2ace.hub_card.card import checkpoint_sha256, loss_table, make_card, training_minutes
 from unif2ace.modeling_unif2ace import get_preset
-from unif2ace.training.files import write_text
+from unif2ace.pipelines.files import write_text
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

@@ -18,7 +18,7 @@ CONFIG = """
 preset: tiny
 model: {max_text_length: 160}
 data:
-  source: unif2ace.training.data.painted_rows:PaintedRecords
+  source: unif2ace.training.synthetic.painted.rows:PaintedRecords
   train: {count: 8, size: 16}
   validation: {count: 2, size: 16, split: validation}
   features: %(folder)s/features

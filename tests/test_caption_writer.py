@@ -26,10 +26,10 @@ from unif2ace.training.data.caption_writer import (
     read_done,
     write_captions,
 )
-from unif2ace.training.data.face_sources import TooManyBrokenSamplesError, open_faces
-from unif2ace.training.data.painted import attributes_of, identity_of
-from unif2ace.training.data.painter import paint
 from unif2ace.training.data.records import FaceRecord
+from unif2ace.training.data.sources import TooManyBrokenSamplesError, open_faces
+from unif2ace.training.synthetic.painted.dataset import attributes_of, identity_of
+from unif2ace.training.synthetic.painted.painter import paint
 
 
 COLORS = ("red", "green", "blue", "white")

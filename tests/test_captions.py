@@ -7,23 +7,23 @@ import sys
 
 import pytest
 
-from unif2ace.training.data.attributes import ATTRIBUTES, sample_attributes
-from unif2ace.training.data.captions import (
+from unif2ace.training.data.language.attributes import ATTRIBUTES, sample_attributes
+from unif2ace.training.data.language.captions import (
     DESCRIBE_PROMPTS,
     parse_caption,
     respell,
     salient_attributes,
     write_caption,
 )
-from unif2ace.training.data.phrases import FACTS, NOUNS, SILENT_VALUES, WRITTEN
+from unif2ace.training.data.language.phrases import FACTS, NOUNS, SILENT_VALUES, WRITTEN
 
 
 EVERYTHING = dict.fromkeys(ATTRIBUTES, True)
 
 PRINT_CAPTIONS = """
 import random
-from unif2ace.training.data.attributes import ATTRIBUTES, sample_attributes
-from unif2ace.training.data.captions import write_caption
+from unif2ace.training.data.language.attributes import ATTRIBUTES, sample_attributes
+from unif2ace.training.data.language.captions import write_caption
 rng = random.Random(3)
 for coverage in (1.0, 0.5, 0.3):
     for _ in range(4):

@@ -11,10 +11,10 @@ from PIL import Image
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.data.face_sources import TooManyBrokenSamplesError, open_faces
 from unif2ace.training.data.inspection import contact_sheet, inspect_faces
-from unif2ace.training.data.painted import painted_face
 from unif2ace.training.data.prepare import PreparedFaces, encode, fingerprints, prepare, prepared_rows
+from unif2ace.training.data.sources import TooManyBrokenSamplesError, open_faces
+from unif2ace.training.synthetic.painted.dataset import painted_face
 
 
 @pytest.fixture(scope="module")

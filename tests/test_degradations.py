@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unif2ace.training.data.painted import painted_face
 from unif2ace.training.evaluation.degradations import DEGRADATIONS, degrade
-from unif2ace.training.evaluation.painted import psnr
+from unif2ace.training.synthetic.painted.dataset import painted_face
+from unif2ace.training.synthetic.painted.measures import psnr
 
 
 @pytest.fixture(scope="module")

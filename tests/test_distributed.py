@@ -23,7 +23,7 @@ CONFIG = {
     "preset": "tiny",
     "model": {"max_text_length": 160},
     "data": {
-        "source": "unif2ace.training.data.painted_rows:PaintedRecords",
+        "source": "unif2ace.training.synthetic.painted.rows:PaintedRecords",
         "train": {"count": 16, "size": 16},
     },
     "training": {

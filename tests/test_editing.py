@@ -19,9 +19,9 @@ from unif2ace.pipelines.regions_unif2ace import (
     paint_region,
     region_box,
 )
-from unif2ace.training.data.attributes import ATTRIBUTES
-from unif2ace.training.data.painted import attributes_of, identity_of
-from unif2ace.training.data.painter import paint
+from unif2ace.training.data.language.attributes import ATTRIBUTES
+from unif2ace.training.synthetic.painted.dataset import attributes_of, identity_of
+from unif2ace.training.synthetic.painted.painter import paint
 
 
 TEXTS = ["a man with a hat and a beard", "a young woman with round glasses"]

@@ -4,10 +4,10 @@ import torch
 from transformers import CLIPModel, CLIPVisionModel
 
 from unif2ace.modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
-from unif2ace.training.data.painted import render
-from unif2ace.training.encoder_tasks import ClipTask, FaceTask
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
-from unif2ace.training.train_encoders import main, train
+from unif2ace.training.synthetic.encoder_tasks import ClipTask, FaceTask
+from unif2ace.training.synthetic.painted.dataset import render
+from unif2ace.training.synthetic.train_encoders import main, train
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

@@ -3,24 +3,24 @@ import json
 import numpy as np
 import pytest
 
-from unif2ace.training.data.attributes import ATTRIBUTES
-from unif2ace.training.data.painted import render
-from unif2ace.training.data.questions import Question
-from unif2ace.training.evaluation.exact_visibility import exact_visibility
-from unif2ace.training.evaluation.painted import (
-    code_use,
-    psnr,
-    score_answers,
-    score_captions,
-    score_generation,
-    score_reconstructions,
-)
+from unif2ace.training.data.language.attributes import ATTRIBUTES
+from unif2ace.training.data.language.questions import Question
 from unif2ace.training.evaluation.report import quality_markdown
 from unif2ace.training.evaluation.statistics import (
     bootstrap_weights,
     lift,
     ratio_with_interval,
     with_interval,
+)
+from unif2ace.training.synthetic.painted.dataset import render
+from unif2ace.training.synthetic.painted.exact_visibility import exact_visibility
+from unif2ace.training.synthetic.painted.measures import (
+    code_use,
+    psnr,
+    score_answers,
+    score_captions,
+    score_generation,
+    score_reconstructions,
 )
 
 

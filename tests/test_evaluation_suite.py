@@ -11,10 +11,8 @@ from huggingface_hub import ModelCard
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
-from unif2ace.training.data.painted import render
 from unif2ace.training.evaluation.compare import compare, comparison
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
-from unif2ace.training.evaluation.painted_suite import PaintedFaces, PaintedSuite
 from unif2ace.training.evaluation.results import (
     card_results,
     card_section,
@@ -33,6 +31,8 @@ from unif2ace.training.evaluation.statistics import (
 )
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import Part, Suite, run_suite
+from unif2ace.training.synthetic.painted.dataset import render
+from unif2ace.training.synthetic.painted.suite import PaintedFaces, PaintedSuite
 
 
 COUNT = 4

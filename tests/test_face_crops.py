@@ -20,12 +20,12 @@ from unif2ace.training.data.face_crops import (
     crop_face,
     make_finder,
 )
-from unif2ace.training.data.face_sources import BrokenSampleError, open_faces
-from unif2ace.training.data.painted import attributes_of, identity_of
-from unif2ace.training.data.painted_identities import person_picture
-from unif2ace.training.data.painted_landmarks import painted_landmarks
-from unif2ace.training.data.painter import paint
 from unif2ace.training.data.records import FaceRecord
+from unif2ace.training.data.sources import BrokenSampleError, open_faces
+from unif2ace.training.synthetic.painted.dataset import attributes_of, identity_of
+from unif2ace.training.synthetic.painted.identities import person_picture
+from unif2ace.training.synthetic.painted.landmarks import painted_landmarks
+from unif2ace.training.synthetic.painted.painter import paint
 
 
 # Eileen Collins, NASA, in the public domain; the landmarks are those that MTCNN finds.

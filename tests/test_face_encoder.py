@@ -10,7 +10,7 @@ from unif2ace.modeling_unif2ace.face_encoder_unif2ace import (
     align_face,
     similarity_transform,
 )
-from unif2ace.training.encoder_tasks import ArcFaceHead, verification_metrics
+from unif2ace.training.synthetic.encoder_tasks import ArcFaceHead, verification_metrics
 
 
 TEMPLATE = np.array(ARCFACE_TEMPLATE)

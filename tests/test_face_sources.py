@@ -8,11 +8,11 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from unif2ace.training.data.attributes import ATTRIBUTES, CELEBV_HQ_NAMES, VAGUE_VALUES
-from unif2ace.training.data.face_sources import SOURCES, ColumnMap, guess_columns, open_faces
-from unif2ace.training.data.face_sources.labelled import FAIRFACE_AGES, FAIRFACE_GENDERS, FAIRFACE_RACES
-from unif2ace.training.data.face_sources.labels import _FACTS, CELEBA_NAMES, KNOWN_LABELS, attributes_of_labels
-from unif2ace.training.data.painted import write_parquet
+from unif2ace.training.data.language.attributes import ATTRIBUTES, CELEBV_HQ_NAMES, VAGUE_VALUES
+from unif2ace.training.data.sources import SOURCES, ColumnMap, guess_columns, open_faces
+from unif2ace.training.data.sources.labelled import FAIRFACE_AGES, FAIRFACE_GENDERS, FAIRFACE_RACES
+from unif2ace.training.data.sources.labels import _FACTS, CELEBA_NAMES, KNOWN_LABELS, attributes_of_labels
+from unif2ace.training.synthetic.painted.dataset import write_parquet
 
 
 NUM_FACES = 4
@@ -86,8 +86,8 @@ def test_questions_about_labels_are_answered_both_ways_and_rightly():
     labels = SMILING_MAN | {"Wearing_Hat": False}
     rows = Dataset.from_list([{"image": {"bytes": png(), "path": None}, **labels} for _ in range(40)])
     rows = rows.map(lambda row, number: {"image": {"bytes": png(number % 6), "path": None}}, with_indices=True)
-    from unif2ace.training.data.face_sources.labelled import LabelRows
-    from unif2ace.training.data.face_sources.stream import FaceStream
+    from unif2ace.training.data.sources.labelled import LabelRows
+    from unif2ace.training.data.sources.stream import FaceStream
 
     keyed = rows.add_column("__key__", [str(number) for number in range(40)]).to_iterable_dataset()
     for record in FaceStream(keyed, LabelRows(), "labels"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unif2ace.training.data.face_sources import BrokenSamples, TooManyBrokenSamplesError, open_faces
 from unif2ace.training.data.rows import FaceRows
+from unif2ace.training.data.sources import BrokenSamples, TooManyBrokenSamplesError, open_faces
 
 
 COLORS = ("red", "green", "blue", "white", "black", "gray", "pink", "orange", "navy", "teal", "olive", "purple")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from unif2ace.training.files import new_folder, replacing, write_json
+from unif2ace.pipelines.files import new_folder, replacing, write_json
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from unif2ace.training.data.attributes import ATTRIBUTES
-from unif2ace.training.data.painted import attributes_of, render
-from unif2ace.training.data.visibility import assumed_visible
-from unif2ace.training.encoder_tasks import JudgeTask, PatchProbe, attribute_loss, attribute_targets, augment
+from unif2ace.training.data.language.attributes import ATTRIBUTES
+from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
-from unif2ace.training.train_encoders import cosine_share, train
+from unif2ace.training.synthetic.encoder_tasks import JudgeTask, PatchProbe, attribute_loss, attribute_targets, augment
+from unif2ace.training.synthetic.painted.dataset import attributes_of, render
+from unif2ace.training.synthetic.train_encoders import cosine_share, train
 
 
 def small_judge() -> UniF2aceJudge:

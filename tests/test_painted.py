@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from unif2ace.training.data.attributes import ATTRIBUTES
-from unif2ace.training.data.captions import parse_caption
-from unif2ace.training.data.painted import (
+from unif2ace.training.data.language.attributes import ATTRIBUTES
+from unif2ace.training.data.language.captions import parse_caption
+from unif2ace.training.synthetic.painted.dataset import (
     attributes_of,
     identity_of,
     load_rendered,
@@ -17,7 +17,7 @@ from unif2ace.training.data.painted import (
     render,
     write_parquet,
 )
-from unif2ace.training.data.painted_identities import LASTING_ATTRIBUTES, paint_people, person_picture
+from unif2ace.training.synthetic.painted.identities import LASTING_ATTRIBUTES, paint_people, person_picture
 
 
 SIZE = 16
@@ -75,7 +75,7 @@ def test_parquet_is_read_back_and_never_overwritten_unasked(tmp_path):
 
 
 def test_render_resumes_extends_and_is_readable_while_unfinished(tmp_path, monkeypatch):
-    monkeypatch.setattr("unif2ace.training.data.painted.CHUNK_PICTURES", 2)
+    monkeypatch.setattr("unif2ace.training.synthetic.painted.dataset.CHUNK_PICTURES", 2)
     pictures = np.load(render(tmp_path, "test", 5, size=SIZE))
     assert pictures.shape == (5, SIZE, SIZE, 3) and pictures.dtype == np.uint8
     for index in range(5):

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from unif2ace.training.data.attributes import (
+from unif2ace.training.data.language.attributes import (
     ATTRIBUTES,
     CELEBV_HQ_NAMES,
     COARSE_ATTRIBUTES,
@@ -21,8 +21,8 @@ from unif2ace.training.data.attributes import (
     to_celebv_hq,
     validate_attributes,
 )
-from unif2ace.training.data.painter import face_svg, paint
-from unif2ace.training.data.visibility import assumed_visible, visible_attributes
+from unif2ace.training.data.language.visibility import assumed_visible, visible_attributes
+from unif2ace.training.synthetic.painted.painter import face_svg, paint
 
 
 MEAN_IDENTITY = dict.fromkeys(IDENTITY_PARAMETERS, 0.0)

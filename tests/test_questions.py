@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from unif2ace.training.data.attributes import ATTRIBUTES, sample_attributes
-from unif2ace.training.data.captions import parse_caption
-from unif2ace.training.data.questions import (
+from unif2ace.training.data.language.attributes import ATTRIBUTES, sample_attributes
+from unif2ace.training.data.language.captions import parse_caption
+from unif2ace.training.data.language.questions import (
     ACCESSORIES,
     QUESTION_KINDS,
     Question,
@@ -26,8 +26,8 @@ EVERYTHING = dict.fromkeys(ATTRIBUTES, True)
 
 PRINT_QUESTIONS = """
 import random
-from unif2ace.training.data.attributes import ATTRIBUTES, sample_attributes
-from unif2ace.training.data.questions import write_questions
+from unif2ace.training.data.language.attributes import ATTRIBUTES, sample_attributes
+from unif2ace.training.data.language.questions import write_questions
 rng = random.Random(3)
 for _ in range(5):
     print(write_questions(sample_attributes(rng), dict.fromkeys(ATTRIBUTES, True), rng, 8))

@@ -10,14 +10,14 @@ from PIL import Image
 from unif2ace import UniF2aceForConditionalGeneration
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
-from unif2ace.training.data.face_sources import open_faces
-from unif2ace.training.data.painted import painted_face
 from unif2ace.training.data.records import FaceRecord
+from unif2ace.training.data.sources import open_faces
 from unif2ace.training.evaluation.compare import comparison
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.evaluation.records_suite import PaperSuite, RecordsSuite, Resources
 from unif2ace.training.evaluation.results import load_results
 from unif2ace.training.evaluation.subject import Subject
+from unif2ace.training.synthetic.painted.dataset import painted_face
 
 
 COUNT = 4

@@ -25,7 +25,7 @@ CONFIG = {
     "preset": "tiny",
     "model": {"max_text_length": 160, "text_config": {"resid_pdrop": 0.1}},  # dropout: the global random state counts
     "data": {
-        "source": "unif2ace.training.data.painted_rows:PaintedRecords",
+        "source": "unif2ace.training.synthetic.painted.rows:PaintedRecords",
         "train": {"count": 16, "size": 16},
     },
     "training": {

@@ -19,7 +19,7 @@ from unif2ace import (
 )
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.training.adapters import changed_weights
-from unif2ace.training.data.attributes import ATTRIBUTES
+from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.reward import (
     CREDITS,

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unif2ace.training.data.painted import painted_face
-from unif2ace.training.data.questions import Question
+from unif2ace.training.data.inputs import as_records, make_rows
+from unif2ace.training.data.language.questions import Question
 from unif2ace.training.data.records import FaceRecord
 from unif2ace.training.data.rows import FaceRows, check_row, check_rows
-from unif2ace.training.data.sources import as_records, make_rows
+from unif2ace.training.synthetic.painted.dataset import painted_face
 
 
 PICTURE = Image.new("RGB", (16, 16))

@@ -21,12 +21,9 @@ from unif2ace import (
 )
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.training.arguments import UniF2aceTrainingArguments
-from unif2ace.training.checkpoint_reader import CheckpointReader
-from unif2ace.training.checkpoint_writer import Job, write_checkpoint
-from unif2ace.training.convert_showo import convert_showo, export_showo
-from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.showo import showo_losses
-from unif2ace.training.showo_layout import (
+from unif2ace.training.convert.reader import CheckpointReader
+from unif2ace.training.convert.showo import convert_showo, export_showo
+from unif2ace.training.convert.showo_layout import (
     ExpertChoice,
     ShowoText,
     magvit_config,
@@ -37,8 +34,11 @@ from unif2ace.training.showo_layout import (
     showo_config,
     showo_shapes,
 )
+from unif2ace.training.convert.showo_training import showo_losses
+from unif2ace.training.convert.upcycle import upcycle_targets
+from unif2ace.training.convert.writer import Job, write_checkpoint
+from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.trainer import UniF2aceTrainer
-from unif2ace.training.upcycle import upcycle_targets
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unif2ace import UniF2aceProcessor
-from unif2ace.training.showo import showo_attention_mask
+from unif2ace.training.convert.showo_training import showo_attention_mask
 
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from unif2ace import UniF2acePipeline, UniF2aceProcessor
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
-from unif2ace.training.data.captions import parse_caption
 from unif2ace.training.data.conversations import (
     WRONG_FACTS,
     conversation_rows,
@@ -21,6 +20,7 @@ from unif2ace.training.data.conversations import (
     load_faces,
     preference_rows,
 )
+from unif2ace.training.data.language.captions import parse_caption
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

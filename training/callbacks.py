@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..modeling_unif2ace.configuration_unif2ace import TASKS
-from .files import replacing
+from ..pipelines.files import replacing
 from .plots import plot_experts, plot_losses
 
 
@@ -258,8 +258,8 @@ class Samples(TrainerCallback):
         if not state.is_world_process_zero or state.global_step == self.last_step:
             return
         self.last_step = state.global_step
-        from ..cli import picture_grid
         from ..pipelines import UniF2acePipeline
+        from ..pipelines.pictures import picture_grid
         from ..pipelines.scheduling_unif2ace import UniF2aceScheduler
 
         trainer = self.trainer

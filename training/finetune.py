@@ -26,11 +26,13 @@ from tqdm import tqdm
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from ..cli import load_pipeline, picture_grid, positive_int, save_picture, seed_int
+from ..cli.common import load_pipeline, positive_int, seed_int
 from ..hub_card.adapter_card import BUNDLED_NAME, make_adapter_card
 from ..hub_card.card import read_log
 from ..modeling_unif2ace.configuration_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
+from ..pipelines.files import replacing, write_json, write_text
+from ..pipelines.pictures import picture_grid, save_picture
 from .adapters import FULL, PRESETS, changed_weights, lora_config, restrict_to_tasks
 from .arguments import UniF2aceTrainingArguments
 from .callbacks import JsonLog, Progress
@@ -38,7 +40,6 @@ from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.rows import FaceRows
 from .data.tuning import TuningRows, read_faces
-from .files import replacing, write_json, write_text
 from .train import EXIT_CODES
 from .trainer import UniF2aceTrainer
 

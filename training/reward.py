@@ -32,10 +32,10 @@ from tqdm import tqdm
 from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, row_generators
 from ..pipelines import UniF2acePipeline, UniF2aceScheduler
 from .adapters import lora_config, restrict_to_tasks
-from .data.captions import write_caption
-from .data.painted import attributes_of
-from .data.visibility import assumed_visible
+from .data.language.captions import write_caption
+from .data.language.visibility import assumed_visible
 from .evaluation.judge import UniF2aceJudge
+from .synthetic.painted.dataset import attributes_of
 
 
 CREDITS = ("revealed", "hidden")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from .files import write_json, write_text
+from ..pipelines.files import write_json, write_text
 
 
 CONFIG_FILE, RUN_FILE = "config.yaml", "run.json"

@@ -6,10 +6,10 @@ Train UniF²ace, from a preset and its trained parts or from a checkpoint, on pa
     unif2ace train --config my.yaml --set training.max_steps=20 --output runs/trial
     torchrun --nproc_per_node 2 -m unif2ace.training.train --config unif2ace-faces
 
-A configuration is a YAML file; `docs/training.md` explains its sections, `training/configs` and `examples/training`
-hold some. The run's folder gets `config.yaml`, `run.json` (revision, versions, start of every resumption),
-`log.jsonl`, `experts.jsonl`, `plots/`, `samples/`, checkpoints and, in the end, `final/`: the averaged weights with
-the processor, a folder that `from_pretrained` reads.
+A configuration is a YAML file; `docs/training.md` explains its sections, `training/synthetic/configs` and
+`examples/training` hold some. The run's folder gets `config.yaml`, `run.json` (revision, versions, start of every
+resumption), `log.jsonl`, `experts.jsonl`, `plots/`, `samples/`, checkpoints and, in the end, `final/`: the
+averaged weights with the processor, a folder that `from_pretrained` reads.
 
 The bundled checkpoint needs, in this order: the render cache (`training.data.painted`), the image tokenizer and the
 codes of the pictures (`training.train_tokenizer`), the two encoders (`training.train_encoders`), the text tokenizer
@@ -49,7 +49,7 @@ from .arguments import UniF2aceTrainingArguments
 from .callbacks import LOG_FILE, SHOWN, JsonLog, Progress, RunPlots, Samples, read_lines
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
-from .data.sources import make_rows
+from .data.inputs import make_rows
 from .run_folder import write_run
 from .train_text_tokenizer import build_tokenizer
 from .trainer import UniF2aceTrainer
@@ -133,7 +133,7 @@ def override(config: dict[str, Any], changes: list[str]) -> None:
 def _find_config(path: str | Path):
     if Path(path).exists():
         return Path(path)
-    folder = resources.files(__package__) / "configs"
+    folder = resources.files(f"{__package__}.synthetic") / "configs"
     if (folder / f"{path}.yaml").is_file():
         return folder / f"{path}.yaml"
     names = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
@@ -374,7 +374,9 @@ def _pictures(rows: Dataset, count: int) -> list[Image.Image]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `unif2ace train`."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or a name from training/configs")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="YAML file, or a name from training/synthetic/configs"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file")
     parser.add_argument("--output", metavar="FOLDER", help="the run's folder (instead of training.output_dir)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of that folder")

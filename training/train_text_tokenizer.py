@@ -15,9 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
-from .data.attributes import ATTRIBUTES, sample_attributes
-from .data.captions import DESCRIBE_PROMPTS, write_caption
-from .data.questions import write_questions
+from .data.language.attributes import ATTRIBUTES, sample_attributes
+from .data.language.captions import DESCRIBE_PROMPTS, write_caption
+from .data.language.questions import write_questions
 
 
 BOS_TOKEN, EOS_TOKEN = "<|bos|>", "<|eos|>"

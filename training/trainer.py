@@ -31,13 +31,13 @@ from transformers.utils import logging
 from ..modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel
+from ..pipelines.files import write_json
 from .arguments import UniF2aceTrainingArguments
 from .averages import Averages
 from .checkpoints import is_write_error, marked_incomplete
 from .data.rows import check_rows
 from .data.sampler import ShuffledSampler, TaskSampler
 from .ema import WeightAverage
-from .files import write_json
 from .losses import balance_of, d3diff_loss, router_usage
 from .masking import MaskSchedule, row_generator, sample_masks
 from .optimizers import MuonAdamWFactory

@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...training.files import replacing
+from ..files import replacing
 from .prompt_list import PromptItem
 
 
@@ -151,7 +151,7 @@ class BatchWorker:
     def __init__(self, options: BatchOptions, threads: int | None = None):
         import torch
 
-        from ...cli import load_pipeline
+        from ...cli.common import load_pipeline
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -261,9 +261,9 @@ def _start_worker(options: BatchOptions, threads: int):
     global _worker
     # Ctrl+C reaches the whole group of processes, but only the parent decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from ...cli import _silence_libraries
+    from ...cli.common import silence_libraries
 
-    _silence_libraries()
+    silence_libraries()
     _worker = BatchWorker(options, threads)
 
 

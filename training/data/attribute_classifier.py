@@ -19,9 +19,9 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ...cli import positive_int, seed_int
+from ...cli.common import positive_int, seed_int
+from ...pipelines.files import write_json
 from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
-from ..files import write_json
 from .records import FaceRecord
 from .source_arguments import add_source_arguments, open_source, print_broken
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ...cli import positive_int
-from ..files import write_json
+from ...cli.common import positive_int
+from ...pipelines.files import write_json
 from .caption_prompts import PROMPTS, V1, CaptionPrompts, write_labels
-from .face_sources import BrokenSamples, FaceStream
 from .records import FaceRecord
 from .source_arguments import add_source_arguments, open_source, print_broken
+from .sources import BrokenSamples, FaceStream
 
 
 if TYPE_CHECKING:

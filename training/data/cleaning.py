@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from ...cli import seed_int
+from ...cli.common import seed_int
 from .folder_writer import FolderWriter
 from .records import FaceRecord
 from .source_arguments import add_source_arguments, open_source, print_broken

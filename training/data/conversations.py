@@ -5,12 +5,12 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from .attributes import ATTRIBUTES
-from .captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
-from .painted import painted_face
+from ..synthetic.painted.dataset import painted_face
+from .language.attributes import ATTRIBUTES
+from .language.captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
+from .language.visibility import assumed_visible
 from .records import FaceRecord
 from .tuning import read_faces
-from .visibility import assumed_visible
 
 
 PAINTED = "painted"

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...cli import positive_int
+from ...cli.common import positive_int
 from ...modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
-from .face_sources import BrokenSampleError, BrokenSamples
 from .folder_writer import FolderWriter
 from .source_arguments import add_source_arguments, open_source, print_broken
+from .sources import BrokenSampleError, BrokenSamples
 
 
 EXAMPLES = """\
@@ -127,7 +127,7 @@ class LandmarkFile:
         if path.suffix == ".json":
             entries: Mapping[str, Sequence] = json.loads(path.read_text(encoding="utf-8"))
         else:
-            from .face_sources.labelled import read_label_table
+            from .sources.labelled import read_label_table
 
             entries = dict(read_label_table(path)[1])
         self.landmarks = {}

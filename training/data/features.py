@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..files import write_json
+from ...pipelines.files import write_json
 
 
 if TYPE_CHECKING:

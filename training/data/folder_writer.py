@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..files import check_new, new_folder
+from ...pipelines.files import check_new, new_folder
 from .records import FaceRecord
 
 

@@ -14,12 +14,13 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from ...cli import positive_int, save_picture, seed_int
-from ..files import write_json
-from .captions import parse_caption
-from .face_sources import FaceStream
+from ...cli.common import positive_int, seed_int
+from ...pipelines.files import write_json
+from ...pipelines.pictures import save_picture
+from .language.captions import parse_caption
 from .records import FaceRecord
 from .source_arguments import add_source_arguments, open_source
+from .sources import FaceStream
 
 
 EXAMPLES = """\

@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...cli import add_model_arguments, positive_int
+from ...cli.common import add_model_arguments, positive_int
 from ...modeling_unif2ace.face_alignment_unif2ace import align_largest_face
-from ..files import replacing, write_json
-from .face_sources import FaceStream
-from .face_sources.captioned import StoredRecords
+from ...pipelines.files import replacing, write_json
 from .features import PARTS, encode_pictures, fingerprint
 from .records import FaceRecord
 from .rows import FaceRows
 from .source_arguments import add_source_arguments, open_source, print_broken
+from .sources import FaceStream
+from .sources.captioned import StoredRecords
 
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare a data set."""
-    from ...cli import load_pipeline
+    from ...cli.common import load_pipeline
 
     stream = open_source(arguments)
     pipe = load_pipeline(arguments)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from .attributes import ATTRIBUTES, VAGUE_VALUES
-from .questions import OPEN_QUESTION, QUESTION_KINDS, Question
+from .language.attributes import ATTRIBUTES, VAGUE_VALUES
+from .language.questions import OPEN_QUESTION, QUESTION_KINDS, Question
 
 
 @dataclass

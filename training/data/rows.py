@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import Dataset
 
 from ...modeling_unif2ace.configuration_unif2ace import TASKS
-from .captions import DESCRIBE_PROMPTS, write_caption
-from .questions import write_questions
+from .language.captions import DESCRIBE_PROMPTS, write_caption
+from .language.questions import write_questions
+from .language.visibility import assumed_visible
 from .records import FaceRecord
-from .visibility import assumed_visible
 
 
 PICTURES = ("image", "pixel_values", "codes")

@@ -2,8 +2,8 @@
 
 import argparse
 
-from .face_sources import SOURCES, FaceStream, open_faces
-from .face_sources.broken import DEFAULT_MAX_BROKEN
+from .sources import SOURCES, FaceStream, open_faces
+from .sources.broken import DEFAULT_MAX_BROKEN
 
 
 EXAMPLES = """\

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch.utils.data
 
-from .face_sources import FaceStream, open_faces
 from .rows import FaceRows
+from .sources import FaceStream, open_faces
 
 
 class StreamedRows(torch.utils.data.IterableDataset):

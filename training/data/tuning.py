@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from .face_sources import TooManyBrokenSamplesError, open_faces
 from .records import FaceRecord
 from .rows import FaceRows
+from .sources import TooManyBrokenSamplesError, open_faces
 
 
 def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
@@ -18,7 +18,7 @@ def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
     Args:
         source (`str`):
             A folder of pictures, each with a `.txt` file of the same name (one caption a line), or with a line of
-            `metadata.jsonl`; or any other data set that [`~unif2ace.training.data.face_sources.open_faces`] knows.
+            `metadata.jsonl`; or any other data set that [`~unif2ace.training.data.sources.open_faces`] knows.
         trigger (`str`, *optional*):
             A name for who is to be seen. Captions without it get it in front, and a picture without caption has it for
             a caption.

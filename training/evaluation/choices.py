@@ -90,7 +90,7 @@ def _plain(text: str) -> str:
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     """Several pictures in one, in reading order: what a model sees that takes one picture."""
-    from ...cli import picture_grid
+    from ...pipelines.pictures import picture_grid
 
     if len(images) == 1:
         return images[0]

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from ..data.attributes import ATTRIBUTES
+from ..data.language.attributes import ATTRIBUTES
 
 
 @strict

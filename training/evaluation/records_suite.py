@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..chat_endpoint import ChatEndpoint
-from ..data.captions import parse_caption
-from ..data.face_sources import open_faces
+from ..data.language.captions import parse_caption
 from ..data.records import FaceRecord
+from ..data.sources import open_faces
 from .degradations import DEGRADATIONS, degrade
 from .extractors import Extractor, FaceFeatures, open_extractor
 from .judge import UniF2aceJudge

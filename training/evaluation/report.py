@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..data.attributes import COARSE_ATTRIBUTES
+from ..data.language.attributes import COARSE_ATTRIBUTES
 
 
 _DETAILS = {
@@ -145,9 +145,11 @@ def quality_markdown(results: Mapping) -> str:
     settings = results["settings"]
     parts += [
         "## How to measure it again",
-        "```bash\npython -m unif2ace.training.data.painted --split train --count 30000 --out runs/painted\n"
-        "python -m unif2ace.training.data.painted --split test --count 1000 --out runs/painted\n"
-        "python -m unif2ace.training.train_encoders judge --config training/configs/encoders-faces.yaml\n"
+        "```bash\npython -m unif2ace.training.synthetic.painted.dataset --split train --count 30000 "
+        "--out runs/painted\n"
+        "python -m unif2ace.training.synthetic.painted.dataset --split test --count 1000 --out runs/painted\n"
+        "python -m unif2ace.training.synthetic.train_encoders judge "
+        "--config training/synthetic/configs/encoders-faces.yaml\n"
         "python benchmarks/quality.py\n```",
         f"Model: `{settings['model']}`, SHA-256 of configuration and weights `{settings['model_sha256']}`. "
         f"Versions: {versions}.",

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
+from ...pipelines.files import write_text
 from ...pipelines.provenance_unif2ace import checkpoint_sha256
-from ..files import write_text
 from .report import interval, table
 from .statistics import rounded
 

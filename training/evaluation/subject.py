@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...pipelines import UniF2acePipeline
+from ...pipelines.files import replacing
 from ...pipelines.provenance_unif2ace import checkpoint_sha256
-from ..files import replacing
 from .metrics.vqa_score import answer_log_probability
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import __version__
-from ..files import write_json, write_text
+from ...pipelines.files import write_json, write_text
 from .results import markdown, to_json
 from .statistics import Statistic, in_slices, with_interval
 from .subject import code_sha256

@@ -2,7 +2,7 @@
 
 import datasets
 
-from ...data.questions import normalize_answer
+from ...data.language.questions import normalize_answer
 from ..statistics import mean
 from .base import FaceMetric, check_same_length
 
@@ -13,8 +13,8 @@ class AnswerAccuracy(FaceMetric):
 
     Both are brought to one form first, in the spirit of VQA's own evaluation (Antol et al., ICCV 2015, arXiv
     1505.00468): lower case, one spelling, no punctuation, articles or pronouns, numbers as words
-    ([`~unif2ace.training.data.questions.normalize_answer`]). `starts_right` also accepts answers that begin with the
-    right words ("yes, he does").
+    ([`~unif2ace.training.data.language.questions.normalize_answer`]). `starts_right` also accepts answers that begin
+    with the right words ("yes, he does").
 
     `compute(predictions=answers, references=right_answers)`.
     """

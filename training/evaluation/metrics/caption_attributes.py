@@ -2,7 +2,7 @@
 
 import datasets
 
-from ...data.captions import parse_caption
+from ...data.language.captions import parse_caption
 from ..statistics import mean, ratio
 from .base import FaceMetric, check_same_length
 
@@ -12,10 +12,10 @@ class CaptionAttributes(FaceMetric):
     Whether captions state what is true (`precision`), and how much of it (`recall`); higher is better.
 
     A caption is read by the grammar that writes captions of attributed faces
-    ([`~unif2ace.training.data.captions.parse_caption`]); words that it does not know are passed over. Precision is
-    the share of the stated attributes with a known truth that have the true value, recall the share of the wanted
-    attributes that are stated rightly, both over all captions together. `attributes_stated` is the mean number of
-    attributes in a caption.
+    ([`~unif2ace.training.data.language.captions.parse_caption`]); words that it does not know are passed over.
+    Precision is the share of the stated attributes with a known truth that have the true value, recall the share of
+    the wanted attributes that are stated rightly, both over all captions together. `attributes_stated` is the mean
+    number of attributes in a caption.
 
     `compute(predictions=captions, references=attributes)`: the truth, as `{name: value}`. Optionally `wanted`: for
     each picture the names of attributes that a full caption states; all known ones when not given.

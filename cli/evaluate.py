@@ -1,0 +1,213 @@
+"""The command `unif2ace evaluate`: every metric of a suite for one checkpoint, resumable part by part."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import device_of, positive_int, seed_int
+
+
+if TYPE_CHECKING:
+    from ..training.evaluation.subject import Subject
+    from ..training.evaluation.suite import Suite
+
+EXAMPLES = """\
+examples:
+  unif2ace evaluate --suite painted                                  # the bundled checkpoint
+  unif2ace evaluate runs/unif2ace/final --suite painted --parts vqa,captions --limit 100
+  unif2ace evaluate org/model --suite custom --data photos/
+  unif2ace evaluate org/model --suite paper --data faces:/data/test --features vision:facebook/dinov2-base \\
+      --vqa-models llava-hf/llava-1.5-7b-hf --judge-url http://localhost:8000/v1 --judge-model some-vlm
+  unif2ace evaluate org/model --suite facexbench --data /data/facexbench --parts likelihood
+
+Results go to OUT as JSON and Markdown after each part. The name of the file ends with a hash of settings and versions:
+the same command goes on where it stopped, another one writes another file. `unif2ace compare` reads two of them.
+"""
+SUITES = ("painted", "paper", "custom", "facexbench", "facebench")
+MEASURED_FACES = 500
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """The command's arguments."""
+    parser.add_argument(
+        "repo", nargs="?", metavar="REPO", help="a checkpoint's folder or a Hub repository (default: the bundled one)"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
+    parser.add_argument("--suite", choices=SUITES, default="painted", help="what to measure (default: %(default)s)")
+    parser.add_argument("--parts", metavar="A,B", help="some of the suite's parts (default: all that can be measured)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N items")
+    parser.add_argument(
+        "--seeds", type=seed_int, nargs="+", default=[0], metavar="SEED", help="of generated faces (default: 0)"
+    )
+    parser.add_argument("--steps", type=positive_int, default=16, help="decoding steps (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive_int, default=25, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes, each with its own copy of the model; on a CPU as many as cores (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="measure again what is measured already")
+    parser.add_argument(
+        "--hub-folder",
+        type=Path,
+        metavar="DIR",
+        help="also write DIR/.eval_results/SUITE.yaml, which the Hub shows on a model's page",
+    )
+    parser.add_argument(
+        "--dataset-id", metavar="ORG/NAME", help="the data set on the Hub that these results belong to"
+    )
+    parser.add_argument(
+        "--update-card", action="store_true", help="put the results into the README.md of the checkpoint's folder"
+    )
+
+    painted = parser.add_argument_group("suite painted")
+    painted.add_argument(
+        "--painted", type=Path, default=Path("runs/painted"), metavar="DIR", help="render cache (default: %(default)s)"
+    )
+    painted.add_argument(
+        "--judge",
+        type=Path,
+        default=Path("runs/judge/final"),
+        metavar="DIR",
+        help="attribute classifier of painted faces (default: %(default)s)",
+    )
+
+    data = parser.add_argument_group("suites paper, custom, facexbench, facebench")
+    data.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="any face data set, as `unif2ace data` takes it: a folder, a data file, a Hub repository, NAME:PLACE; "
+        "for facexbench and facebench the benchmark's folder",
+    )
+    data.add_argument("--split", default="test", help="split of a Hub data set (default: %(default)s)")
+    data.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
+    data.add_argument("--columns", metavar="MAP", help="which columns hold what: image=jpg,caption=txt")
+    data.add_argument("--images", metavar="DIR", help="where pictures are that the data give by name")
+
+    tools = parser.add_argument_group("what measures, suites paper and custom (parts without it are left out)")
+    tools.add_argument(
+        "--features",
+        metavar="SPEC",
+        help="of Fréchet and kernel distance: vision:MODEL, face:DIR, judge:DIR, or inception",
+    )
+    tools.add_argument("--clip-model", metavar="MODEL", help="of CLIPScore: CLIP, SigLIP, Long-CLIP, ...")
+    tools.add_argument(
+        "--long-text",
+        choices=("sentences", "truncate", "error"),
+        default="sentences",
+        help="what CLIPScore does with captions that are too long for its model (default: %(default)s)",
+    )
+    tools.add_argument(
+        "--vqa-models", nargs="+", default=[], metavar="MODEL", help="of VQAScore: any image-text model"
+    )
+    tools.add_argument("--judge-url", metavar="URL", help="an OpenAI-compatible server: VLM-score, Desc, Conv")
+    tools.add_argument("--judge-model", metavar="NAME", help="its model; the key is read from OPENAI_API_KEY")
+    tools.add_argument("--judge-repeats", type=positive_int, default=3, metavar="N", help="ratings (default: 3)")
+    tools.add_argument("--identity", metavar="SPEC", help="a face encoder, face:DIR (default: the checkpoint's own)")
+    tools.add_argument("--classifier", metavar="DIR", help="an attribute classifier for pictures of this kind")
+    tools.add_argument("--training", metavar="SOURCE", help="the training faces, among which copies are looked for")
+
+
+def run(arguments: argparse.Namespace):
+    """Measure the suite, part by part."""
+    from ..training.evaluation.results import main_table, update_card, write_hub_entries
+    from ..training.evaluation.suite import run_suite
+
+    parts = None if arguments.parts is None else arguments.parts.split(",")
+    with make_subject(arguments) as subject:
+        suite = make_suite(arguments, subject)
+        results, path = run_suite(suite, arguments.out, parts, arguments.overwrite)
+    print(main_table(results))
+    for part, why in results["skipped"].items():
+        print(f"not measured: {part}: {why}")
+    print(f"wrote {path} and {path.with_suffix('.md')}")
+    if arguments.hub_folder is not None:
+        print(f"wrote {write_hub_entries(results, arguments.hub_folder, arguments.dataset_id)}")
+    if arguments.update_card:
+        print(f"wrote {update_card(results, subject.folder)}")
+
+
+def make_subject(arguments: argparse.Namespace) -> "Subject":
+    """The checkpoint that the arguments name."""
+    from ..training.evaluation.subject import Subject
+
+    return Subject(
+        arguments.repo,
+        arguments.revision,
+        device_of(arguments.device),
+        arguments.batch_size,
+        arguments.workers,
+        arguments.out / "pictures",
+        progress=sys.stderr.isatty(),
+    )
+
+
+def make_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
+    """The suite that the arguments name."""
+    sampling = {"seeds": arguments.seeds, "steps": arguments.steps, "guidance": arguments.guidance}
+    if arguments.suite == "painted":
+        from ..training.synthetic.painted.suite import PaintedFaces, PaintedSuite
+
+        faces = PaintedFaces(arguments.painted, arguments.limit or MEASURED_FACES, arguments.workers)
+        return PaintedSuite(subject, faces, arguments.judge, **sampling)
+    if arguments.data is None:
+        raise ValueError(f"suite {arguments.suite} needs data: give --data")
+    if arguments.suite in ("facexbench", "facebench"):
+        return _choice_suite(arguments, subject)
+    return _records_suite(arguments, subject, sampling)
+
+
+def _choice_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
+    from ..training.evaluation import facebench, facexbench
+    from ..training.evaluation.choice_suite import ChoiceSuite
+
+    if arguments.suite == "facexbench":
+        questions, dataset_id = facexbench.load_facexbench(arguments.data), facexbench.DATASET_ID
+    else:
+        questions, dataset_id = facebench.load_facebench(arguments.data), facebench.DATASET_ID
+    return ChoiceSuite(subject, questions, arguments.suite, arguments.dataset_id or dataset_id, arguments.limit)
+
+
+def _records_suite(arguments: argparse.Namespace, subject: "Subject", sampling: dict) -> "Suite":
+    from ..training.data.source_arguments import print_broken
+    from ..training.data.sources import open_faces
+    from ..training.evaluation.records_suite import PaperSuite, RecordsSuite, Resources
+
+    if (arguments.judge_url is None) != (arguments.judge_model is None):
+        raise ValueError("--judge-url and --judge-model belong together: give both or neither")
+    stream = open_faces(
+        arguments.data,
+        split=arguments.split,
+        config=arguments.config,
+        columns=arguments.columns,
+        images=arguments.images,
+        need_text=False,
+    )
+    records = stream.table(arguments.limit or MEASURED_FACES)
+    print_broken(stream)
+    resources = Resources(
+        features=arguments.features,
+        identity=arguments.identity,
+        clip_model=arguments.clip_model,
+        long_text=arguments.long_text,
+        vqa_models=tuple(arguments.vqa_models),
+        classifier=arguments.classifier,
+        judge_url=arguments.judge_url,
+        judge_model=arguments.judge_model,
+        judge_repeats=arguments.judge_repeats,
+        judge_log=str(arguments.out / "judge.jsonl"),
+        training=arguments.training,
+        device=str(device_of(arguments.device)),
+    )
+    suite = PaperSuite if arguments.suite == "paper" else RecordsSuite
+    # the split is a part of what is measured, and so of the name
+    source = f"{arguments.data} ({arguments.split})"
+    return suite(subject, records, source, resources, **sampling, dataset_id=arguments.dataset_id)

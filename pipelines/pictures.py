@@ -1,0 +1,27 @@
+"""Pictures on disk and side by side."""
+
+import math
+from pathlib import Path
+
+from PIL import Image
+
+from .files import replacing
+from .provenance_unif2ace import save_image
+
+
+def save_picture(picture: Image.Image, file: Path):
+    """Write a picture, with its provenance, completely or not at all."""
+    with replacing(file) as part:
+        save_image(picture, part)
+
+
+def picture_grid(pictures: list[Image.Image]) -> Image.Image:
+    """All pictures in one, row by row, as square as it can be; places that stay empty are white."""
+    columns = math.isqrt(len(pictures) - 1) + 1
+    rows = -(-len(pictures) // columns)
+    width, height = pictures[0].size
+    grid = Image.new("RGB", (columns * width, rows * height), "white")
+    for i, picture in enumerate(pictures):
+        grid.paste(picture, (i % columns * width, i // columns * height))
+    grid.info = dict(pictures[0].info)  # the provenance of the first: the others' seeds follow its own
+    return grid

@@ -1,0 +1,1 @@
+"""Weights in and out: Show-o, face encoders, upcycling into experts."""

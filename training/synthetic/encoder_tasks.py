@@ -1,0 +1,414 @@
+"""What `train_encoders` trains: for each small network its data, its loss and its evaluation."""
+
+import random
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPVisionModel, PreTrainedModel
+
+from ...modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
+from ...modeling_unif2ace.presets_unif2ace import get_preset
+from ..data.language.attributes import ATTRIBUTES, IDENTITY_PARAMETERS
+from ..data.language.captions import write_caption
+from ..data.language.visibility import assumed_visible
+from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
+from .painted.dataset import attributes_of, load_rendered, rendered_seed
+from .painted.identities import LASTING_ATTRIBUTES, paint_people, person_picture
+
+
+def augment(pictures: np.ndarray, rng: np.random.Generator, shift: int = 2, noise: float = 0.02) -> torch.Tensor:
+    """
+    Shift each picture by up to `shift` pixels and add noise. Never mirrored: left and right are attributes.
+
+    Args:
+        pictures (`np.ndarray` of uint8 and shape `(batch_size, side, side, 3)`): RGB.
+        rng (`np.random.Generator`): Source of randomness.
+        shift (`int`, *optional*, defaults to 2): Largest shift, in pixels; the border is repeated.
+        noise (`float`, *optional*, defaults to 0.02): Standard deviation, in units of the [-1, 1] range.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, 3, side, side)` in about [-1, 1].
+    """
+    side = pictures.shape[1]
+    padded = np.pad(pictures, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+    corners = rng.integers(0, 2 * shift + 1, (len(pictures), 2))
+    crops = [picture[y : y + side, x : x + side] for picture, (y, x) in zip(padded, corners, strict=True)]
+    pixels = to_pixel_values(np.stack(crops))
+    return pixels + noise * torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+
+
+def to_pixel_values(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 (batch_size, side, side, 3) -> float (batch_size, 3, side, side) in [-1, 1]."""
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def attribute_targets(indices, split: str, seed: int, labels: dict[str, list[str]]) -> torch.Tensor:
+    """
+    Class numbers of painted faces, -100 (ignored by cross-entropy) where an attribute cannot be seen.
+
+    Returns:
+        `torch.LongTensor` of shape `(len(indices), number of attributes)`.
+    """
+    targets = torch.full((len(indices), len(labels)), -100)
+    for row, index in enumerate(indices):
+        attributes = attributes_of(int(index), split, seed)
+        visible = assumed_visible(attributes)
+        for column, (name, values) in enumerate(labels.items()):
+            if visible[name]:
+                targets[row, column] = values.index(attributes[name])
+    return targets
+
+
+def attribute_loss(logits: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over all attributes that can be seen; `targets` as from [`attribute_targets`]."""
+    terms = [F.cross_entropy(logit, targets[:, k], reduction="sum") for k, logit in enumerate(logits.values())]
+    return torch.stack(terms).sum() / (targets != -100).sum().clamp(min=1)
+
+
+class EncoderTask(ABC):
+    """
+    What the training loop needs to know of a network.
+
+    Attributes:
+        model (`PreTrainedModel`): What is saved in the end.
+        trained (`nn.Module`): What is optimised: the model and heads that only training needs.
+    """
+
+    model: PreTrainedModel
+    trained: nn.Module
+
+    @abstractmethod
+    def loss(
+        self, rng: np.random.Generator, batch_size: int, progress: float
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of one batch drawn with `rng`, and its terms for the log; `progress` in [0, 1] of the training."""
+
+    @abstractmethod
+    def evaluate(self) -> dict:
+        """Metrics on held-out painted faces."""
+
+    def reload(self) -> None:  # noqa: B027 - an optional hook
+        """Take in data that has appeared since."""
+
+    def save(self, folder: Path) -> None:
+        """Write the trained network."""
+        self.model.save_pretrained(folder)
+
+
+class PaintedTask(EncoderTask):
+    """A task on the render cache of painted faces."""
+
+    def __init__(self, config: dict, settings: dict):
+        self.folder, self.settings = config["painted"], settings
+        self.seed = rendered_seed(self.folder, "train")  # the faces', whatever the seed of the training
+        self.pictures = load_rendered(self.folder, "train", settings["at_least"])
+
+    def reload(self) -> None:
+        self.pictures = load_rendered(self.folder, "train", self.settings["at_least"])
+
+    def draw(self, rng: np.random.Generator, batch_size: int) -> tuple[np.ndarray, torch.Tensor]:
+        """Numbers and augmented pictures of a batch of different training faces."""
+        indices = np.sort(rng.choice(len(self.pictures), batch_size, replace=False))
+        return indices, augment(self.pictures[indices], rng)
+
+
+class JudgeTask(PaintedTask):
+    """Cross-entropy on the visible attributes."""
+
+    def __init__(self, config: dict, settings: dict):
+        super().__init__(config, settings)
+        self.model = UniF2aceJudge(UniF2aceJudgeConfig(image_size=self.pictures.shape[1]))
+        self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.trained = self.model
+
+    def loss(self, rng, batch_size, progress):
+        indices, pixels = self.draw(rng, batch_size)
+        targets = attribute_targets(indices, "train", self.seed, self.model.config.labels)
+        loss = attribute_loss(self.model(pixels.contiguous(memory_format=torch.channels_last)).logits, targets)
+        return loss, {"attribute_loss": loss.item()}
+
+    def evaluate(self) -> dict:
+        """Accuracy of each attribute where it is visible, and of always guessing its most frequent value."""
+        pictures = load_rendered(self.folder, "validation")
+        attributes = [attributes_of(index, "validation", self.seed) for index in range(len(pictures))]
+        visible = [assumed_visible(face) for face in attributes]
+        accuracy = attribute_accuracy(self.model.predict(np.array(pictures)), attributes, visible)
+        majority = {}
+        for name in accuracy:
+            values = [face[name] for face, seen in zip(attributes, visible, strict=True) if seen[name]]
+            majority[name] = max(values.count(value) for value in set(values)) / len(values)
+        return {
+            "mean_accuracy": float(np.mean(list(accuracy.values()))),
+            "mean_majority": float(np.mean(list(majority.values()))),
+            "accuracy": {name: round(value, 4) for name, value in accuracy.items()},
+            "majority": {name: round(value, 4) for name, value in majority.items()},
+        }
+
+
+class PatchProbe(nn.Module):
+    """
+    Heads on CLIP's patch states that only training has: they make the states carry the attributes.
+
+    Each attribute has a query that pools the patches by attention; a linear map imitates the judge's feature map,
+    which has one place for each patch.
+    """
+
+    def __init__(self, hidden_size: int, labels: dict[str, list[str]], teacher_channels: int):
+        super().__init__()
+        self.labels = labels
+        self.queries = nn.Parameter(torch.randn(len(labels), hidden_size) * hidden_size**-0.5)
+        self.classifiers = nn.ModuleList(nn.Linear(hidden_size, len(values)) for values in labels.values())
+        self.imitation = nn.Linear(hidden_size, teacher_channels)
+        self.teacher_norm = nn.BatchNorm1d(teacher_channels, affine=False)
+
+    def attributes(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of each attribute from patch states (batch_size, patches, hidden_size)."""
+        patches = F.layer_norm(patches, patches.shape[-1:])
+        pooled = (patches @ self.queries.T).softmax(dim=1).transpose(1, 2) @ patches
+        heads = zip(self.labels, self.classifiers, pooled.unbind(1), strict=True)
+        return {name: head(states) for name, head, states in heads}
+
+    def imitation_loss(self, patches: torch.Tensor, teacher_map: torch.Tensor) -> torch.Tensor:
+        """Mean squared error to the teacher's standardised feature map (batch_size, channels, side, side)."""
+        target = self.teacher_norm(F.adaptive_avg_pool2d(teacher_map, int(patches.shape[1] ** 0.5)).flatten(2))
+        return F.mse_loss(self.imitation(F.layer_norm(patches, patches.shape[-1:])), target.transpose(1, 2))
+
+
+class ClipTask(PaintedTask):
+    """Contrastive learning on paintings and captions, with probes that keep the attributes in the patch states."""
+
+    def __init__(self, config: dict, settings: dict):
+        super().__init__(config, settings)
+        self.tokenizer = AutoTokenizer.from_pretrained(config["text_tokenizer"], padding_side="right")
+        self.teacher = UniF2aceJudge.from_pretrained(settings["judge"]).eval().requires_grad_(False)
+        self.model = CLIPModel(self._build_config(config, settings))
+        if settings.get("initial"):  # a trained vision tower; the text tower, which no model keeps, begins afresh
+            tower = CLIPVisionModel.from_pretrained(settings["initial"])
+            self.model.vision_model.load_state_dict(tower.state_dict())
+        hidden_size = self.model.config.vision_config.hidden_size
+        self.probe = PatchProbe(hidden_size, self.teacher.config.labels, self.teacher.config.stage_channels[-1])
+        self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})
+
+    def _build_config(self, config: dict, settings: dict) -> CLIPConfig:
+        text_config = {
+            "vocab_size": len(self.tokenizer),
+            "hidden_size": settings["text_hidden_size"],
+            "intermediate_size": 4 * settings["text_hidden_size"],
+            "num_hidden_layers": settings["text_layers"],
+            "num_attention_heads": settings["text_heads"],
+            "hidden_act": "gelu",
+            "max_position_embeddings": settings["max_text_length"],
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+        vision_config = get_preset(config["preset"]).vision_config.to_dict() | settings["vision"]
+        return CLIPConfig(
+            text_config=text_config, vision_config=vision_config, projection_dim=settings["projection_dim"]
+        )
+
+    def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """`bos` caption `eos`, padded on the right; a caption that is too long loses its end but not its `eos`."""
+        room = self.settings["max_text_length"] - 2
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        ids = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
+        return self.tokenizer.pad({"input_ids": [[bos, *row[:room], eos] for row in ids]}, return_tensors="pt")
+
+    def write_captions(self, indices, split: str, coverage: float, rng: random.Random) -> list[str]:
+        """One caption of each face."""
+        captions = []
+        for index in indices:
+            attributes = attributes_of(int(index), split, self.seed)
+            captions.append(write_caption(attributes, assumed_visible(attributes), rng, coverage=coverage).text)
+        return captions
+
+    def loss(self, rng, batch_size, progress):
+        indices, pixels = self.draw(rng, batch_size)
+        # one coverage for the whole batch: texts of one length waste no padding
+        coverage = 1.0 if rng.random() < 0.2 else float(rng.uniform(0.25, 0.8))
+        captions = self.write_captions(indices, "train", coverage, random.Random(int(rng.integers(2**31))))
+        text = self.tokenize(captions)
+        output = self.model(
+            input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels, return_loss=True
+        )
+        patches = output.vision_model_output.last_hidden_state[:, 1:]
+        targets = attribute_targets(indices, "train", self.seed, self.probe.labels)
+        attribute = attribute_loss(self.probe.attributes(patches), targets)
+        with torch.no_grad():
+            teacher_map = self.teacher.feature_maps(pixels)[-1]
+        imitation = self.probe.imitation_loss(patches, teacher_map)
+        total = output.loss + self.settings["attribute_weight"] * attribute
+        total = total + self.settings["teacher_weight"] * imitation
+        terms = {
+            "contrastive_loss": output.loss.item(),
+            "batch_recall_at_1": (output.logits_per_text.argmax(-1) == torch.arange(batch_size)).float().mean().item(),
+            "attribute_loss": attribute.item(),
+            "imitation_loss": imitation.item(),
+        }
+        return total, terms
+
+    @torch.no_grad()
+    def evaluate(self) -> dict:
+        """Retrieval among 100 faces by full captions, and attribute accuracy of the probe on the patch states."""
+        pictures = load_rendered(self.folder, "validation")
+        recalls, predicted = {"text_to_image": [], "image_to_text": []}, {name: [] for name in self.probe.labels}
+        for start in range(0, len(pictures) - len(pictures) % 100, 100):
+            indices = range(start, start + 100)
+            captions = self.write_captions(indices, "validation", 1.0, random.Random(f"{self.seed}-{start}"))
+            output = self.model(**self.tokenize(captions), pixel_values=to_pixel_values(pictures[start : start + 100]))
+            right = torch.arange(100)
+            recalls["text_to_image"].append((output.logits_per_text.argmax(-1) == right).float().mean().item())
+            recalls["image_to_text"].append((output.logits_per_image.argmax(-1) == right).float().mean().item())
+            logits = self.probe.attributes(output.vision_model_output.last_hidden_state[:, 1:])
+            for name, logit in logits.items():
+                predicted[name] += [self.probe.labels[name][choice] for choice in logit.argmax(-1).tolist()]
+        attributes = [attributes_of(i, "validation", self.seed) for i in range(len(predicted["gender"]))]
+        accuracy = attribute_accuracy(predicted, attributes, [assumed_visible(face) for face in attributes])
+        metrics = {f"{name}_recall_at_1_of_100": float(np.mean(values)) for name, values in recalls.items()}
+        metrics["mean_patch_probe_accuracy"] = float(np.mean(list(accuracy.values())))
+        return metrics | {"patch_probe_accuracy": {name: round(value, 4) for name, value in accuracy.items()}}
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class ArcFaceHead(nn.Module):
+    """
+    Additive angular margin softmax (Deng et al., CVPR 2019).
+
+    Args:
+        embedding_size (`int`): Length of the embeddings.
+        people (`int`): Number of identities.
+        scale (`float`): Norm of the rescaled embeddings, `s`.
+    """
+
+    def __init__(self, embedding_size: int, people: int, scale: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(people, embedding_size))
+        self.scale = scale
+
+    def forward(
+        self, embeddings: torch.Tensor, people: torch.Tensor, margin: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss, and cosines (batch_size, people); `margin` in radians."""
+        cosines = F.linear(F.normalize(embeddings), F.normalize(self.weight))
+        own = cosines.gather(1, people[:, None])
+        angles = own.clamp(-1.0 + 1e-6, 1.0 - 1e-6).acos()
+        # beyond pi the cosine would rise again and reward the worst embeddings
+        with_margin = torch.where(angles + margin < torch.pi, (angles + margin).cos(), own - margin * np.sin(margin))
+        return F.cross_entropy(self.scale * cosines.scatter(1, people[:, None], with_margin), people), cosines
+
+
+class TraitHead(nn.Module):
+    """
+    Reads off the embedding what a painted person is made of: the identity parameters and the lasting attributes.
+
+    Pushing apart 1,200 people takes long to say anything about a single feature; these are known for painted people,
+    and an embedding that holds them tells people apart.
+    """
+
+    def __init__(self, embedding_size: int, people: int, seed: int):
+        super().__init__()
+        described = [person_picture(person, 0, "train", seed) for person in range(people)]
+        numbers = [[identity[name] for name in IDENTITY_PARAMETERS] for _, identity in described]
+        classes = [[ATTRIBUTES[name].index(face[name]) for name in LASTING_ATTRIBUTES] for face, _ in described]
+        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
+        self.register_buffer("classes", torch.tensor(classes), persistent=False)
+        self.regression = nn.Linear(embedding_size, len(IDENTITY_PARAMETERS))
+        self.classifiers = nn.ModuleList(
+            nn.Linear(embedding_size, len(ATTRIBUTES[name])) for name in LASTING_ATTRIBUTES
+        )
+
+    def forward(self, embeddings: torch.Tensor, people: torch.Tensor) -> torch.Tensor:
+        """Squared error of the parameters plus mean cross-entropy of the attributes."""
+        targets = self.classes[people].unbind(1)
+        heads = zip(self.classifiers, targets, strict=True)
+        terms = [F.cross_entropy(head(embeddings), target) for head, target in heads]
+        return F.mse_loss(self.regression(embeddings), self.numbers[people]) + torch.stack(terms).mean()
+
+
+class FaceTask(EncoderTask):
+    """ArcFace and traits on painted people whose hair, expression, pose, accessories and light change."""
+
+    def __init__(self, config: dict, settings: dict):
+        self.settings, self.folder, self.seed = settings, config["painted"], config["seed"]
+        face_config = get_preset(config["preset"]).face_config
+        common = {"seed": self.seed, "size": face_config.image_size, "workers": settings["workers"]}
+        counts = (settings["people"], settings["pictures_per_person"])
+        self.pictures = paint_people(self.folder, "train", *counts, **common)
+        self.held_out = paint_people(self.folder, "validation", settings["held_out_people"], 4, **common)
+        self.model = UniF2aceFaceEncoder(face_config)
+        self.model.to(memory_format=torch.channels_last)
+        self.head = ArcFaceHead(face_config.embedding_size, settings["people"], settings["scale"])
+        self.traits = TraitHead(face_config.embedding_size, settings["people"], self.seed)
+        self.trained = nn.ModuleDict({"model": self.model, "head": self.head, "traits": self.traits})
+
+    def loss(self, rng, batch_size, progress):
+        people = rng.integers(0, self.pictures.shape[0], batch_size)
+        pictures = rng.integers(0, self.pictures.shape[1], batch_size)
+        pixels = augment(self.pictures[people, pictures], rng).contiguous(memory_format=torch.channels_last)
+        people = torch.from_numpy(people)
+        # the margin comes in over the first third: from a random start it would only push everything apart
+        margin = self.settings["margin"] * min(1.0, 3.0 * progress)
+        embeddings = self.model(pixels).embeddings
+        loss, cosines = self.head(embeddings, people, margin)
+        traits = self.traits(embeddings, people)
+        accuracy = (cosines.argmax(1) == people).float().mean()
+        terms = {"arcface_loss": loss.item(), "trait_loss": traits.item(), "accuracy": accuracy.item()}
+        return loss + self.settings["trait_weight"] * traits, terms
+
+    @torch.no_grad()
+    def evaluate(self) -> dict:
+        """Verification on people who were not trained on: same or different person, threshold from the other half."""
+        people, pictures = self.held_out.shape[:2]
+        pixels = to_pixel_values(self.held_out.reshape(people * pictures, *self.held_out.shape[2:]))
+        embeddings = torch.cat([self.model(batch).embeddings for batch in pixels.split(100)])
+        return verification_metrics(embeddings, torch.arange(people).repeat_interleave(pictures))
+
+
+def verification_metrics(embeddings: torch.Tensor, people: torch.Tensor, seed: int = 0) -> dict[str, float]:
+    """
+    How well cosines of embeddings tell pairs of one person from as many pairs of two persons.
+
+    Args:
+        embeddings (`torch.FloatTensor` of shape `(pictures, embedding_size)`): Need not be normalised.
+        people (`torch.LongTensor` of shape `(pictures,)`): Who it is.
+        seed (`int`, *optional*, defaults to 0): Seed of the choice of pairs.
+
+    Returns:
+        `dict[str, float]`: `verification_accuracy` (threshold chosen on one half of the pairs, measured on the other,
+        both ways), `auc`, and the mean cosines `same_cosine` and `different_cosine`.
+    """
+    cosines = F.normalize(embeddings) @ F.normalize(embeddings).T
+    first, second = torch.triu_indices(len(people), len(people), offset=1)
+    same = people[first] == people[second]
+    scores = cosines[first, second]
+    generator = torch.Generator().manual_seed(seed)
+    positive, negative = scores[same], scores[~same]
+    positive = positive[torch.randperm(len(positive), generator=generator)]
+    negative = negative[torch.randperm(len(negative), generator=generator)[: len(positive)]]
+    half = len(positive) // 2
+
+    def accuracy(threshold, positives, negatives):
+        return ((positives > threshold).float().mean() + (negatives <= threshold).float().mean()).item() / 2
+
+    measured = []
+    for tuned, tested in ((slice(None, half), slice(half, None)), (slice(half, None), slice(None, half))):
+        candidates = torch.linspace(-1, 1, 401)
+        best = max(candidates, key=lambda t, part=tuned: accuracy(t, positive[part], negative[part]))
+        measured.append(accuracy(best, positive[tested], negative[tested]))
+    ranks = torch.searchsorted(negative.sort().values, positive)
+    return {
+        "verification_accuracy": float(np.mean(measured)),
+        "auc": ranks.float().mean().item() / len(negative),
+        "same_cosine": positive.mean().item(),
+        "different_cosine": negative.mean().item(),
+    }
+
+
+TASKS = {"judge": JudgeTask, "clip": ClipTask, "face": FaceTask}
