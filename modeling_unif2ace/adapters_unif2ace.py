@@ -34,6 +34,27 @@ class UniF2aceAdapterMixin:
         else:
             super().delete_adapter(adapter_names)
 
+    def set_adapter(self, adapter_name: str | list[str]):
+        """
+        Choose the adapters that take part.
+
+        Past transformers' own, which from 5.24 on asks for a PEFT that is not released yet.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        unknown = [name for name in names if name not in getattr(self, "peft_config", {})]
+        if unknown or not names:
+            raise ValueError(
+                f"no adapter {unknown[:1]}; loaded: {', '.join(getattr(self, 'peft_config', {})) or 'none'}"
+            )
+        for layer in self.modules():
+            if hasattr(layer, "get_base_layer"):
+                layer.set_adapter(names)
+
+    def active_adapters(self) -> list[str]:
+        """The adapters that take part."""
+        layer = next((layer for layer in self.modules() if hasattr(layer, "get_base_layer")), None)
+        return [] if layer is None else list(layer.active_adapters)
+
     def unload_adapters(self):
         """Take all adapters out; without any, nothing happens. What was merged stays in the weights."""
         for name, layer in list(self.named_modules()):

@@ -93,7 +93,7 @@ class UniF2aceTextConfig(PreTrainedConfig):
 
     model_type = "unif2ace_text"
     base_config_key = "text_config"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     vocab_size: int = 58_498
     hidden_size: int = 2048

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 
+from .compat_unif2ace import CACHE, rename_cache
 from .configuration_unif2ace import T2I
 from .face_alignment_unif2ace import align_largest_face
 from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan
@@ -57,7 +58,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
         self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             task_ids=input_ids.new_full((len(input_ids),), T2I),
         )
@@ -257,7 +258,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
             attention_mask=mask,
             prepared_mask=True,
             position_ids=position_ids,
-            past_key_values=prompt.cache if settled is None else settled.behind(prompt.cache),
+            cache=prompt.cache if settled is None else settled.behind(prompt.cache),
             use_cache=False,
             is_causal=False,
             task_rows=TaskRows(task_ids, only=T2I),
@@ -332,7 +333,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
         """
         if generation_mode == "text":
             self._suppress_image_codes(kwargs)
-            return super().generate(inputs=inputs, **kwargs)
+            return super().generate(inputs=inputs, **rename_cache(kwargs))
         if generation_mode != "image":
             raise ValueError(f"generation_mode={generation_mode!r}, expected 'text' or 'image'")
         input_ids = kwargs.pop("input_ids", None)
@@ -349,7 +350,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
     ) -> DynamicCache:
         """
         Keys and values of the part of understanding prompts that ends with the picture. It never sees what follows, so
-        one such cache serves all questions about its pictures: `generate(..., past_key_values=cache)`, with the
+        one such cache serves all questions about its pictures: `generate(..., cache=cache)`, with the
         padding, if any, between picture and question. `generate` writes into it: give a copy to keep the original.
 
         Args:
@@ -365,14 +366,14 @@ class UniF2aceGenerationMixin(GenerationMixin):
             pixel_values=pixel_values,
             clip_features=clip_features,
             face_features=face_features,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
         return cache
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, is_encoder_decoder: bool = False, **model_kwargs):
         """transformers repeats the rows of tensors for beams and several answers, but not those of a given cache."""
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if expand_size > 1 and cache is not None:
             cache.batch_repeat_interleave(expand_size)
         return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, **model_kwargs)

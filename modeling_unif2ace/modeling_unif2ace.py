@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.phi.modeling_phi import PhiAttention, PhiRotaryEmbedding
 from transformers.processing_utils import Unpack
@@ -31,6 +31,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_unif2ace import UniF2aceAdapterMixin
 from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
+from .compat_unif2ace import CACHE, takes_cache
 from .configuration_unif2ace import MMU, T2I, UniF2aceConfig, UniF2aceTextConfig
 from .face_encoder_unif2ace import UniF2aceFaceEncoder
 from .generation_unif2ace import UniF2aceGenerationMixin
@@ -87,7 +88,6 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
         task_rows: TaskRows | None = None,
         image_span: ImageSpan | None = None,
         span_features: dict[str, SpanFeature] | None = None,
@@ -99,8 +99,7 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
             hidden_states=normed,
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
-            past_key_values=past_key_values,
-            **kwargs,
+            **kwargs,  # the cache among them
         )
         attended = self.resid_dropout(attended)
         if self.parallel:
@@ -122,7 +121,7 @@ class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, Pr
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["UniF2aceDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -195,6 +194,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -202,7 +202,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         block_sequence_ids: torch.LongTensor | None = None,
@@ -220,7 +220,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 `inputs_embeds` (batch_size, sequence_length, hidden_size).
             attention_mask (`torch.Tensor` of shape `(batch_size, past + sequence_length)`, *optional*): 0 at padding.
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Rotary positions.
-            past_key_values (`Cache`, *optional*): Keys and values of earlier tokens.
+            cache (`Cache`, *optional*): Keys and values of earlier tokens.
             block_sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Tokens with the same number from 0 up see each other in both directions; -1 is causal.
             visible_columns (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
@@ -236,10 +236,10 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         batch_size, length = inputs_embeds.shape[:2]
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
         if task_rows is None:
             task_rows = TaskRows(position_ids.new_full((batch_size,), MMU), only=MMU)
@@ -249,9 +249,9 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 block_sequence_ids=block_sequence_ids,
                 or_mask_function=None if columns is None else lambda row, head, query, key: columns[row, key],
+                **{CACHE: cache},
             )
         hidden_states = self.embed_dropout(inputs_embeds)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -261,17 +261,15 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 hidden_states,  # positional, for activation checkpointing
                 attention_mask=attention_mask,
                 position_embeddings=position_embeddings,
-                past_key_values=past_key_values,
                 task_rows=task_rows,
                 image_span=image_span,
                 span_features=span_features,
                 sequence_router_noise=next(noise, None) if layer.sequence_moe is not None else None,
                 position_ids=position_ids,
+                **{CACHE: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.final_layernorm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.final_layernorm(hidden_states), **{CACHE: cache})
 
 
 @dataclass
@@ -563,6 +561,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             features[kind] = SpanFeature(_fit(self.resamplers[kind](external), length), mmu)
         return features
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -570,7 +569,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         task_ids: torch.LongTensor | None = None,
@@ -613,7 +612,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=cache,
                 use_cache=use_cache,
                 task_rows=None if task_ids is None else TaskRows(task_ids),
                 **kwargs,
@@ -623,7 +622,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         if task_ids is None:
             is_t2i = (input_ids == self.config.special_token_id("<|t2i|>")).any(-1)
             task_ids = torch.where(is_t2i, T2I, MMU)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
         span, features, blocks, columns = None, None, None, None
         if past == 0:
             span = self.find_image_span(input_ids, task_ids)
@@ -652,7 +651,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             block_sequence_ids=blocks,
             visible_columns=columns,
@@ -666,7 +665,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
 
 
 @dataclass
-class UniF2aceOutput(ModelOutput):
+class UniF2aceOutput(CausalLMOutputWithPast):
     """
     Args:
         loss (`torch.FloatTensor`, *optional*): Shifted cross-entropy of `labels`.
@@ -675,13 +674,8 @@ class UniF2aceOutput(ModelOutput):
         text_logits (`torch.FloatTensor` of shape `(n, vocab_size)`, *optional*): At `text_logits_mask`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
     image_logits: torch.FloatTensor | None = None
     text_logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
     t2i_router_logits: tuple | None = None
     mmu_router_logits: tuple | None = None
     sequence_router_logits: tuple | None = None
@@ -707,6 +701,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         codes = slice(self.config.image_code_offset, self.config.mask_token_id)
         return F.linear(hidden_states, self.lm_head.weight[codes], self.lm_head.bias[codes])
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -714,7 +709,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -744,7 +739,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             task_ids=task_ids,
@@ -774,12 +769,12 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             logits=logits,
             image_logits=image_logits,
             text_logits=text_logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             t2i_router_logits=outputs.t2i_router_logits,
             mmu_router_logits=outputs.mmu_router_logits,
             sequence_router_logits=outputs.sequence_router_logits,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
 

@@ -14,7 +14,7 @@ from .checks_unif2ace import as_list
 
 
 # of `generate`: who gives one of these wants the pass over the whole prompt
-_WHOLE_PROMPT = {"past_key_values", "pixel_values", "clip_features", "face_features", "assistant_model"}
+_WHOLE_PROMPT = {"cache", "past_key_values", "pixel_values", "clip_features", "face_features", "assistant_model"}
 
 
 @dataclass(eq=False)
@@ -151,7 +151,7 @@ class UniF2acePrefillMixin:
         cache = DynamicCache(config=self.transformer.config.text_config)
         for layer, parts in enumerate(zip(*(row.layers for row in rows), strict=True)):
             cache.update(torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts]), layer)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "cache": cache}
 
 
 def unwrap_images(conversations: list[list[dict]]) -> tuple[list[list[dict]], list]:
