@@ -9,6 +9,7 @@ because diffusers and the training libraries are not needed to load a model.
 from importlib import import_module
 
 from . import modeling_unif2ace  # noqa: F401  (importing it registers the Auto classes)
+from .pipelines import hooks
 
 
 __version__ = "0.1.0"
@@ -49,3 +50,15 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _publisher():
+    """The one way to the Hub, for whoever is asked to publish."""
+    try:
+        from .hub_card.publish import publish
+    except ImportError as error:
+        raise OSError(f'publishing needs {error.name}: pip install ".[train]"') from error
+    return publish
+
+
+hooks.set_publisher(_publisher)

@@ -64,8 +64,21 @@ def load(model: str | None, weights: str | None = None) -> UniF2acePipeline:
     if weights == "bf16":
         pipe.to(torch.bfloat16)
     elif weights:
-        pipe.quantize(weights)
+        quantize(pipe, weights)
     return pipe
+
+
+def quantize(pipe: UniF2acePipeline, kind: str):
+    """8-bit linear layers by torchao, as docs/inference.md does it."""
+    import torchao.quantization as torchao
+    from torch import nn
+
+    config = {
+        "int8_weight_only": torchao.Int8WeightOnlyConfig,
+        "int8_dynamic": torchao.Int8DynamicActivationInt8WeightConfig,
+    }[kind]
+    layers = pipe.transformer.model.language_model.layers
+    torchao.quantize_(layers, config(), filter_fn=lambda module, name: isinstance(module, nn.Linear))
 
 
 def measure(

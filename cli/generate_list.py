@@ -5,7 +5,7 @@ import sys
 
 from ..pipelines.serving.batch_generation import BatchOptions, generate_all
 from ..pipelines.serving.prompt_list import read_prompts
-from .common import EXIT_INTERRUPTED
+from .common import EXIT_INTERRUPTED, load_pipeline, silence_libraries
 
 
 # arguments of a single picture, and what they are when not given
@@ -36,6 +36,12 @@ def generate_list(arguments: argparse.Namespace) -> int:
         max_bad=arguments.max_bad,
         overwrite=arguments.overwrite,
     )
-    summary = generate_all(items, options, errors)
+    summary = generate_all(items, options, load, errors)
     print(f"{arguments.out}: {summary.made} made, {summary.kept} there already, {len(summary.errors)} bad")
     return EXIT_INTERRUPTED if summary.interrupted else 0
+
+
+def load(options: BatchOptions):
+    """The pipeline of a run, in whichever process."""
+    silence_libraries()
+    return load_pipeline(argparse.Namespace(model=options.model, device=options.device))

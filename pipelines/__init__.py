@@ -1,22 +1,36 @@
-"""The diffusers side: the pipeline and its scheduler, and the marks that its pictures carry."""
+"""The diffusers side: the pipeline and its scheduler, and the marks that its pictures carry.
 
-from .pipeline_unif2ace import UniF2acePipeline, UniF2acePipelineOutput
-from .provenance_unif2ace import Provenance, read_provenance, save_image
-from .regions_unif2ace import FACE_PARTS
-from .scheduling_unif2ace import UniF2aceScheduler, UniF2aceSchedulerOutput
-from .watermark_unif2ace import WatermarkReading, detect_watermark, embed_watermark
+Names are imported when they are first used: reading a watermark needs neither torch nor diffusers.
+"""
+
+from importlib import import_module
 
 
-__all__ = [
-    "FACE_PARTS",
-    "Provenance",
-    "UniF2acePipeline",
-    "UniF2acePipelineOutput",
-    "UniF2aceScheduler",
-    "UniF2aceSchedulerOutput",
-    "WatermarkReading",
-    "detect_watermark",
-    "embed_watermark",
-    "read_provenance",
-    "save_image",
-]
+# public name -> module that has it
+_MODULE_OF = {
+    "FACE_PARTS": "regions_unif2ace",
+    "Provenance": "provenance_unif2ace",
+    "UniF2acePipeline": "pipeline_unif2ace",
+    "UniF2acePipelineOutput": "pipeline_unif2ace",
+    "UniF2aceScheduler": "scheduling_unif2ace",
+    "UniF2aceSchedulerOutput": "scheduling_unif2ace",
+    "WatermarkReading": "watermark_unif2ace",
+    "detect_watermark": "watermark_unif2ace",
+    "embed_watermark": "watermark_unif2ace",
+    "read_provenance": "provenance_unif2ace",
+    "save_image": "provenance_unif2ace",
+}
+
+__all__ = [*_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; see {__name__}.__all__ for its names")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value  # the next access is a plain look-up
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

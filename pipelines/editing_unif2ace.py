@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from .checks_unif2ace import as_list, check_count, check_share, check_texts
-from .regions_unif2ace import codes_under_mask, mask_picture, outpaint_canvas
+from .regions_unif2ace import mask_picture, outpaint_canvas
 from .scheduling_unif2ace import MASKED_CODE, mask_codes, row_generators
 
 
@@ -283,6 +283,22 @@ class UniF2aceEditingMixin:
         return ((pixels.mean(1) + 1) / 2).clamp(0, 1)
 
 
+def codes_under_mask(pixels: torch.Tensor, grid_size: int) -> torch.BoolTensor:
+    """
+    Which codes a mask touches.
+
+    Args:
+        pixels (`torch.FloatTensor` of shape `(batch_size, resolution, resolution)`): The mask, from 0 to 1.
+        grid_size (`int`): Codes along one side of a picture.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch_size, grid_size²)`, in raster order: a code is set if any pixel of its
+        square is more than half.
+    """
+    squares = F.adaptive_max_pool2d(pixels[:, None].float(), grid_size)
+    return squares.flatten(1) > 0.5
+
+
 def _rows_for(rows: torch.Tensor, count: int, num_images_per_prompt: int) -> torch.Tensor:
     """One row or `count` rows as a row for each picture to make."""
     return rows.expand(count, -1).repeat_interleave(num_images_per_prompt, dim=0)
@@ -292,4 +308,4 @@ def _as_picture(pixels: Any) -> Image.Image:
     raise TypeError(f"an image is of type {type(pixels).__name__}, expected a path or a PIL picture")
 
 
-__all__ = ["UniF2aceEditingMixin"]
+__all__ = ["UniF2aceEditingMixin", "codes_under_mask"]

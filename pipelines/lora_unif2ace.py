@@ -1,16 +1,11 @@
 """LoRA adapters of the pipeline, with diffusers' names: load, activate, weigh, fuse, take out again."""
 
-import json
 import os
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.utils import is_peft_available, logging
 
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+from .loading_unif2ace import ADAPTER_CONFIG, ADAPTER_WEIGHTS, fetch_adapter
 
 
 class UniF2aceLoraMixin:
@@ -65,7 +60,13 @@ class UniF2aceLoraMixin:
             raise ValueError(f"there is an adapter {adapter_name!r} already; choose another adapter_name")
         if not adapter_name or "." in adapter_name:  # it becomes the name of modules
             raise ValueError(f"adapter_name is {adapter_name!r}, expected a name without dots")
-        folder = _fetch_adapter(pretrained_model_name_or_path, revision, token, cache_dir, local_files_only)
+        folder = fetch_adapter(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # transformers would report the weights of earlier adapters as missing
         try:
@@ -248,48 +249,4 @@ class UniF2aceLoraMixin:
             self.delete_adapters(name)
 
 
-def adapter_base(folder: Path) -> str | None:
-    """The base model's name in the folder of an adapter; `None` if the folder is no adapter's."""
-    file = folder / ADAPTER_CONFIG
-    if not file.is_file() or (folder / "config.json").is_file() or (folder / "model_index.json").is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except ValueError as error:
-        raise OSError(f"{file} is broken: {error}") from error
-    if not base:
-        raise OSError(f"{file} does not name its base model: load that, then call load_lora_weights({str(folder)!r})")
-    return base
-
-
-def _fetch_adapter(path, revision, token, cache_dir, local_files_only: bool) -> Path:
-    """The local folder of an adapter; of one on the Hub the two files that are needed are downloaded."""
-    folder, name = Path(path), os.fspath(path)
-    if not folder.is_dir():
-        if folder.exists():
-            raise OSError(f"{folder} is a file, expected an adapter's folder or a repository on the Hub")
-        try:
-            folder = Path(
-                snapshot_download(
-                    name,
-                    allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS],
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                )
-            )
-        except HFValidationError as error:
-            raise OSError(f"there is no folder {name}, and a repository cannot have that name") from error
-        except (HfHubHTTPError, OSError) as error:
-            raise OSError(
-                f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
-                f"({type(error).__name__}); check the name, the access rights and the connection"
-            ) from error
-    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / file).is_file():
-            raise OSError(f"{folder} has no {file}, so it is no LoRA adapter that can be loaded")
-    return folder
-
-
-__all__ = ["UniF2aceLoraMixin", "adapter_base"]
+__all__ = ["UniF2aceLoraMixin"]

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,29 +14,28 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from PIL import Image
-from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from .checks_unif2ace import check_count, check_guidance, check_interval, check_size, check_texts
-from .dialogue_unif2ace import UniF2aceDialogueMixin
 from .editing_unif2ace import UniF2aceEditingMixin
-from .lora_unif2ace import UniF2aceLoraMixin, adapter_base
+from .hooks import publisher
+from .loading_unif2ace import (
+    COMPONENTS,
+    DOWNLOAD_ARGUMENTS,
+    CheckpointFolders,
+    adapter_base,
+    bundled_checkpoint,
+    fetch_checkpoint,
+    load_components,
+)
+from .lora_unif2ace import UniF2aceLoraMixin
 from .provenance_unif2ace import INFO_KEY, Provenance, describe_checkpoint, generator_name
-from .quantization_unif2ace import UniF2aceQuantizationMixin
-from .scheduling_unif2ace import MASKED_CODE, UniF2aceScheduler
+from .scheduling_unif2ace import MASKED_CODE
+from .understanding_unif2ace import UniF2aceUnderstandingMixin
 from .watermark_unif2ace import embed_watermark
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-MODEL_TYPE = "unif2ace"
-BUNDLED_NAME = "unif2ace-faces"  # the folder of the checkpoint inside the package
-
-_COMPONENTS = ("transformer", "scheduler", "processor")
-_DOWNLOAD_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-# Code is never fetched, nor weights whose format can run code.
-_NEVER_FETCHED = ["*.py", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.onnx"]
 
 
 @dataclass
@@ -56,9 +54,7 @@ class UniF2acePipelineOutput(BaseOutput):
     codes: torch.LongTensor | None = None
 
 
-class UniF2acePipeline(
-    UniF2aceEditingMixin, UniF2aceDialogueMixin, UniF2aceLoraMixin, UniF2aceQuantizationMixin, DiffusionPipeline
-):
+class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2aceLoraMixin, DiffusionPipeline):
     r"""
     Generates faces from text (`pipe(prompt)`), edits them (`inpaint`, `outpaint`, `vary`, `edit`), describes faces
     (`describe`), answers questions about them (`answer`) and talks about them (`chat`), all with one model.
@@ -125,28 +121,18 @@ class UniF2acePipeline(
         path = pretrained_model_name_or_path
         dtype = dtype or torch_dtype or torch.float32
         if path is None:
-            path = _bundled_checkpoint()
+            path = bundled_checkpoint()
         if trust_remote_code or cls.__module__.startswith("diffusers_modules"):
             return super().from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)
-        components = {name: kwargs.pop(name) for name in _COMPONENTS if kwargs.get(name) is not None}
-        download = {name: kwargs.pop(name) for name in _DOWNLOAD_ARGUMENTS if name in kwargs}
-        folder = _fetch(path, download)
-        base = adapter_base(folder)
-        if base is not None:
-            pipeline = cls.from_pretrained(_named_base(base), dtype=dtype, **components, **download, **kwargs)
-            pipeline.load_lora_weights(folder)
+        given = {name: kwargs.pop(name) for name in COMPONENTS if kwargs.get(name) is not None}
+        download = {name: kwargs.pop(name) for name in DOWNLOAD_ARGUMENTS if name in kwargs}
+        folders = CheckpointFolders.read(fetch_checkpoint(path, **download))
+        if folders.is_adapter:
+            base = adapter_base(folders.root)
+            pipeline = cls.from_pretrained(base, dtype=dtype, **given, **download, **kwargs)
+            pipeline.load_lora_weights(folders.root)
             return pipeline
-        model_folder, processor_folder, scheduler_folder = _component_folders(folder)
-        if "transformer" not in components:
-            components["transformer"] = _load_model(model_folder, dtype=dtype, **kwargs)
-        if "processor" not in components:
-            components["processor"] = AutoProcessor.from_pretrained(processor_folder)
-        if "scheduler" not in components:
-            found = (scheduler_folder / "scheduler_config.json").is_file()
-            components["scheduler"] = (
-                UniF2aceScheduler.from_pretrained(scheduler_folder) if found else UniF2aceScheduler()
-            )
-        pipeline = cls(**components)
+        pipeline = cls(**load_components(folders, given, dtype=dtype, **kwargs))
         pipeline.register_to_config(_name_or_path=str(path))
         return pipeline
 
@@ -491,80 +477,13 @@ class UniF2acePipeline(
         return UniF2acePipelineOutput(images=images, codes=latents) if return_dict else (images, latents)
 
 
-def _bundled_checkpoint() -> Path:
-    folder = Path(str(resources.files(f"{__package__.rpartition('.')[0]}.hub_card") / BUNDLED_NAME))
-    if not folder.is_dir():
-        raise OSError(f"this installation has no bundled checkpoint in {folder}; name a folder or a Hub repository")
-    return folder
-
-
-def _named_base(name: str) -> str | None:
-    """An adapter's base as `from_pretrained` takes it: `None` for the bundled checkpoint, a folder or a repository."""
-    return None if name == BUNDLED_NAME and not os.path.isdir(name) else name
-
-
 def _publisher(options: dict[str, Any]) -> Callable:
     """The package's one way to the Hub, if it takes these options."""
-    try:
-        publish = import_module("..hub_card.publish", __package__).publish
-    except ImportError as error:
-        if error.name and error.name.partition(".")[0] != __package__.partition(".")[0]:
-            raise OSError(f'publishing needs {error.name}: pip install "unif2ace[train]"') from error
-        # code that was fetched from the Hub stands alone
-        raise OSError("publishing needs the package unif2ace: install it, and load with UniF2acePipeline") from error
+    publish = publisher()
     unknown = sorted(options.keys() - publish.__kwdefaults__.keys() - {"repo_id"})
     if unknown:
         raise TypeError(f"publish takes no {unknown[0]!r}, expected repo_id, {', '.join(publish.__kwdefaults__)}")
     return publish
-
-
-def _fetch(path: str | os.PathLike, download: dict[str, Any]) -> Path:
-    """The local folder of a checkpoint; one of the Hub is downloaded, without code."""
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        return Path(name)
-    if os.path.exists(name):
-        raise OSError(f"{name} is a file, expected a checkpoint's folder or a repository on the Hub")
-    try:
-        return Path(snapshot_download(name, ignore_patterns=_NEVER_FETCHED, **download))
-    except HFValidationError as error:
-        raise OSError(f"there is no folder {name}, and a repository cannot have that name") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise OSError(
-            f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
-            f"({type(error).__name__}); check the name, the access rights and the connection"
-        ) from error
-
-
-def _component_folders(folder: Path) -> tuple[Path, Path, Path]:
-    """Folders of model, processor and scheduler in a checkpoint of either layout."""
-    if (folder / "model_index.json").is_file():
-        return folder / "transformer", folder / "processor", folder / "scheduler"
-    if (folder / "config.json").is_file():
-        return folder, folder, folder / "scheduler"
-    raise OSError(f"{folder} holds neither model_index.json nor config.json, so it is no checkpoint")
-
-
-def _load_model(folder: Path, **kwargs) -> Any:
-    """The model of a checkpoint that is one, and that has all its weights."""
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OSError(f"{file} is missing or broken, so the model cannot be loaded") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != MODEL_TYPE:
-        raise OSError(f"{folder} holds a model of type {kind!r}, expected {MODEL_TYPE!r}")
-    try:
-        model, info = AutoModelForMultimodalLM.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **kwargs
-        )
-    except StrictDataclassError as error:
-        raise OSError(f"{file} is no configuration of this model: {' '.join(str(error).split())}") from error
-    if info["missing_keys"]:  # transformers would go on with random numbers
-        missing = sorted(info["missing_keys"])
-        raise OSError(f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} among them: save it again")
-    return model
 
 
 def _bare_name(part: Any) -> list[str]:

@@ -3,9 +3,7 @@
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
 
 # (left, top, right, bottom) as shares of the picture. Made for faces framed as the painted ones are: the head in the
@@ -74,7 +72,7 @@ def mask_picture(mask: Any, size: tuple[int, int]) -> Image.Image:
     Raises:
         ValueError: if it has another size, or values that are neither.
     """
-    if isinstance(mask, torch.Tensor):
+    if hasattr(mask, "detach"):  # a tensor
         mask = mask.detach().cpu().numpy()
     if isinstance(mask, np.ndarray):
         levels = np.squeeze(mask)
@@ -97,22 +95,6 @@ def mask_picture(mask: Any, size: tuple[int, int]) -> Image.Image:
             f"the mask has {mask.width} × {mask.height} pixels, the picture {size[0]} × {size[1]}: make them equal"
         )
     return mask.convert("L")
-
-
-def codes_under_mask(pixels: torch.Tensor, grid_size: int) -> torch.BoolTensor:
-    """
-    Which codes a mask touches.
-
-    Args:
-        pixels (`torch.FloatTensor` of shape `(batch_size, resolution, resolution)`): The mask, from 0 to 1.
-        grid_size (`int`): Codes along one side of a picture.
-
-    Returns:
-        `torch.BoolTensor` of shape `(batch_size, grid_size²)`, in raster order: a code is set if any pixel of its
-        square is more than half.
-    """
-    squares = F.adaptive_max_pool2d(pixels[:, None].float(), grid_size)
-    return squares.flatten(1) > 0.5
 
 
 def outpaint_canvas(image: Image.Image, margins: tuple[float, ...]) -> tuple[Image.Image, Image.Image]:
@@ -156,4 +138,4 @@ def outpaint_canvas(image: Image.Image, margins: tuple[float, ...]) -> tuple[Ima
     return Image.fromarray(pixels), Image.fromarray(mask)
 
 
-__all__ = ["FACE_PARTS", "codes_under_mask", "mask_picture", "outpaint_canvas", "paint_region", "region_box"]
+__all__ = ["FACE_PARTS", "mask_picture", "outpaint_canvas", "paint_region", "region_box"]

@@ -1,19 +1,14 @@
 """Pictures from pictures: what stays, what changes, which regions, and bad input."""
 
-import copy
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from unif2ace import UniF2acePipeline
 from unif2ace.cli import main
-from unif2ace.pipelines.quantization_unif2ace import KINDS
+from unif2ace.pipelines.editing_unif2ace import codes_under_mask
 from unif2ace.pipelines.regions_unif2ace import (
     FACE_PARTS,
-    codes_under_mask,
     mask_picture,
     outpaint_canvas,
     paint_region,
@@ -315,20 +310,3 @@ def test_edit_command_says_what_is_wrong(checkpoint, tmp_path, monkeypatch, caps
     picture(1).save("face.png")
     assert main(["edit", "face.png", TEXTS[0], "--model", str(checkpoint), *how]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_quantisation(pipe):
-    with pytest.raises(ValueError, match="kind is 'int3', expected one of int8_weight_only, int8_dynamic"):
-        pipe.quantize("int3")
-    if importlib.util.find_spec("torchao") is None:
-        with pytest.raises(ImportError, match="pip install"):
-            pipe.quantize()
-        return
-    for kind in KINDS:
-        small = UniF2acePipeline(copy.deepcopy(pipe.transformer), pipe.scheduler, pipe.processor)
-        small.set_progress_bar_config(disable=True)
-        small.quantize(kind)
-        assert (codes_of(small, TEXTS[0], generator=seeded(1)) >= 0).all()
-        assert isinstance(small.describe(picture(1), max_new_tokens=3), str)
-        weight = small.transformer.model.language_model.layers[0].self_attn.q_proj.weight
-        assert type(weight) is not torch.nn.Parameter

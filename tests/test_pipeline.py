@@ -398,7 +398,7 @@ def test_wrong_checkpoints(tmp_path, monkeypatch):
     (tmp_path / "broken" / "config.json").write_text("{")
     (tmp_path / "file").touch()
     for name, message in (
-        ("empty", "neither model_index.json nor config.json"),
+        ("empty", "neither model_index.json, config.json nor"),
         ("other", "model of type 'bert', expected 'unif2ace'"),
         ("broken", "missing or broken"),
         ("file", "is a file"),

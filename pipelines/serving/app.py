@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from ...modeling_unif2ace.image_processing_unif2ace import load_image
-from .. import save_image
+from ..provenance_unif2ace import save_image
 from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError
 from .limits import RequestLimits, error_body
 from .metrics import RequestMetrics, ServiceMetrics
@@ -30,7 +30,7 @@ from .text_engine import TextEngine, TextPiece, TextRequest
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .. import UniF2acePipeline
+    from ..pipeline_unif2ace import UniF2acePipeline
 
 logger = logging.getLogger(__name__)
 DEFAULT_MAX_TOKENS = 160

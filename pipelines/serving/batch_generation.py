@@ -13,15 +13,14 @@ import os
 import signal
 import sys
 import threading
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -29,10 +28,15 @@ from ..files import replacing
 from .prompt_list import PromptItem
 
 
+if TYPE_CHECKING:
+    from ..pipeline_unif2ace import UniF2acePipeline
+
 MANIFEST = "manifest.jsonl"
 LOCK = ".lock"
 FORMATS = ("png", "jpg", "webp")
 ENGINES = ("auto", "processes", "ray")
+# Loads the pipeline of a run; a function of a module, since worker processes import it by name.
+Load = Callable[["BatchOptions"], "UniF2acePipeline"]
 # Items handed to a worker at once and made in one forward pass.
 BATCH_SIZE = 8
 
@@ -82,13 +86,17 @@ class TooManyBadItems(ValueError):
     """More items failed than were allowed to."""
 
 
-def generate_all(items: list[PromptItem], options: BatchOptions, errors: list[str] | None = None) -> BatchSummary:
+def generate_all(
+    items: list[PromptItem], options: BatchOptions, load: Load, errors: list[str] | None = None
+) -> BatchSummary:
     """
     Make the pictures that are not there yet.
 
     Args:
         items (`list[PromptItem]`): What to make.
         options (`BatchOptions`): How and where to.
+        load (`Callable`):
+            Gives the pipeline for the options; a function of a module, because other processes find it by its name.
         errors (`list[str]`, *optional*): What was wrong with the list itself; counts towards `max_bad`.
 
     The first Ctrl+C lets the batches at work come to their end, a second one stops at once; either way the same call
@@ -116,7 +124,7 @@ def generate_all(items: list[PromptItem], options: BatchOptions, errors: list[st
             tqdm(total=len(items), initial=summary.kept, desc="pictures", disable=not sys.stderr.isatty()) as bar,
             _soft_interrupt() as interrupt,
         ):
-            for result in _results(_batches(todo, options.batch_size), options, interrupt):
+            for result in _results(_batches(todo, options.batch_size), options, load, interrupt):
                 if "error" in result:
                     tqdm.write(result["error"], file=sys.stderr)
                     errors.append(result["error"])
@@ -148,15 +156,13 @@ def read_manifest(out: str | Path) -> dict[str, dict[str, Any]]:
 class BatchWorker:
     """Makes pictures with one pipeline; lives in a process of the pool, or as an actor of Ray."""
 
-    def __init__(self, options: BatchOptions, threads: int | None = None):
+    def __init__(self, options: BatchOptions, load: Load, threads: int | None = None):
         import torch
-
-        from ...cli.common import load_pipeline
 
         if threads is not None:
             torch.set_num_threads(threads)
         self.options = options
-        self.pipe = load_pipeline(Namespace(model=options.model, device=options.device))
+        self.pipe = load(options)
         self.pipe.set_progress_bar_config(disable=True)
 
     def __call__(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
@@ -171,7 +177,7 @@ class BatchWorker:
     def _make(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
         import torch
 
-        from .. import read_provenance, save_image
+        from ..provenance_unif2ace import read_provenance, save_image
 
         first = batch[0]
         images = self.pipe(
@@ -240,31 +246,28 @@ def _check_count(errors: list[str], options: BatchOptions):
 
 
 def _results(
-    batches: list[list[PromptItem]], options: BatchOptions, interrupt: threading.Event
+    batches: list[list[PromptItem]], options: BatchOptions, load: Load, interrupt: threading.Event
 ) -> Iterator[dict[str, Any]]:
     if options.workers == 1 and options.engine != "ray":
-        worker = BatchWorker(options)
+        worker = BatchWorker(options, load)
         for batch in batches:
             if interrupt.is_set():
                 return
             yield from worker(batch)
     elif options.engine == "ray" or (options.engine == "auto" and find_spec("ray") is not None):
-        yield from _results_of_ray(batches, options, interrupt)
+        yield from _results_of_ray(batches, options, load, interrupt)
     else:
-        yield from _results_of_pool(batches, options, interrupt)
+        yield from _results_of_pool(batches, options, load, interrupt)
 
 
 _worker: BatchWorker | None = None
 
 
-def _start_worker(options: BatchOptions, threads: int):
+def _start_worker(options: BatchOptions, load: Load, threads: int):
     global _worker
     # Ctrl+C reaches the whole group of processes, but only the parent decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from ...cli.common import silence_libraries
-
-    silence_libraries()
-    _worker = BatchWorker(options, threads)
+    _worker = BatchWorker(options, load, threads)
 
 
 def _work(batch: list[PromptItem]) -> list[dict[str, Any]]:
@@ -272,13 +275,13 @@ def _work(batch: list[PromptItem]) -> list[dict[str, Any]]:
 
 
 def _results_of_pool(
-    batches: list[list[PromptItem]], options: BatchOptions, interrupt: threading.Event
+    batches: list[list[PromptItem]], options: BatchOptions, load: Load, interrupt: threading.Event
 ) -> Iterator[dict[str, Any]]:
     workers = min(options.workers, len(batches))
     threads = max(1, (os.cpu_count() or 1) // workers)
     # spawn: a fork of a process that has used torch's threads or CUDA can hang
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(options, threads)
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(options, load, threads)
     )
     try:
         with _interrupts_held():
@@ -312,8 +315,8 @@ def _interrupts_held():
 class _RayWorker:
     """Ray Data's view of a `BatchWorker`: columns in, columns out."""
 
-    def __init__(self, options: BatchOptions):
-        self.worker = BatchWorker(options)
+    def __init__(self, options: BatchOptions, load: Load):
+        self.worker = BatchWorker(options, load)
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, list[str]]:
         batches = [[PromptItem(**item) for item in json.loads(text)] for text in columns["batch"]]
@@ -321,7 +324,7 @@ class _RayWorker:
 
 
 def _results_of_ray(
-    batches: list[list[PromptItem]], options: BatchOptions, interrupt: threading.Event
+    batches: list[list[PromptItem]], options: BatchOptions, load: Load, interrupt: threading.Event
 ) -> Iterator[dict[str, Any]]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -338,7 +341,7 @@ def _results_of_ray(
         gpus = 1 if options.device is not None and options.device.startswith("cuda") else 0
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _RayWorker,
-            fn_constructor_args=(options,),
+            fn_constructor_args=(options, load),
             batch_size=1,
             num_gpus=gpus,
             compute=ActorPoolStrategy(size=workers),

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from ...modeling_unif2ace.image_processing_unif2ace import load_image
-from .. import save_image
+from ..provenance_unif2ace import save_image
 
 
 if TYPE_CHECKING:
-    from .. import UniF2acePipeline
+    from ..pipeline_unif2ace import UniF2acePipeline
 
 TITLE = "UniF²ace: faces from words, words from faces"
 INTRODUCTION = """\

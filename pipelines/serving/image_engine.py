@@ -26,7 +26,8 @@ from ...modeling_unif2ace.sampling_unif2ace import MASKED_CODE, masked_positions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .. import UniF2acePipeline, UniF2aceScheduler
+    from ..pipeline_unif2ace import UniF2acePipeline
+    from ..scheduling_unif2ace import UniF2aceScheduler
 
 logger = logging.getLogger(__name__)
 

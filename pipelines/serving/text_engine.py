@@ -20,7 +20,7 @@ from .image_engine import EngineClosedError, QueueFullError
 
 
 if TYPE_CHECKING:
-    from .. import UniF2acePipeline
+    from ..pipeline_unif2ace import UniF2acePipeline
 
 logger = logging.getLogger(__name__)
 

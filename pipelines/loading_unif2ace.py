@@ -1,0 +1,182 @@
+"""
+Checkpoints on disk and on the Hub: the one reader of both layouts, and of adapters.
+
+transformers' layout has everything at its root and the scheduler's configuration in `scheduler/`; diffusers' has
+`model_index.json` and a folder for each component.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from .scheduling_unif2ace import UniF2aceScheduler
+
+
+MODEL_TYPE = "unif2ace"
+BUNDLED_NAME = "unif2ace-faces"  # the folder of the checkpoint inside the package
+COMPONENTS = ("transformer", "scheduler", "processor")
+DOWNLOAD_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# Code is never fetched, nor weights whose format can run code.
+_NEVER_FETCHED = ["*.py", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.onnx"]
+
+
+@dataclass(frozen=True)
+class CheckpointFolders:
+    """
+    Where the parts of a checkpoint are.
+
+    Args:
+        root (`Path`): The checkpoint's folder.
+        model (`Path`): `config.json` and the weights.
+        processor (`Path`): Tokenizer and processor.
+        scheduler (`Path`): `scheduler_config.json`, if there is one.
+        is_adapter (`bool`): Whether the folder holds a PEFT adapter; all parts are then the folder itself.
+    """
+
+    root: Path
+    model: Path
+    processor: Path
+    scheduler: Path
+    is_adapter: bool = False
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> "CheckpointFolders":
+        """
+        Find the parts of a checkpoint of either layout, or of an adapter.
+
+        Raises:
+            FileNotFoundError: if the folder holds neither.
+        """
+        folder = Path(folder)
+        if (folder / "model_index.json").is_file():
+            return cls(folder, folder / "transformer", folder / "processor", folder / "scheduler")
+        if (folder / "config.json").is_file():
+            return cls(folder, folder, folder, folder / "scheduler")
+        if (folder / ADAPTER_CONFIG).is_file():
+            return cls(folder, folder, folder, folder, is_adapter=True)
+        raise FileNotFoundError(
+            f"{folder} holds neither model_index.json, config.json nor {ADAPTER_CONFIG}, so it is no checkpoint: name "
+            "the folder that save_pretrained wrote"
+        )
+
+
+def bundled_checkpoint() -> Path:
+    """The folder of the checkpoint inside the package; `OSError` if this installation has none."""
+    folder = Path(str(resources.files(__package__.rpartition(".")[0]))) / "hub_card" / BUNDLED_NAME
+    if not folder.is_dir():
+        raise OSError(f"this installation has no bundled checkpoint in {folder}; name a folder or a Hub repository")
+    return folder
+
+
+def fetch_checkpoint(path: str | os.PathLike, files: list[str] | None = None, **download) -> Path:
+    """
+    The local folder of a checkpoint; one of the Hub is downloaded, without code.
+
+    Args:
+        path (`str` or `os.PathLike`): A folder or a repository.
+        files (`list[str]`, *optional*): The only files that are wanted.
+        download: Of [`~huggingface_hub.snapshot_download`].
+
+    Raises:
+        OSError: if there is neither.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return Path(name)
+    if os.path.exists(name):
+        raise OSError(f"{name} is a file, expected a checkpoint's folder or a repository on the Hub")
+    try:
+        return Path(snapshot_download(name, allow_patterns=files, ignore_patterns=_NEVER_FETCHED, **download))
+    except HFValidationError as error:
+        raise OSError(f"there is no folder {name}, and a repository cannot have that name") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise OSError(
+            f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
+            f"({type(error).__name__}); check the name, the access rights and the connection"
+        ) from error
+
+
+def fetch_adapter(path: str | os.PathLike, **download) -> Path:
+    """The local folder of an adapter; of one on the Hub the two files that are needed are downloaded."""
+    folder = fetch_checkpoint(path, files=[ADAPTER_CONFIG, ADAPTER_WEIGHTS], **download)
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (folder / file).is_file():
+            raise OSError(f"{folder} has no {file}, so it is no LoRA adapter that can be loaded")
+    return folder
+
+
+def adapter_base(folder: Path) -> str | None:
+    """
+    What an adapter changes, as `from_pretrained` takes it: a folder or a repository; `None` is the bundled checkpoint.
+
+    Raises:
+        OSError: if the adapter's configuration is broken or does not say.
+    """
+    file = folder / ADAPTER_CONFIG
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise OSError(f"{file} is broken: {error}") from error
+    if not base or not isinstance(base, str):
+        raise OSError(f"{file} does not name its base model: load that, then call load_lora_weights({str(folder)!r})")
+    return None if base == BUNDLED_NAME and not os.path.isdir(base) else base
+
+
+def load_components(folders: CheckpointFolders, given: dict[str, Any], **model_options) -> dict[str, Any]:
+    """
+    Model, processor and scheduler of a checkpoint.
+
+    Args:
+        folders ([`CheckpointFolders`]): Where they are.
+        given (`dict[str, Any]`): Components that are there already, by name.
+        model_options: Of the model's `from_pretrained`.
+
+    Raises:
+        OSError: if a part is missing or broken, or the model is of another kind.
+    """
+    components = dict(given)
+    if "transformer" not in components:
+        components["transformer"] = _load_model(folders.model, **model_options)
+    if "processor" not in components:
+        components["processor"] = AutoProcessor.from_pretrained(folders.processor)
+    if "scheduler" not in components:
+        found = (folders.scheduler / "scheduler_config.json").is_file()
+        components["scheduler"] = (
+            UniF2aceScheduler.from_pretrained(folders.scheduler) if found else UniF2aceScheduler()
+        )
+    return components
+
+
+def _load_model(folder: Path, **options) -> Any:
+    """The model of a checkpoint that is one, and that has all its weights."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OSError(f"{file} is missing or broken, so the model cannot be loaded") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != MODEL_TYPE:
+        raise OSError(f"{folder} holds a model of type {kind!r}, expected {MODEL_TYPE!r}")
+    try:
+        model, info = AutoModelForMultimodalLM.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    except StrictDataclassError as error:
+        raise OSError(f"{file} is no configuration of this model: {' '.join(str(error).split())}") from error
+    if info["missing_keys"]:  # transformers would go on with random numbers
+        missing = sorted(info["missing_keys"])
+        raise OSError(f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} among them: save it again")
+    return model
+
+
+__all__ = ["BUNDLED_NAME", "CheckpointFolders", "bundled_checkpoint", "fetch_checkpoint", "load_components"]
