@@ -39,7 +39,7 @@ from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.data.rows import FaceRows
-from unif2ace.training.evaluation.report import interval, table
+from unif2ace.training.evaluation.results import interval, table
 from unif2ace.training.finetune import FinetuneSettings, finetune
 from unif2ace.training.synthetic.painted.dataset import painted_face
 from unif2ace.training.synthetic.painted.identities import LASTING_ATTRIBUTES, person_picture

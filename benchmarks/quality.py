@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 from unif2ace.pipelines.files import replacing, write_text
-from unif2ace.training.evaluation.report import quality_markdown, summary_table
 from unif2ace.training.evaluation.results import to_json
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import versions
+from unif2ace.training.synthetic.painted.report import quality_markdown, summary_table
 from unif2ace.training.synthetic.painted.suite import PaintedFaces, PaintedSuite
 
 

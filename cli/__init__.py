@@ -14,7 +14,7 @@ MODULES: dict[str, tuple[str, str]] = {
     "describe": ("cli.describe", "describe the face in a picture"),
     "ask": ("cli.ask", "answer questions about the face in a picture"),
     "chat": ("cli.chat", "talk about the face in a picture"),
-    "compare": ("training.evaluation.compare", "show two evaluation runs side by side, with significance"),
+    "compare": ("cli.compare", "show two evaluation runs side by side, with significance"),
     "evaluate": ("cli.evaluate", "measure a checkpoint by every metric of a suite"),
     "convert": ("cli.convert", "bring in weights of Show-o or of a face encoder, or take them home"),
     "data": ("cli.data", "look at face data sets and prepare them for training"),

@@ -166,14 +166,12 @@ def make_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
 
 
 def _choice_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
-    from ..training.evaluation import facebench, facexbench
-    from ..training.evaluation.choice_suite import ChoiceSuite
+    from ..training.evaluation.benchmarks import DATASET_IDS, LOADERS
+    from ..training.evaluation.choices import ChoiceSuite
 
-    if arguments.suite == "facexbench":
-        questions, dataset_id = facexbench.load_facexbench(arguments.data), facexbench.DATASET_ID
-    else:
-        questions, dataset_id = facebench.load_facebench(arguments.data), facebench.DATASET_ID
-    return ChoiceSuite(subject, questions, arguments.suite, arguments.dataset_id or dataset_id, arguments.limit)
+    questions = LOADERS[arguments.suite](arguments.data)
+    dataset_id = arguments.dataset_id or DATASET_IDS[arguments.suite]
+    return ChoiceSuite(subject, questions, arguments.suite, dataset_id, arguments.limit)
 
 
 def _records_suite(arguments: argparse.Namespace, subject: "Subject", sampling: dict) -> "Suite":

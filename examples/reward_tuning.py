@@ -25,7 +25,7 @@ from unif2ace.pipelines.files import write_json
 from unif2ace.pipelines.pictures import picture_grid, save_picture
 from unif2ace.pipelines.provenance_unif2ace import describe_checkpoint
 from unif2ace.training.evaluation.judge import UniF2aceJudge
-from unif2ace.training.evaluation.report import interval, table
+from unif2ace.training.evaluation.results import interval, table
 from unif2ace.training.reward import (
     CREDITS,
     AttributeReward,

@@ -23,7 +23,8 @@ from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
 from ..pipelines.files import write_text
 from ..pipelines.provenance_unif2ace import checkpoint_sha256
 from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
-from ..training.evaluation.report import explanation, questions_table, summary_table, table
+from ..training.evaluation.results import table
+from ..training.synthetic.painted.report import explanation, questions_table, summary_table
 
 
 PACKAGE = Path(__file__).resolve().parents[1]

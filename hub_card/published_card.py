@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..modeling_unif2ace import UniF2aceConfig
-from ..training.evaluation.report import explanation, questions_table, summary_table
 from ..training.evaluation.results import card_results, card_section
 from ..training.plots import plot_losses
+from ..training.synthetic.painted.report import explanation, questions_table, summary_table
 from .card import checkpoint_sha256, count_parameters, eval_results, loss_table, measured_on
 from .figures import png, sample_grid
 from .layouts import ADAPTER, Checkpoint, Content

@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 
 from unif2ace.cli import main
-from unif2ace.training.evaluation.choice_suite import ChoiceSuite
-from unif2ace.training.evaluation.choices import ChoiceQuestion, parse_choice, side_by_side
-from unif2ace.training.evaluation.facebench import load_facebench
-from unif2ace.training.evaluation.facexbench import load_facexbench
+from unif2ace.training.evaluation.benchmarks import load_facebench, load_facexbench
+from unif2ace.training.evaluation.choices import ChoiceQuestion, ChoiceSuite, parse_choice, side_by_side
 from unif2ace.training.evaluation.results import load_results
 from unif2ace.training.evaluation.subject import Subject
 

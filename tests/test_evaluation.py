@@ -5,7 +5,6 @@ import pytest
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.questions import Question
-from unif2ace.training.evaluation.report import quality_markdown
 from unif2ace.training.evaluation.statistics import (
     bootstrap_weights,
     lift,
@@ -22,6 +21,7 @@ from unif2ace.training.synthetic.painted.measures import (
     score_generation,
     score_reconstructions,
 )
+from unif2ace.training.synthetic.painted.report import quality_markdown
 
 
 def readings(attributes: list[dict[str, str]], **wrong: dict[int, str]) -> dict[str, list[str]]:

@@ -20,12 +20,12 @@ from unif2ace.training.evaluation.results import (
     update_card,
     write_hub_entries,
 )
-from unif2ace.training.evaluation.slices import slices_by
 from unif2ace.training.evaluation.statistics import (
     in_slices,
     mean,
     paired_difference,
     ratio,
+    slices_by,
     with_interval,
     without_replicates,
 )

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from unif2ace.training.chat_endpoint import ChatEndpoint, ChatEndpointError, CutOffAnswerError
-from unif2ace.training.evaluation.judging import (
+from unif2ace.training.evaluation.metrics import ConversationScore, DescriptionScore, VlmScore
+from unif2ace.training.evaluation.metrics.judged import (
     JudgePrompt,
     UnusableRatingError,
     item_means,
@@ -13,7 +14,6 @@ from unif2ace.training.evaluation.judging import (
     rate,
     summarize_ratings,
 )
-from unif2ace.training.evaluation.metrics import ConversationScore, DescriptionScore, VlmScore
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """The metrics: values by hand, agreement with other libraries, invariances; with tiny random models."""
 
-import importlib
+import importlib.util
 import inspect
+import shutil
 
 import evaluate
 import numpy as np
@@ -22,12 +23,11 @@ from transformers import (
 )
 
 from unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig
+from unif2ace.training.chat_endpoint import ChatEndpoint
 from unif2ace.training.evaluation import metrics
 from unif2ace.training.evaluation.extractors import FaceFeatures, JudgeFeatures, VisionFeatures, open_extractor
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
-from unif2ace.training.evaluation.metrics.frechet_distance import frechet_distance
-from unif2ace.training.evaluation.metrics.kernel_distance import kernel_distance
-from unif2ace.training.evaluation.metrics.memorisation import nearest
+from unif2ace.training.evaluation.metrics.distances import frechet_distance, kernel_distance, nearest
 
 
 def pictures(count, seed=0, size=16):
@@ -79,17 +79,51 @@ def clip():
     return model, ClipProcessor(word_tokenizer(WORDS, model_max_length=8))
 
 
-def test_every_metric_is_a_module_of_evaluate_in_a_file_of_its_own():
-    modules = set()
-    for name in metrics.__all__:
-        metric = getattr(metrics, name)
-        assert issubclass(metric, evaluate.Metric)
-        modules.add(metric.__module__)
-        text = inspect.getdoc(metric)
-        if name != "FaceMetric":
-            assert "compute(" in text and set(metric.better.values()) <= {"higher", "lower", None}
-            assert inspect.getdoc(importlib.import_module(metric.__module__))
-    assert len(modules) == len(metrics.__all__)
+def test_every_metric_is_a_module_of_evaluate_with_a_name():
+    for name, metric in metrics.METRICS.items():
+        assert issubclass(metric, evaluate.Metric) and metric.__name__ == name.title().replace("_", "")
+        assert inspect.getdoc(metric) and (metric.better or metric.urls)
+    assert {metric.__name__ for metric in metrics.METRICS.values()} <= set(metrics.__all__)
+
+
+# what each metric's class must be given
+CLASS_ARGUMENTS = {
+    "attribute_accuracy": lambda judge, clip: {"judge": judge},
+    "clip_score": lambda judge, clip: {"model": clip[0], "processor": clip[1]},
+    "diversity": lambda judge, clip: {"judge": judge},
+    "vqa_score": lambda judge, clip: {"model": clip[0], "processor": clip[1]},
+    **{
+        name: lambda judge, clip: {"extractor": JudgeFeatures(judge)}
+        for name in ("frechet_distance", "identity_similarity", "kernel_distance", "memorisation")
+    },
+    **{
+        name: lambda judge, clip: {"endpoint": ChatEndpoint("http://localhost:1/v1", "judge"), "repeats": 2}
+        for name in ("conversation_score", "description_score", "vlm_score")
+    },
+}
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_evaluate_loads_each_metric_by_its_name(name, judge, clip, tmp_path, monkeypatch):
+    # a process that was never in the package's folder, and a copy as a Space on the Hub would be
+    folder = tmp_path / "unif2ace_metrics"
+    folder.mkdir()
+    shutil.copy(metrics.SCRIPT, folder)
+    monkeypatch.chdir(tmp_path)
+    arguments = CLASS_ARGUMENTS.get(name, lambda judge, clip: {})(judge, clip)
+    for path in (metrics.SCRIPT, str(folder)):
+        loaded = evaluate.load(path, name, **arguments)
+        assert type(loaded) is metrics.METRICS[name] and loaded.features
+    if name == "answer_accuracy":
+        loaded.add_batch(predictions=["Yes.", "no"], references=["yes", "yes"])
+        assert loaded.compute()["accuracy"] == 0.5
+        both = evaluate.combine([loaded, evaluate.load(metrics.SCRIPT, name)])
+        assert both.compute(predictions=["Yes."], references=["yes"])
+
+
+def test_the_script_names_its_metrics():
+    with pytest.raises(ValueError, match="no metric None: name one as the second argument, answer_accuracy, "):
+        evaluate.load(metrics.SCRIPT)
 
 
 def test_a_metric_gathers_batches_and_gives_intervals():

@@ -1,35 +1,12 @@
-"""The command `unif2ace compare`: two evaluation runs side by side, with significance."""
+"""Two evaluation runs side by side, with significance."""
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
-from .report import table
-from .results import load_results, measured, measures_of
+from .results import measured, measures_of, table
 from .statistics import paired_difference
 
 
-EXAMPLES = """\
-example:
-  unif2ace compare results/painted-a-1a2b3c4d.json results/painted-b-5e6f7a8b.json
-
-The difference is B minus A with its 95 % bootstrap interval. Where both runs measured the same pictures the comparison
-is paired: each resampled set holds the same pictures in both, which makes it far sharper. A star marks p < 0.05 after
-Holm's correction for the number of measures; runs that differ in seeds only show how much chance there is.
-"""
 _LEVEL = 0.05
-
-
-def add_arguments(parser: argparse.ArgumentParser):
-    """The command's arguments."""
-    parser.add_argument("before", type=Path, metavar="A.json", help="results of `unif2ace evaluate`")
-    parser.add_argument("after", type=Path, metavar="B.json", help="results of another run")
-
-
-def run(arguments: argparse.Namespace):
-    """Print both runs and what differs between them."""
-    before, after = load_results(arguments.before), load_results(arguments.after)
-    print(comparison(before, after))
 
 
 def comparison(before: Mapping, after: Mapping) -> str:

@@ -30,9 +30,8 @@ from .metrics import (
     VlmScore,
     VqaScore,
 )
-from .metrics.frechet_distance import frechet_distance
-from .metrics.kernel_distance import kernel_distance
-from .slices import SLICED_BY, slices_by
+from .metrics.distances import frechet_distance, kernel_distance
+from .statistics import SLICED_BY, slices_by
 from .subject import Subject, picture_seed
 from .suite import Part, Suite
 

@@ -11,11 +11,29 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_
 
 from ...pipelines.files import write_text
 from ...pipelines.provenance_unif2ace import checkpoint_sha256
-from .report import interval, table
 from .statistics import rounded
 
 
 HUB_FOLDER = ".eval_results"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table cell; a dash for `None`."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(measured: Mapping[str, float] | None, digits: int = 3) -> str:
+    """A measured value with its 95 % interval, `0.812 [0.800, 0.824]`; a dash for `None`."""
+    if measured is None:
+        return "–"
+    low, high = number(measured["low"], digits), number(measured["high"], digits)
+    return f"{number(measured['value'], digits)} [{low}, {high}]"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose first column is text and whose other columns are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def to_json(results):
@@ -283,12 +301,15 @@ __all__ = [
     "card_section",
     "hub_entries",
     "hub_yaml",
+    "interval",
     "load_results",
     "main_table",
     "markdown",
     "measures_of",
+    "number",
     "slices_by_group",
     "slices_table",
+    "table",
     "to_json",
     "update_card",
     "without_places",

@@ -3,8 +3,9 @@ Uncertainty of measured numbers: every measure is a function of how often each p
 
 A *statistic* takes weights `(samples, count)`, one row for each resampled set of pictures and one column for each
 picture, and gives a value for each row. So one definition serves for the value itself (all weights 1), its bootstrap
-interval (Efron and Tibshirani, 1993), a slice (weights 0 outside of it) and the paired comparison of two runs: row k
-draws the same pictures in both.
+interval (Efron and Tibshirani, 1993), the paired comparison of two runs (row k draws the same pictures in both) and a
+slice (weights 0 outside of it): the same measure by group of people, so that an average cannot hide whom a model
+serves worse.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,30 @@ def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict:
     return ratio_with_interval(values, np.ones(len(values)), seed)
 
 
+# The groups are those of what a picture *shows*, as labelled; they say nothing about who a person is.
+SLICED_BY = ("skin", "age", "gender")
+
+
+def slices_by(attributes: Sequence[Mapping[str, str]], names: Sequence[str] = SLICED_BY) -> dict[str, np.ndarray]:
+    """
+    Groups of pictures by the values of attributes.
+
+    Args:
+        attributes (`list[dict[str, str]]`): Attributes of each picture; unknown ones are missing.
+        names (`list[str]`, *optional*, defaults to skin tone, age and gender): By which to group.
+
+    Returns:
+        `dict[str, np.ndarray]`: `"skin=tan"` and so on -> `(count,)` bool, in the order of names and values; values
+        that no picture has are left out.
+    """
+    groups = {}
+    for name in names:
+        values = [of_picture.get(name) for of_picture in attributes]
+        for value in sorted({value for value in values if value is not None}):
+            groups[f"{name}={value}"] = np.array([found == value for found in values])
+    return groups
+
+
 def in_slices(statistic: Statistic, slices: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, dict]:
     """
     A statistic on parts of the pictures.
@@ -172,6 +197,7 @@ def rounded(replicates: Sequence[float]) -> list[float | None]:
 
 __all__ = [
     "BOOTSTRAP_SAMPLES",
+    "SLICED_BY",
     "Statistic",
     "bootstrap_weights",
     "in_slices",
@@ -182,6 +208,7 @@ __all__ = [
     "ratio",
     "ratio_with_interval",
     "rounded",
+    "slices_by",
     "with_interval",
     "without_replicates",
 ]

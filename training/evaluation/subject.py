@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ...pipelines import UniF2acePipeline
 from ...pipelines.files import replacing
 from ...pipelines.provenance_unif2ace import checkpoint_sha256
-from .metrics.vqa_score import answer_log_probability
+from .metrics.fit import answer_log_probability
 
 
 _pipe: UniF2acePipeline | None = None  # of a worker process

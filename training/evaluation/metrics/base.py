@@ -16,7 +16,10 @@ class FaceMetric(evaluate.Metric):
     A metric of `evaluate` that also says how sure it is.
 
     `compute` (and `add`, `add_batch`) take the columns named by `columns`, and give each number with the bounds of its
-    95 % bootstrap interval as `<name>_low` and `<name>_high`. Instantiate the classes directly: nothing is downloaded.
+    95 % bootstrap interval as `<name>_low` and `<name>_high`. Nothing is downloaded.
+
+    Args:
+        options: Those of `evaluate.Metric`.
 
     Class attributes:
         columns (`dict`): Name of an input -> its `datasets` feature; others are given to `compute` by name.
@@ -29,7 +32,9 @@ class FaceMetric(evaluate.Metric):
     urls: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options):
-        super().__init__(keep_in_memory=True, seed=0, **options)
+        # `evaluate` keeps inputs on disk unless told; several processes need that
+        alone = options.get("num_process", 1) == 1
+        super().__init__(**{"seed": 0, **options, "keep_in_memory": alone})
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

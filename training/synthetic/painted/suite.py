@@ -27,10 +27,8 @@ from ...evaluation.degradations import DEGRADATIONS, degrade
 from ...evaluation.extractors import FaceFeatures, JudgeFeatures
 from ...evaluation.judge import UniF2aceJudge
 from ...evaluation.metrics import CodeEntropy, Diversity, IdentitySimilarity, Memorisation
-from ...evaluation.metrics.frechet_distance import frechet_distance
-from ...evaluation.metrics.kernel_distance import kernel_distance
-from ...evaluation.slices import slices_by
-from ...evaluation.statistics import mean, ratio, without_replicates
+from ...evaluation.metrics.distances import frechet_distance, kernel_distance
+from ...evaluation.statistics import mean, ratio, slices_by, without_replicates
 from ...evaluation.subject import Subject, picture_seed
 from ...evaluation.suite import Part, Suite
 from .dataset import attributes_of, load_rendered

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from ..data.language.attributes import COARSE_ATTRIBUTES
+from ...data.language.attributes import COARSE_ATTRIBUTES
+from ...evaluation.results import interval, number, table
 
 
 _DETAILS = {
@@ -10,25 +11,6 @@ _DETAILS = {
     "tokenizer": "Image tokenizer, attribute by attribute",
     "captions": "Captions, attribute by attribute",
 }
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table cell; a dash for `None`."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def interval(measured: Mapping[str, float] | None, digits: int = 3) -> str:
-    """A measured value with its 95 % interval, `0.812 [0.800, 0.824]`; a dash for `None`."""
-    if measured is None:
-        return "–"
-    low, high = number(measured["low"], digits), number(measured["high"], digits)
-    return f"{number(measured['value'], digits)} [{low}, {high}]"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose first column is text and whose other columns are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def summary_table(results: Mapping) -> str:
@@ -157,4 +139,4 @@ def quality_markdown(results: Mapping) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-__all__ = ["interval", "number", "quality_markdown", "questions_table", "summary_table", "table"]
+__all__ = ["explanation", "quality_markdown", "questions_table", "summary_table"]
