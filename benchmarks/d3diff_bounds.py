@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 from reporting import put_section
 
-from unif2ace.training.losses import WEIGHTINGS, score_entropy, score_weight
-from unif2ace.training.masking import MaskSchedule
+from unif2ace.modeling_unif2ace.objective_unif2ace import WEIGHTINGS, MaskSchedule, score_entropy, score_weight
 
 
 VOCABULARY, LENGTH = 3, 2

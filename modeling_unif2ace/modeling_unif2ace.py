@@ -54,6 +54,7 @@ from .moe_unif2ace import (
     grid_positions,
     sinusoidal_embedding,
 )
+from .objective_unif2ace import NO_LABEL, UniF2aceObjective, answer_positions
 
 
 logger = logging.get_logger(__name__)
@@ -668,10 +669,13 @@ class UniF2aceModel(UniF2acePreTrainedModel):
 class UniF2aceOutput(CausalLMOutputWithPast):
     """
     Args:
-        loss (`torch.FloatTensor`, *optional*): Shifted cross-entropy of `labels`.
+        loss (`torch.FloatTensor`, *optional*):
+            With `image_labels` the whole objective, the weighted sum of `loss_terms`; with `labels` alone their
+            shifted cross-entropy.
         logits (`torch.FloatTensor` of shape `(batch_size, kept, vocab_size)`, *optional*): Prediction scores.
         image_logits (`torch.FloatTensor` of shape `(n, codebook_size)`, *optional*): At `image_logits_mask`.
         text_logits (`torch.FloatTensor` of shape `(n, vocab_size)`, *optional*): At `text_logits_mask`.
+        loss_terms (`dict[str, torch.FloatTensor]`, *optional*): The objective's terms, not weighted.
     """
 
     image_logits: torch.FloatTensor | None = None
@@ -679,6 +683,7 @@ class UniF2aceOutput(CausalLMOutputWithPast):
     t2i_router_logits: tuple | None = None
     mmu_router_logits: tuple | None = None
     sequence_router_logits: tuple | None = None
+    loss_terms: dict | None = None
 
 
 class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerationMixin):
@@ -689,10 +694,13 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
 
     output_modalities = ("image", "text")
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    # forward has **kwargs, from which Trainer would conclude that the loss is divided by the step's tokens
+    accepts_loss_kwargs = False
 
     def __init__(self, config: UniF2aceConfig):
         super().__init__(config)
         self.model = UniF2aceModel(config)
+        self.objective = UniF2aceObjective(config)  # no weights; set another one for another loss
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
         self.post_init()
 
@@ -712,6 +720,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        image_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         task_ids: torch.LongTensor | None = None,
         clip_features: torch.FloatTensor | None = None,
@@ -727,13 +736,21 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         """
         Args (see [`UniF2aceModel.forward`] for the others):
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Next-token labels of understanding rows, -100 where there is none. The text-to-image loss is D3Diff's
-                and lives in the trainer.
+                Next-token labels of understanding rows, -100 where there is none.
+            image_labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Vocabulary ids of the codes that `input_ids` hides behind the mask token, -100 elsewhere
+                (`hide_codes` makes them). `loss` is then the whole objective of both tasks, and the head is computed
+                at labels only.
             image_logits_mask, text_logits_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`):
                 Compute the head only there, over the codes and over the whole vocabulary; `logits` is then `None`.
                 The head's columns are the most expensive thing in the model.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Last positions to compute.
         """
+        if image_labels is not None:
+            image_logits_mask = image_labels != NO_LABEL
+            text_logits_mask = None if labels is None else answer_positions(labels)
+            kinds = ("t2i", "mmu", "sequence")
+            kwargs = {**kwargs, **{f"output_{kind}_router_logits": True for kind in kinds}}
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -758,13 +775,13 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         if image_logits_mask is None and text_logits_mask is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
-        if labels is not None:
+        if image_labels is None and labels is not None:
             if logits is None:
                 raise ValueError("labels need all logits: leave image_logits_mask and text_logits_mask out")
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )
-        return UniF2aceOutput(
+        output = UniF2aceOutput(
             loss=loss,
             logits=logits,
             image_logits=image_logits,
@@ -776,6 +793,11 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             sequence_router_logits=outputs.sequence_router_logits,
             **{CACHE: getattr(outputs, CACHE)},
         )
+        if image_labels is not None:
+            seen = {"input_ids": input_ids, "attention_mask": attention_mask, "task_ids": task_ids}
+            terms = self.objective(output, {**seen, "labels": labels, "image_labels": image_labels})
+            output = UniF2aceOutput(**{**output, "loss": self.objective.total(terms), "loss_terms": terms})
+        return output
 
 
 def _fit(states: torch.Tensor, length: int) -> torch.Tensor:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unif2ace.training.losses import (
+from unif2ace.modeling_unif2ace.objective_unif2ace import (
     WEIGHTINGS,
+    MaskSchedule,
     balance_loss,
     balance_of,
     d3diff_loss,
@@ -18,7 +19,6 @@ from unif2ace.training.losses import (
     score_entropy,
     score_entropy_paper,
 )
-from unif2ace.training.masking import MaskSchedule
 
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0, 2.0]])

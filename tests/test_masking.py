@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unif2ace.training.masking import MaskSchedule, row_generator, sample_masks
+from unif2ace.modeling_unif2ace.objective_unif2ace import MaskSchedule, row_generator, sample_masks
 
 
 def test_cosine_counts():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unif2ace.training.region_weights import region_weights
+from unif2ace.training.arguments import region_weights
 
 
 def test_parts_weigh_as_asked_and_the_mean_is_one():

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
+from unif2ace.modeling_unif2ace.objective_unif2ace import sample_masks
 from unif2ace.training.convert.showo_layout import our_name
 from unif2ace.training.convert.showo_training import ShowoPrompts, showo_attention_mask, showo_losses
-from unif2ace.training.masking import sample_masks
 
 
 @pytest.fixture(scope="module")

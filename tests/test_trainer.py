@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
+from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceTextConfig, get_preset
+from unif2ace.modeling_unif2ace.objective_unif2ace import UniF2aceObjective, drop_prompts, hide_codes, summarize_load
 from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.ema import WeightAverage
-from unif2ace.training.routing import summarize_load
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 from unif2ace.training.trainer import CLOCK_FILE, EMA_FILE, UniF2aceTrainer
 
@@ -58,7 +58,7 @@ def collator():
 
 @pytest.fixture
 def make_trainer(tmp_path, collator):
-    def make(rows=None, name="run", eval_rows=None, **arguments):
+    def make(rows=None, name="run", eval_rows=None, objective=None, **arguments):
         defaults = {
             "per_device_train_batch_size": 4,
             "max_steps": 4,
@@ -75,7 +75,12 @@ def make_trainer(tmp_path, collator):
         model = UniF2aceForConditionalGeneration(get_preset("tiny"))
         rows = Rows() if rows is None else rows
         return UniF2aceTrainer(
-            model=model, args=args, train_dataset=rows, eval_dataset=eval_rows, data_collator=collator
+            model=model,
+            args=args,
+            objective=objective,
+            train_dataset=rows,
+            eval_dataset=eval_rows,
+            data_collator=collator,
         )
 
     return make
@@ -139,6 +144,112 @@ def test_loss_is_the_sum_of_its_terms(make_trainer):
         assert entry["loss"] == pytest.approx(total, rel=1e-4)
 
 
+class WithConfidence(UniF2aceObjective):
+    """A loss of one's own: one more term."""
+
+    def forward(self, outputs, batch):
+        terms = super().forward(outputs, batch)
+        terms["entropy"] = torch.special.entr(outputs.image_logits.softmax(-1)).sum(-1).mean()
+        return terms
+
+
+def test_another_objective_is_another_module(make_trainer):
+    trainer = make_trainer(max_steps=2)
+    objective = WithConfidence(trainer.config, alpha=0.0)
+    objective.weights["entropy"] = 0.5
+    trainer = make_trainer(max_steps=2, objective=objective)
+    trainer.train()
+    for entry in trainer.state.log_history[:2]:
+        total = entry["mask_loss"] + entry["mmu_loss"] + 0.5 * entry["entropy"]
+        total += 0.01 * (entry["t2i_balance"] + entry["mmu_balance"])
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+    objective.scale = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match="put them into the model"):
+        make_trainer(objective=objective)
+
+
+def test_a_plain_trainer_trains_both_tasks(make_trainer, collator, tmp_path):
+    """transformers' own Trainer, with the model's loss; 8 rows at once or 2 four times."""
+    ours, config = make_trainer(), get_preset("tiny")
+    generator = torch.Generator().manual_seed(0)
+    rows = [Rows()[i] for i in (0, 20, 1, 21, 2, 22, 3, 23)]
+    masked = torch.rand(4, 16, generator=generator) < 0.5
+
+    def collate(rows):
+        batch = collator(rows)
+        places = [TEXTS.index(row["text"]) for row in rows if row["task"] == "t2i"]
+        return hide_codes(batch, config, masked[places])
+
+    results = []
+    for size in (8, 2):
+        torch.manual_seed(0)
+        model = UniF2aceForConditionalGeneration(get_preset("tiny"))
+        model.model.vq_model.requires_grad_(False)
+        args = TrainingArguments(
+            str(tmp_path / str(size)),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            max_steps=12,
+            learning_rate=1e-2,
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            remove_unused_columns=False,
+            train_sampling_strategy="sequential",
+            disable_tqdm=True,
+        )
+        trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=collate)
+        trainer.train()
+        losses = logged(trainer, "loss")
+        assert losses[-1] < 0.8 * losses[0]
+        results.append((losses[0], logged(trainer, "grad_norm")[0]))
+        with torch.no_grad():
+            batch = collate(rows)
+            outputs = model.eval()(**batch)
+            terms = outputs.loss_terms
+            assert {"mask_loss", "score_loss", "mmu_loss", "t2i_balance", "mmu_balance"} <= set(terms)
+            objective = ours.args.make_objective(config).eval()
+            assert outputs.loss.item() == pytest.approx(objective.total(terms).item())
+            untold = model(**{**batch, "task_ids": None})  # `<|t2i|>` tells the task
+            assert untold.loss.item() == pytest.approx(outputs.loss.item())
+    assert results[1] == pytest.approx(results[0], rel=0.1)  # not 4 times as large
+
+
+def test_the_models_loss_is_the_trainers(make_trainer, collator):
+    trainer = make_trainer(balance_scope="micro_batch")
+    batch = collator([Rows()[0], Rows()[17], Rows()[2], Rows()[30]])
+    drawn = trainer._draw(batch, -1, 0, training=False)
+    trainer.model.eval()
+    with torch.no_grad():
+        expected = trainer.compute_loss(trainer.model, batch)
+        outputs = trainer.model(**hide_codes(batch, trainer.config, drawn["masked"]), use_cache=False)
+    assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert outputs[0] is outputs.loss and outputs.logits is None
+
+
+def test_the_papers_constants(tmp_path):
+    """Section 3: alpha 0.01, top-2 of 8 routed experts beside 1 shared one a group, a weight for each group."""
+    args = UniF2aceTrainingArguments(str(tmp_path), use_cpu=True)
+    text = UniF2aceTextConfig()
+    for weights in (UniF2aceObjective(get_preset("tiny")).weights, args.make_objective(get_preset("tiny")).weights):
+        assert weights == {
+            "mask_loss": 1.0,
+            "score_loss": 0.01,
+            "mmu_loss": 1.0,
+            "t2i_balance": 0.01,
+            "mmu_balance": 0.01,
+            "t2i_sequence_balance": 0.0,
+            "mmu_sequence_balance": 0.0,
+        }
+    assert (text.num_routed_experts, text.num_experts_per_tok, text.num_experts_per_sequence) == (8, 2, 2)
+    assert text.t2i_sequence_experts == ["copy", "copy", "zero", "noise"]
+    assert text.mmu_sequence_experts == ["copy", "copy", "clip", "face"]
+    assert args.weighting == "inverse_ratio" and args.mask_schedule == "cosine" and args.region_weights is None
+    torch.manual_seed(0)
+    layer = UniF2aceForConditionalGeneration(get_preset("tiny")).model.language_model.layers[0]
+    assert set(layer.mlp.shared_experts) == {"t2i", "mmu"}
+
+
 def test_region_weights_change_what_is_trained_but_not_the_logged_loss(make_trainer):
     plain = make_trainer(max_steps=2, name="plain")
     plain.train()
@@ -183,7 +294,8 @@ def test_accumulation_changes_nothing(make_trainer, batch_size):
         assert logged(split, key) == pytest.approx(logged(whole, key), rel=2e-6), key
     for name, weight in weights(whole).items():
         torch.testing.assert_close(weights(split)[name], weight, atol=1e-6, rtol=0, msg=name)
-    torch.testing.assert_close(split.step_load.load, whole.step_load.load)
+    for level, load in whole.objective.loads.items():
+        torch.testing.assert_close(split.objective.loads[level].load, load.load)
 
 
 def test_trainer_hands_out_the_denominators_of_the_step(make_trainer):
@@ -194,39 +306,38 @@ def test_trainer_hands_out_the_denominators_of_the_step(make_trainer):
     for batch in batches:
         assert batch["denominators"][0].item() == pytest.approx(masked / 2)
         assert batch["denominators"][1].item() == pytest.approx(4 / 2)
-        assert batch["denominators"].shape == (5,)
+        assert batch["denominators"].shape == (7,)
     assert not torch.equal(batches[0]["masked"], batches[1]["masked"])
 
 
-def test_dropped_text_is_the_unconditional_prompt(make_trainer, collator):
-    trainer = make_trainer()
+def test_dropped_text_is_the_unconditional_prompt(collator):
+    config = get_preset("tiny")
     batch = collator([Rows()[2], Rows()[16]])
     masked = torch.zeros(1, 16, dtype=torch.bool)
     masked[0, 3] = True
-    inputs = {**batch, "without_text": torch.tensor([True])}
-    counted = trainer._counts({**inputs, "masked": masked})
-    hidden = trainer._corrupt(inputs, masked)
-    assert counted[3:].tolist() == inputs["attention_mask"].sum(-1).tolist()  # tokens of either task, as they will be
-    config = trainer.config
+    dropped = drop_prompts(batch, torch.tensor([0]), config)
+    inputs = hide_codes(dropped, config, masked)
+    counted = UniF2aceObjective(config).counts(dropped, masked)
+    assert counted[3:5].tolist() == inputs["attention_mask"].sum(-1).tolist()  # tokens of either task
+    assert counted[5:].tolist() == [1, 1]
     real = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
     special = config.special_token_id
     assert real[:4] == [special("<|t2i|>"), 0, 1, special("<|soi|>")]
     assert real[-1] == special("<|eoi|>") and len(real) == 3 + 18
     assert (inputs["input_ids"][0] == config.mask_token_id).sum() == 1
-    assert hidden.tolist() == [Rows()[2]["codes"][3].item()]
+    hidden = inputs["image_labels"][inputs["image_labels"] != -100]
+    assert hidden.tolist() == [Rows()[2]["codes"][3].item() + config.image_code_offset]
     assert torch.equal(inputs["input_ids"][1], batch["input_ids"][1])
-    assert inputs["image_logits_mask"].sum() == 1
 
 
 def test_rows_without_codes_are_encoded(make_trainer):
     trainer = make_trainer(Rows(with_codes=False), max_steps=1)
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[16]])
-    inputs = {**batch, "without_text": torch.tensor([False])}
-    masked = torch.ones(1, 16, dtype=torch.bool)
-    hidden = trainer._corrupt(inputs, masked)
-    codes = trainer.model.encode_images(batch["pixel_values"])
-    assert torch.equal(hidden, codes[0])
-    assert torch.equal(inputs["input_ids"][1, 2:18] - trainer.config.image_code_offset, codes[1])
+    inputs = trainer._fill_codes(batch)
+    found = hide_codes(inputs, trainer.config, torch.ones(1, 16, dtype=torch.bool))["image_labels"][0]
+    codes = trainer.model.encode_images(batch["pixel_values"]) + trainer.config.image_code_offset
+    assert torch.equal(found[found != -100], codes[0])
+    assert torch.equal(inputs["input_ids"][1, 2:18], codes[1])
     assert inputs["pixel_values"].shape[0] == 1
     trainer.train()
 
@@ -257,8 +368,9 @@ def test_dead_experts_are_counted():
 def test_loads_of_a_group_without_rows_are_kept(make_trainer):
     trainer = make_trainer(Rows(8, 0), t2i_fraction=None, max_steps=2)
     trainer.train()
-    torch.testing.assert_close(trainer.step_load.load[1], torch.full((2, 4), 0.25))
-    assert not torch.equal(trainer.step_load.load[0], torch.full((2, 4), 0.25))
+    load = trainer.objective.loads["token"].load
+    torch.testing.assert_close(load[1], torch.full((2, 4), 0.25))
+    assert not torch.equal(load[0], torch.full((2, 4), 0.25))
 
 
 @pytest.mark.parametrize("option", [{"activation_checkpointing": True}, {"bf16": True}])

@@ -1,14 +1,46 @@
 """Arguments of UniF²ace training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
-from .losses import WEIGHTINGS
-from .masking import SCHEDULES
+from ..modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
+from ..modeling_unif2ace.objective_unif2ace import BALANCE_SCOPES, TRAINING_SCHEDULES, WEIGHTINGS, UniF2aceObjective
+from ..pipelines.regions_unif2ace import region_box
 
 
-BALANCE_SCOPES = ("step", "micro_batch")
+def region_weights(weights: Mapping[str, float], grid_size: int) -> torch.FloatTensor:
+    """
+    Factors of the codes' losses, mean 1.
+
+    Eyes, brows, nose and mouth hold most of what a description says, but are a quarter of a picture's codes, and the
+    large areas around them are learnt first. A factor that depends on the place alone changes what is learnt first,
+    not what a code's probability should be. Ours: the paper weighs all codes alike.
+
+    Args:
+        weights (`Mapping[str, float]`):
+            Weight of the codes under each facial part (`FACE_PARTS` of `pipelines/regions_unif2ace.py`), relative to
+            those under none, by their centres; where parts overlap the largest holds.
+        grid_size (`int`): Codes along one side of a picture.
+
+    Returns:
+        `torch.FloatTensor` of shape `(grid_size²,)`.
+
+    Raises:
+        ValueError: if there is no such part, or a weight is not positive.
+    """
+    centres = (torch.arange(grid_size) + 0.5) / grid_size
+    found = torch.zeros(grid_size, grid_size)
+    for part, weight in weights.items():
+        if not weight > 0:
+            raise ValueError(f"region_weights gives {part!r} the weight {weight}, expected more than 0")
+        left, top, right, bottom = region_box(part)
+        rows, columns = (centres > top) & (centres < bottom), (centres > left) & (centres < right)
+        found[rows[:, None] & columns] = found[rows[:, None] & columns].clamp(min=weight)
+    found[found == 0] = 1.0  # under no part
+    return (found / found.mean()).flatten()
 
 
 @dataclass
@@ -26,11 +58,13 @@ class UniF2aceTrainingArguments(TrainingArguments):
         mask_schedule (`str`, *optional*, defaults to `"cosine"`): `"cosine"` or `"linear"`.
         region_weights (`dict[str, float]`, *optional*):
             Weights of the codes under facial parts, as `{"eyes": 4, "mouth": 4}`, relative to all others; see
-            `region_weights.py`. All count alike, as in the paper, when not given. `mask_loss` is logged without them.
+            [`region_weights`]. All count alike, as in the paper, when not given. `mask_loss` is logged without them.
         mmu_weight (`float`, *optional*, defaults to `1.0`): Weight of the understanding loss.
         t2i_balance_coef (`float`, *optional*, defaults to `0.01`):
             Weight of the balance loss of the text-to-image group's routers.
         mmu_balance_coef (`float`, *optional*, defaults to `0.01`): Likewise for the understanding group.
+        t2i_sequence_balance_coef, mmu_sequence_balance_coef (`float`, *optional*, defaults to `0.0`):
+            Likewise for the sequence-level routers. Not in the paper.
         balance_scope (`str`, *optional*, defaults to `"step"`):
             What the expert loads of the balance loss are counted over. `"step"`: all micro-batches and processes of
             the optimizer step before, so that the loss does not depend on how a step is split. `"micro_batch"`: the
@@ -79,6 +113,8 @@ class UniF2aceTrainingArguments(TrainingArguments):
     mmu_weight: float = field(default=1.0, metadata={"help": "Weight of the understanding loss."})
     t2i_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, text-to-image."})
     mmu_balance_coef: float = field(default=0.01, metadata={"help": "Weight of the balance loss, understanding."})
+    t2i_sequence_balance_coef: float = field(default=0.0, metadata={"help": "The same for sequence-level experts."})
+    mmu_sequence_balance_coef: float = field(default=0.0, metadata={"help": "The same for sequence-level experts."})
     balance_scope: str = field(default="step", metadata={"help": "Loads over a step or a micro_batch."})
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
     sequence_router_noise: float = field(default=1.0, metadata={"help": "Initial noise on sequence routers' logits."})
@@ -97,7 +133,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        choices = (("weighting", WEIGHTINGS), ("mask_schedule", SCHEDULES), ("balance_scope", BALANCE_SCOPES))
+        choices = (("weighting", WEIGHTINGS), ("mask_schedule", TRAINING_SCHEDULES), ("balance_scope", BALANCE_SCOPES))
         for name, allowed in choices:
             value = getattr(self, name)
             if value not in allowed:
@@ -108,6 +144,8 @@ class UniF2aceTrainingArguments(TrainingArguments):
             "mmu_weight",
             "t2i_balance_coef",
             "mmu_balance_coef",
+            "t2i_sequence_balance_coef",
+            "mmu_sequence_balance_coef",
             "sequence_router_noise",
         ):
             value = getattr(self, name)
@@ -125,3 +163,23 @@ class UniF2aceTrainingArguments(TrainingArguments):
             raise ValueError(
                 'push_to_hub=True needs hub_license, the licence of the weights: "apache-2.0", "mit", ...'
             )
+
+    def make_objective(self, config: UniF2aceConfig) -> UniF2aceObjective:
+        """The paper's objective for a model of `config`, with these arguments' weights."""
+        code_weights = None
+        if self.region_weights:
+            code_weights = region_weights(self.region_weights, config.vq_config.grid_size)
+        return UniF2aceObjective(
+            config,
+            alpha=self.alpha,
+            mask_weight=self.mask_weight,
+            weighting=self.weighting,
+            schedule=self.mask_schedule,
+            mmu_weight=self.mmu_weight,
+            t2i_balance_coef=self.t2i_balance_coef,
+            mmu_balance_coef=self.mmu_balance_coef,
+            t2i_sequence_balance_coef=self.t2i_sequence_balance_coef,
+            mmu_sequence_balance_coef=self.mmu_sequence_balance_coef,
+            balance_scope=self.balance_scope,
+            code_weights=code_weights,
+        )

@@ -1,8 +1,8 @@
 """
 Training of both tasks at once.
 
-Text-to-image rows learn by D3Diff (`losses.py`) to restore masked image codes, understanding rows by cross-entropy to
-say the answers; one forward pass serves both. All randomness of a step (masks, dropped prompts, router noise) comes
+One forward pass serves both tasks. What is minimised is an objective (`modeling_unif2ace/objective_unif2ace.py`): the
+trainer adds up its named terms and logs them. All randomness of a step (masks, dropped prompts, router noise) comes
 from `(seed, step, row of the step)`, and all denominators are those of the whole step: a step is the same however it
 is split into micro-batches and processes, and an interrupted and resumed run equals an uninterrupted one bit for bit.
 """
@@ -20,39 +20,43 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from torch.nn import functional as F
 from torch.utils.data import Sampler
 from transformers import CLIPVisionModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
-from ..modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS
+from ..modeling_unif2ace.configuration_unif2ace import MMU, T2I
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel
+from ..modeling_unif2ace.objective_unif2ace import (
+    NO_LABEL,
+    MaskSchedule,
+    UniF2aceObjective,
+    answer_positions,
+    drop_prompts,
+    hide_codes,
+    row_generator,
+    sample_masks,
+)
 from ..pipelines.files import write_json
 from .arguments import UniF2aceTrainingArguments
-from .averages import Averages
 from .checkpoints import is_write_error, marked_incomplete
 from .data.rows import check_rows
 from .data.sampler import ShuffledSampler, TaskSampler
 from .ema import WeightAverage
-from .losses import balance_of, d3diff_loss, router_usage
-from .masking import MaskSchedule, row_generator, sample_masks
 from .optimizers import MuonAdamWFactory
-from .region_weights import region_weights
-from .routing import StepLoad, summarize_load
 
 
 logger = logging.get_logger(__name__)
 
 FROZEN = (UniF2aceVQModel, CLIPVisionModel, UniF2aceFaceEncoder)
-NUM_EMPTY_PROMPT_TOKENS = 3  # `<|t2i|> bos eos`, the prompt without text
-RATIO_BUCKETS = 4  # the text-to-image loss is also logged by quarter of the mask ratio
 EMA_FILE = "ema.safetensors"
 CLOCK_FILE = "training_clock.json"
-LOAD_FILE = "router_load.safetensors"
+OBJECTIVE_FILE = "objective.safetensors"
 
 
 class _AfterEachStep(TrainerCallback):
@@ -69,7 +73,7 @@ class _AfterEachStep(TrainerCallback):
         trainer = self.trainer
         if trainer.ema is not None:
             trainer.ema.update(state.global_step)
-        trainer.step_load.end_step(trainer.accelerator)
+        trainer.objective.end_step(trainer.sum_over_processes)
         trainer.look_around()
         if trainer.stopped_by is not None:
             control.should_save = control.should_training_stop = True
@@ -77,10 +81,42 @@ class _AfterEachStep(TrainerCallback):
             control.should_training_stop = True
 
 
+class Averages:
+    """Means of what training observes between two logs, over all processes."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}  # (2, ...) each: totals and counts
+
+    def add(self, name: str, total: torch.Tensor, count: torch.Tensor | float) -> None:
+        """Add `count` observations that sum up to `total`; both scalars, or of one shape for a table."""
+        total = total.detach().float()
+        pair = torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=total.device).expand_as(total)])
+        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    def means(self, trainer: "UniF2aceTrainer") -> dict[str, float | torch.Tensor]:
+        """
+        The mean of each name over all processes; scalars without observations are left out, places of tables without
+        are not a number.
+        """
+        sums = {name: pair.double().cpu() for name, pair in self.sums.items()}
+        if trainer.args.world_size > 1:  # every process must reduce the same tensor, or it hangs
+            shapes = dict(sorted(gather_object([(name, tuple(pair.shape)) for name, pair in sums.items()])))
+            sums = {name: sums.get(name, torch.zeros(shape)).double() for name, shape in shapes.items()}
+            flat = torch.cat([pair.flatten() for pair in sums.values()] or [torch.zeros(0)])
+            flat = trainer.sum_over_processes(flat.float().to(trainer.args.device)).double().cpu()
+            parts = flat.split([math.prod(shape) for shape in shapes.values()])
+            sums = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        means = {name: total / count for name, (total, count) in sums.items()}
+        return {
+            name: mean.float() if mean.ndim else mean.item()
+            for name, mean in means.items()
+            if mean.ndim or sums[name][1] > 0
+        }
+
+
 class UniF2aceTrainer(Trainer):
     """
-    [`~transformers.Trainer`] for UniF²ace: D3Diff for text-to-image rows, cross-entropy for understanding rows and
-    balance losses for the routers of both groups.
+    [`~transformers.Trainer`] for UniF²ace: both tasks in every batch, by the objective of the paper or another one.
 
     Batches come from [`~unif2ace.training.data.collator.UniF2aceCollator`] (or have its keys). Image tokenizer,
     CLIP tower and face encoder are frozen. Masks and denominators are those of the whole optimizer step, over all
@@ -94,18 +130,23 @@ class UniF2aceTrainer(Trainer):
     Args:
         model (`UniF2aceForConditionalGeneration`): The model, or a PEFT model around it.
         args (`UniF2aceTrainingArguments`): The arguments.
+        objective (`UniF2aceObjective`, *optional*):
+            What is minimised. The paper's, with the weights of `args`, when not given.
         kwargs: The other arguments of [`~transformers.Trainer`]: `train_dataset`, `data_collator`, ...
 
     Raises:
         TypeError: if `args` are not `UniF2aceTrainingArguments`.
         ValueError:
-            if several GPUs are visible to one process, averaging is combined with FSDP, or a data set lacks a column.
+            if several GPUs are visible to one process, averaging is combined with FSDP, the objective has weights to
+            be trained, or a data set lacks a column.
     """
 
     # compute_loss divides by the counts of the whole step and undoes what Trainer divides by (see get_batch_samples)
     loss_is_scaled_for_ga = False
 
-    def __init__(self, model: nn.Module, args: UniF2aceTrainingArguments, **kwargs):
+    def __init__(
+        self, model: nn.Module, args: UniF2aceTrainingArguments, objective: UniF2aceObjective | None = None, **kwargs
+    ):
         if not isinstance(args, UniF2aceTrainingArguments):
             raise TypeError(f"args are {type(args).__name__}, expected UniF2aceTrainingArguments")
         if args.n_gpu > 1:
@@ -126,12 +167,10 @@ class UniF2aceTrainer(Trainer):
 
         self.schedule = MaskSchedule(args.mask_schedule)
         self.config = model.config
-        self.region_weights: torch.Tensor | None = None  # (N,)
-        if args.region_weights:
-            weights = region_weights(args.region_weights, self.config.vq_config.grid_size)
-            self.region_weights = weights.to(args.device)
-        self.averages = Averages(self._logged_names())
-        self.step_load = StepLoad(self.config.text_config, args.device)
+        self.objective = (args.make_objective(self.config) if objective is None else objective).to(args.device)
+        if any(parameter.requires_grad for parameter in self.objective.parameters()):
+            raise ValueError("the objective has weights of its own, which nobody would train: put them into the model")
+        self.averages = Averages()
         self.expert_use: dict[str, torch.Tensor] = {}  # shares of the choices at the last log, (layers, E) each
         self.evaluation_batch = 0
         self.stopped_by: str | None = None
@@ -147,15 +186,9 @@ class UniF2aceTrainer(Trainer):
             self.ema = WeightAverage(self.model, args.ema_decay)
         self.add_callback(_AfterEachStep(self))
 
-    def _logged_names(self) -> list[str]:
-        text = self.config.text_config
-        names = ["mask_loss", "score_loss", "mmu_loss", *(f"mask_loss_ratio_{i}" for i in range(RATIO_BUCKETS))]
-        for task in TASKS:
-            names.append(f"{task}_balance")
-            names += [f"{task}_load_{i}" for i in range(len(text.moe_layers) * text.num_routed_experts)]
-            num_choices = len(text.sequence_moe_layers) * len(text.sequence_experts(task))
-            names += [f"{task}_sequence_{i}" for i in range(num_choices)]
-        return names
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor`, summed over all processes."""
+        return self.accelerator.reduce(tensor, "sum") if self.args.world_size > 1 else tensor
 
     # ---- Data -------------------------------------------------------------------------------------------------------
 
@@ -174,9 +207,8 @@ class UniF2aceTrainer(Trainer):
         """
         Collect the micro-batches of an optimizer step and draw their randomness.
 
-        Each gets `denominators`: the step's masked codes, text-to-image rows, answer tokens, and tokens of either task
-        over all processes, divided by the factor (micro-batches x processes) by which Trainer and data parallelism
-        divide the loss.
+        Each gets `denominators`: what the objective counts, over the whole step and all processes, divided by the
+        factor (micro-batches x processes) by which Trainer and data parallelism divide the loss.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = [
@@ -184,10 +216,10 @@ class UniF2aceTrainer(Trainer):
             for micro, batch in enumerate(batches)
         ]
         if batches:
-            totals = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
-            if self.args.world_size > 1:
-                totals = self.accelerator.reduce(totals, "sum")
-            denominators = totals.clamp(min=1) / (len(batches) * self.args.world_size)
+            totals = torch.stack([self.objective.counts(batch, batch["masked"]) for batch in batches]).sum(0)
+            denominators = self.sum_over_processes(totals.to(device)).clamp(min=1) / (
+                len(batches) * self.args.world_size
+            )
             for batch in batches:
                 batch["denominators"] = denominators
         return batches, None
@@ -197,7 +229,7 @@ class UniF2aceTrainer(Trainer):
         return (micro_step * self.args.world_size + self.args.process_index) * batch_size
 
     def _draw(self, batch: dict[str, torch.Tensor], step: int, first_row: int, training: bool = True) -> dict:
-        """`batch` with `masked` (T2I rows, N), `without_text` (T2I rows,) and, in training, router noise."""
+        """`batch` with `masked` (T2I rows, N) and, in training, empty prompts and router noise."""
         text, device = self.config.text_config, batch["input_ids"].device
         left = 1 - step / self.args.sequence_router_noise_steps if self.args.sequence_router_noise_steps else 0.0
         scale = self.args.sequence_router_noise * left if training and text.sequence_moe_layers else 0.0
@@ -212,24 +244,13 @@ class UniF2aceTrainer(Trainer):
                 dropped.append(training and share < self.args.condition_dropout)
             if scale > 0:
                 noise.append(torch.randn(shape, generator=generator) * scale)
-        drawn = {
-            **batch,
-            "masked": torch.cat(masks).to(device),
-            "without_text": torch.tensor(dropped, dtype=torch.bool, device=device),
-        }
+        drawn = {**batch, "masked": torch.cat(masks).to(device)}
+        if any(dropped):
+            empty = (batch["task_ids"] == T2I).nonzero()[:, 0][torch.tensor(dropped, device=device)]
+            drawn = drop_prompts(drawn, empty, self.config)
         if noise:
             drawn["sequence_router_noise"] = torch.stack(noise, dim=1).to(device)  # (layers, B, E)
         return drawn
-
-    def _counts(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Masked codes, text-to-image rows, answer tokens, and tokens of either task in a batch, (5,) float32."""
-        answers = (batch["labels"][:, 1:] != -100).sum()
-        is_t2i = batch["task_ids"] == T2I
-        lengths = batch["attention_mask"].sum(-1)
-        without_text = self.config.num_image_tokens + 2 + NUM_EMPTY_PROMPT_TOKENS
-        t2i_tokens = torch.where(batch["without_text"], without_text, lengths[is_t2i]).sum()
-        counts = (batch["masked"].sum(), is_t2i.sum(), answers, t2i_tokens, lengths[~is_t2i].sum())
-        return torch.stack(counts).float()
 
     # ---- Loss -------------------------------------------------------------------------------------------------------
 
@@ -237,7 +258,7 @@ class UniF2aceTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ):
         """
-        Mask, run the model once, and add up `d3diff + mmu_weight·mmu + coef·balance` of both groups.
+        Mask, run the model once, and add up the terms of the objective.
 
         Args:
             model (`nn.Module`): The (wrapped) model.
@@ -251,88 +272,46 @@ class UniF2aceTrainer(Trainer):
         if "masked" not in inputs:  # evaluation
             first_row = self._first_row(self.evaluation_batch, self.args.per_device_eval_batch_size)
             inputs = self._draw(inputs, -1, first_row, training=False)
-            inputs["denominators"] = self._counts(inputs).clamp(min=1)
+            inputs["denominators"] = self.objective.counts(inputs, inputs["masked"]).clamp(min=1)
             self.evaluation_batch += 1
         if model.training:
             for module in self.frozen:  # Trainer has just put them into training mode: batch norm would learn
                 module.eval()
-        inputs = dict(inputs)
-        masked, labels, task_ids = inputs.pop("masked"), inputs.pop("labels"), inputs["task_ids"]
-        mask_total, row_total, answer_total, *token_totals = inputs.pop("denominators")
-        targets = self._corrupt(inputs, masked)
-        is_answer = F.pad(labels[:, 1:] != -100, (0, 1))
-
+        batch = self._fill_codes(inputs)
+        batch = hide_codes(batch, self.config, batch.pop("masked"))
+        labels, image_labels = batch["labels"], batch["image_labels"]
+        seen_by_model = {k: v for k, v in batch.items() if k not in ("labels", "image_labels", "denominators")}
         outputs = model(
-            **inputs,
-            text_logits_mask=is_answer,
+            **seen_by_model,
+            image_logits_mask=image_labels != NO_LABEL,
+            text_logits_mask=answer_positions(labels),
             use_cache=False,
             output_t2i_router_logits=True,
             output_mmu_router_logits=True,
             output_sequence_router_logits=True,
         )
-        d3diff = d3diff_loss(
-            outputs.image_logits,
-            targets,
-            row=masked.nonzero()[:, 0],
-            num_masked=masked.sum(-1),
-            num_tokens=self.config.num_image_tokens,
-            alpha=self.args.alpha,
-            mask_weight=self.args.mask_weight,
-            weighting=self.args.weighting,
-            schedule=self.schedule,
-            position_weight=None if self.region_weights is None else self.region_weights.expand_as(masked)[masked],
-            mask_denominator=mask_total,
-            row_denominator=row_total,
-        )
-        answers = labels[:, 1:][is_answer[:, :-1]]
-        answer_loss = F.cross_entropy(outputs.text_logits.float(), answers, reduction="sum")
-        loss = d3diff.loss + self.args.mmu_weight * answer_loss / answer_total
-
-        self.averages.add("score_loss", d3diff.score_loss * row_total, len(masked))
-        self.averages.add("mask_loss", d3diff.token_loss.sum(), len(targets))
-        self.averages.add("mmu_loss", answer_loss, len(answers))
-        self._note_ratio_buckets(d3diff.token_loss, masked)
-        loss = loss + self._balance(outputs, task_ids, inputs["attention_mask"], token_totals, model.training)
+        self.objective.train(model.training)
+        self.objective.notes = {}
+        terms = self.objective(outputs, batch)
+        notes = {name: (term, 1.0) for name, term in terms.items()} | self.objective.notes
+        for name, (total, count) in notes.items():
+            self.averages.add(name, total, count)
+        loss = self.objective.total(terms)
         return (loss, outputs) if return_outputs else loss
 
-    def _corrupt(self, inputs: dict[str, Any], masked: torch.Tensor) -> torch.Tensor:
-        """
-        Hide the masked codes and the dropped prompts in `inputs`, whose entries it replaces; return the hidden codes.
-
-        The codes of all text-to-image rows stand in the same columns, which makes this a few slices.
-        """
-        n = self.config.num_image_tokens
-        input_ids, attention_mask = inputs["input_ids"].clone(), inputs["attention_mask"].clone()
-        task_ids, pixel_values = inputs["task_ids"], inputs.get("pixel_values")
-        length = input_ids.shape[1]
-        rows = (task_ids == T2I).nonzero()[:, 0]
-
-        needs_codes = inputs.pop("needs_codes", None)
+    def _fill_codes(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """`inputs` with the codes of rows that came without; pictures are kept for understanding rows only."""
+        batch = dict(inputs)
+        needs_codes, is_mmu = batch.pop("needs_codes", None), batch["task_ids"] == MMU
         if needs_codes is not None:
+            pixel_values = batch["pixel_values"]
             codes = self._encode_images(pixel_values[needs_codes]) + self.config.image_code_offset
-            holes = (input_ids == self.config.image_token_id) & needs_codes[:, None]
-            input_ids = input_ids.masked_scatter(holes, codes)
-            inputs["pixel_values"] = pixel_values[task_ids == MMU]
-        if not (task_ids == MMU).any():
-            inputs.pop("pixel_values", None)
-
-        span = slice(length - n - 1, length - 1)
-        codes = input_ids[rows, span]
-        input_ids[rows, span] = codes.masked_fill(masked, self.config.mask_token_id)
-
-        # no text: `[PAD ...] <|t2i|> bos eos`, the unconditional prompt of guidance
-        empty, end = rows[inputs.pop("without_text")], length - n - 2
-        special = self.config.special_token_id
-        text = self.config.text_config
-        prompt = [special("<|t2i|>"), text.bos_token_id, text.eos_token_id]  # NUM_EMPTY_PROMPT_TOKENS
-        input_ids[empty, : end - len(prompt)] = special("[PAD]")
-        input_ids[empty, end - len(prompt) : end] = torch.tensor(prompt, device=input_ids.device)
-        attention_mask[empty, : end - len(prompt)] = 0
-
-        image_logits_mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        image_logits_mask[rows, span] = masked
-        inputs.update(input_ids=input_ids, attention_mask=attention_mask, image_logits_mask=image_logits_mask)
-        return codes[masked] - self.config.image_code_offset
+            holes = (batch["input_ids"] == self.config.image_token_id) & needs_codes[:, None]
+            batch["input_ids"] = batch["input_ids"].masked_scatter(holes, codes)
+            batch["pixel_values"] = pixel_values[is_mmu]
+        if not is_mmu.any():
+            batch.pop("pixel_values", None)
+        return batch
 
     def _encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Image codes, also of a sharded model: FSDP gathers its weights for `forward` only, unless told otherwise."""
@@ -340,69 +319,6 @@ class UniF2aceTrainer(Trainer):
             register_fsdp_forward_method(self.model, "encode_images")
             self._encodes_sharded = True
         return self.model.encode_images(pixel_values)
-
-    def _balance(
-        self, outputs, task_ids: torch.Tensor, attention_mask: torch.Tensor, token_totals: list, training: bool
-    ) -> torch.Tensor | float:
-        """The weighted balance losses of both groups; also notes how the experts are used."""
-        text = self.config.text_config
-        whole_step = training and self.args.balance_scope == "step"
-        total = 0.0
-        groups = (
-            (T2I, outputs.t2i_router_logits, self.args.t2i_balance_coef),
-            (MMU, outputs.mmu_router_logits, self.args.mmu_balance_coef),
-        )
-        for task, logits, coefficient in groups:
-            rows, name = task_ids == task, TASKS[task]
-            has_rows = bool(rows.any())
-            if logits:
-                num_tokens = token_totals[task] if whole_step else None
-                usage = router_usage(logits, attention_mask[rows], text.num_experts_per_tok, num_tokens)
-                if whole_step:
-                    self.step_load.add(task, usage.counts)
-                    usage.load = self.step_load.load[task]
-                balance = balance_of(usage)
-                total = total + coefficient * balance
-                if has_rows or whole_step:  # then each micro-batch brings its part, even nothing
-                    self.averages.add(f"{name}_balance", balance, 1.0)
-                if has_rows:
-                    num_choices = usage.counts.sum(-1, keepdim=True).expand_as(usage.counts)
-                    self.averages.add(f"{name}_load", usage.counts.flatten(), num_choices.flatten())
-            if outputs.sequence_router_logits and has_rows:
-                chosen = router_usage(
-                    tuple(layer[rows] for layer in outputs.sequence_router_logits), None, text.num_experts_per_sequence
-                )
-                num_choices = chosen.counts.sum(-1, keepdim=True).expand_as(chosen.counts)
-                self.averages.add(f"{name}_sequence", chosen.counts.flatten(), num_choices.flatten())
-        return total
-
-    def _take_expert_use(self, means: dict[str, float]) -> dict[str, torch.Tensor]:
-        """
-        Take the loads of single experts out of `means`, where they would be hundreds of numbers, and put their summary
-        in. Returns the tables, (layers, experts) each.
-        """
-        text, tables = self.config.text_config, {}
-        for task in TASKS:
-            experts = {"load": text.num_routed_experts, "sequence": len(text.sequence_experts(task))}
-            for kind, num_experts in experts.items():
-                names = [name for name in self.averages.names if name.rpartition("_")[0] == f"{task}_{kind}"]
-                if not names or names[0] not in means:
-                    continue
-                table = torch.tensor([means.pop(name) for name in names]).view(-1, num_experts)
-                tables[f"{task}_{kind}"] = table
-                if kind == "load":
-                    means.update({f"{task}_{name}": value for name, value in summarize_load(table).items()})
-                else:
-                    means.update({f"{task}_sequence_load_{i}": x for i, x in enumerate(table.mean(0).tolist())})
-        return tables
-
-    @torch.no_grad()
-    def _note_ratio_buckets(self, token_loss: torch.Tensor, masked: torch.Tensor) -> None:
-        row = masked.nonzero()[:, 0]
-        bucket = (masked.float().mean(-1) * RATIO_BUCKETS).long().clamp(max=RATIO_BUCKETS - 1)[row]
-        total = token_loss.new_zeros(RATIO_BUCKETS).index_add(0, bucket, token_loss)
-        count = token_loss.new_zeros(RATIO_BUCKETS).index_add(0, bucket, torch.ones_like(token_loss))
-        self.averages.add("mask_loss_ratio", total, count)
 
     # ---- Optimizer and learning rate --------------------------------------------------------------------------------
 
@@ -463,7 +379,7 @@ class UniF2aceTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Trainer's loop over the averaged weights, with every term of the loss among the metrics."""
-        training_averages, self.averages = self.averages, Averages(self.averages.names)
+        training_averages, self.averages = self.averages, Averages()
         self.evaluation_batch = 0
         try:
             with self.averaged_weights():
@@ -471,7 +387,7 @@ class UniF2aceTrainer(Trainer):
                     dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
                 )
             means = self.averages.means(self)
-            self._take_expert_use(means)
+            self.objective.summarize(means)
         finally:
             self.averages = training_averages
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
@@ -485,15 +401,12 @@ class UniF2aceTrainer(Trainer):
         return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the averages since the last log, and their D3Diff total, to the training logs."""
+        """Add the averages since the last log to the training logs."""
         if "loss" in logs:
             means = self.averages.means(self)
-            self.expert_use = self._take_expert_use(means)
-            if "mask_loss" in means:
-                weighted = self.args.mask_weight * means["mask_loss"], self.args.alpha * means["score_loss"]
-                means["d3diff_loss"] = sum(weighted)
+            self.expert_use = self.objective.summarize(means)
             logs.update(means)
-            self.averages.clear()
+            self.averages = Averages()
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -510,7 +423,7 @@ class UniF2aceTrainer(Trainer):
             folder = Path(output_dir)
             if self.ema is not None:
                 self.ema.save(folder / EMA_FILE)
-            self.step_load.save(folder / LOAD_FILE)
+            save_file(self.objective.state_dict(), folder / OBJECTIVE_FILE)
             seconds = self.earlier_seconds + time.monotonic() - self.started
             write_json(folder / CLOCK_FILE, {"seconds": seconds})
 
@@ -584,8 +497,7 @@ class UniF2aceTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         if self.ema is not None:
             self.ema.load(folder / EMA_FILE)
-        if (folder / LOAD_FILE).exists():  # not in checkpoints of version 0.1
-            self.step_load.restore(folder / LOAD_FILE)
+        self.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE, device=str(self.args.device)))
         self.earlier_seconds = json.loads((folder / CLOCK_FILE).read_text())["seconds"]
 
     # ---- Signals ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 Show-o's own training: its prompts and labels, its attention mask, its three losses.
 
 For people who go on with Show-o's recipe, compare with it, or check a conversion. What differs from our training
-(`data/collator.py`, `losses.py`):
+(`data/collator.py`, `objective_unif2ace.py`):
 
 - captions are `[eoi][bos] text [eos]`, every token of which is a label, without a question;
 - the text-to-image loss is the cross-entropy over the whole vocabulary at the masked codes and at start- and
