@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
 
 
 def assert_same_end(folder, whole):
-    for name in ("model.safetensors", "ema.safetensors", "router_load.safetensors"):
+    for name in ("model.safetensors", "ema.safetensors", "objective.safetensors"):
         ours, theirs = (load_file(run / f"checkpoint-{STEPS}" / name) for run in (folder, whole))
         assert ours.keys() == theirs.keys()
         different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
