@@ -1,14 +1,14 @@
 """UniF²ace for Hugging Face: one model that describes faces and generates them.
 
-Importing the package registers its classes with transformers' Auto classes (`AutoConfig`, `AutoModel`,
-`AutoModelForImageTextToText`, `AutoModelForMultimodalLM`, `AutoProcessor`, `AutoImageProcessor`), so that checkpoints
-of model type `"unif2ace"` load without `trust_remote_code`. The pipeline and the trainer are imported on first use,
-because diffusers and the training libraries are not needed to load a model.
+Importing the package is cheap: its names are imported when they are first used, and its classes are registered with
+transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`, `AutoModelForMultimodalLM`,
+`AutoProcessor`, `AutoImageProcessor`) and `pipeline` when those are first used, so that checkpoints of model type
+`"unif2ace"` load without `trust_remote_code`.
 """
 
 from importlib import import_module
 
-from . import modeling_unif2ace  # noqa: F401  (importing it registers the Auto classes)
+from .modeling_unif2ace.auto_unif2ace import register_when_needed
 from .pipelines import hooks
 
 
@@ -62,3 +62,4 @@ def _publisher():
 
 
 hooks.set_publisher(_publisher)
+register_when_needed()

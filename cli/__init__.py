@@ -1,6 +1,8 @@
 """The console command `unif2ace`: one module a command, imported only when it is called."""
 
 import argparse
+import difflib
+import re
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -41,6 +43,12 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line that says where help is."""
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            known = re.findall(r"[\w-]+", wrong[2])
+            near = difflib.get_close_matches(wrong[1], known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+            message = f"{message.partition(': ')[0]}: there is no {wrong[1]!r}, {advice}"
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
 
 
@@ -57,7 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         argv = sys.argv[1:] if argv is None else argv
-        arguments = _build_parser(argv[0] if argv else None).parse_args(argv)
+        parser = _build_parser(argv[0] if argv else None)
+        if not argv:
+            parser.print_help()
+            return EXIT_OK
+        arguments = parser.parse_args(argv)
     except SystemExit as stop:  # after --help, --version or an error message
         return int(stop.code or EXIT_OK)
     if arguments.debug:

@@ -1,6 +1,7 @@
 """What several commands share: arguments, loading a pipeline, reading and writing pictures, exit codes."""
 
 import argparse
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def check_text(name: str, text: str):
 
 def open_picture(path: str) -> "Image.Image":
     """A picture of any usual kind as RGB; `ValueError` or `OSError` says what is wrong with it."""
-    from ..modeling_unif2ace.image_processing_unif2ace import load_image
+    from ..modeling_unif2ace.pictures_unif2ace import load_image
 
     return load_image(path)
 
@@ -56,6 +57,7 @@ def load_pipeline(arguments: argparse.Namespace) -> "UniF2acePipeline":
     """The pipeline that `--model` and `--device` name."""
     from ..pipelines import UniF2acePipeline
 
+    silence_libraries()  # now that they are imported
     device = device_of(arguments.device)
     pipe = UniF2acePipeline.from_pretrained(arguments.model).to(device)
     # a progress bar for people, not for log files
@@ -101,11 +103,15 @@ def _whole(text: str) -> int:
 
 
 def silence_libraries():
-    """Loading messages of the libraries tell a user of the command nothing."""
-    import diffusers
-    import transformers
+    """
+    Loading messages of the libraries tell a user of the command nothing.
 
+    Those that are not imported yet are told by their environment variables, so that a command which needs none of them
+    starts at once.
+    """
     warnings.simplefilter("ignore")
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    for name in ("diffusers", "transformers"):
+        os.environ.setdefault(f"{name.upper()}_VERBOSITY", "error")
+        if name in sys.modules:
+            sys.modules[name].utils.logging.set_verbosity_error()
+            sys.modules[name].utils.logging.disable_progress_bar()

@@ -9,7 +9,8 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from .image_processing_unif2ace import UniF2aceImageProcessor, shorten
+from .image_processing_unif2ace import UniF2aceImageProcessor
+from .pictures_unif2ace import shorten
 
 
 logger = logging.get_logger(__name__)

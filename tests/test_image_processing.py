@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unif2ace.modeling_unif2ace.image_processing_unif2ace import (
+from unif2ace.modeling_unif2ace import (
     UniF2aceImageError,
     UniF2aceImageProcessor,
     load_image,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import ImageTextToTextPipeline, PreTrainedTokenizerFast
 
-from unif2ace.modeling_unif2ace.image_processing_unif2ace import UniF2aceImageError, UniF2aceImageProcessor
+from unif2ace.modeling_unif2ace import UniF2aceImageError, UniF2aceImageProcessor
 from unif2ace.modeling_unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration
 from unif2ace.modeling_unif2ace.presets_unif2ace import get_preset
 from unif2ace.modeling_unif2ace.processing_unif2ace import UniF2aceProcessor

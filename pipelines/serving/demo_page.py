@@ -13,7 +13,7 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from ...modeling_unif2ace.image_processing_unif2ace import load_image
+from ...modeling_unif2ace.pictures_unif2ace import load_image
 from ..provenance_unif2ace import save_image
 
 

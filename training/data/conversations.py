@@ -128,7 +128,7 @@ def folder_preferences(folder: str | Path) -> list[dict] | None:
         return None
     if not all(with_both):
         raise ValueError(f"{file}, line {with_both.index(False) + 1} lacks chosen or rejected, other lines have them")
-    from ...modeling_unif2ace.image_processing_unif2ace import load_image
+    from ...modeling_unif2ace.pictures_unif2ace import load_image
 
     return [
         {

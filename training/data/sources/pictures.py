@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from ....modeling_unif2ace.image_processing_unif2ace import MAX_PIXELS
+from ....modeling_unif2ace.pictures_unif2ace import MAX_PIXELS
 from .broken import BrokenSampleError
 
 

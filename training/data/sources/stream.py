@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.utils.data
 
-from ....modeling_unif2ace.image_processing_unif2ace import load_image
+from ....modeling_unif2ace.pictures_unif2ace import load_image
 from ..records import FaceRecord
 from .broken import DEFAULT_MAX_BROKEN, BrokenSampleError, BrokenSamples
 from .readers import BROKEN
