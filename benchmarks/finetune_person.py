@@ -41,8 +41,7 @@ from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.data.rows import FaceRows
 from unif2ace.training.evaluation.results import interval, table
 from unif2ace.training.finetune import FinetuneSettings, finetune
-from unif2ace.training.synthetic.painted.dataset import painted_face
-from unif2ace.training.synthetic.painted.identities import LASTING_ATTRIBUTES, person_picture
+from unif2ace.training.synthetic.painted.dataset import LASTING_ATTRIBUTES, painted_face, person_picture
 from unif2ace.training.synthetic.painted.measures import ratio_with_interval
 from unif2ace.training.synthetic.painted.painter import paint
 

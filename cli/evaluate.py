@@ -175,9 +175,9 @@ def _choice_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
 
 
 def _records_suite(arguments: argparse.Namespace, subject: "Subject", sampling: dict) -> "Suite":
-    from ..training.data.source_arguments import print_broken
     from ..training.data.sources import open_faces
     from ..training.evaluation.records_suite import PaperSuite, RecordsSuite, Resources
+    from .data import print_broken
 
     if (arguments.judge_url is None) != (arguments.judge_model is None):
         raise ValueError("--judge-url and --judge-model belong together: give both or neither")

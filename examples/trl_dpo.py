@@ -17,14 +17,14 @@ from trl import DPOConfig, DPOTrainer
 
 from unif2ace import UniF2acePipeline
 from unif2ace.training.adapters import lora_config, restrict_to_tasks
-from unif2ace.training.data.conversations import PAINTED, folder_preferences, load_faces, preference_rows
+from unif2ace.training.data.conversations import folder_preferences, load_faces, preference_rows
 
 
 def make_trainer(options: argparse.Namespace, pipe: UniF2acePipeline | None = None) -> DPOTrainer:
     """TRL's trainer for the options of the command."""
     pipe = pipe or UniF2acePipeline.from_pretrained(options.base)
     model = pipe.transformer
-    rows = None if options.data == PAINTED else folder_preferences(options.data)
+    rows = folder_preferences(options.data)
     rows = rows or preference_rows(load_faces(options.data, options.count), options.seed)
     trainer = DPOTrainer(
         model=model,
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Preference tuning of descriptions with TRL (DPO).")
     parser.add_argument("--output", type=Path, required=True, help="where the adapter goes; must be new or empty")
-    parser.add_argument("--data", default=PAINTED, help="'painted' or a folder (default: %(default)s)")
+    parser.add_argument("--data", default="painted", help="'painted' or a folder (default: %(default)s)")
     parser.add_argument("--count", type=int, help="faces (default: 64 painted ones, or all of the folder)")
     parser.add_argument("--base", help="checkpoint (default: the bundled one)")
     parser.add_argument("--beta", type=float, default=0.1, help="how close to the reference (default: %(default)s)")

@@ -18,13 +18,14 @@ from unif2ace.training.data.attribute_classifier import (
     train_classifier,
     useful_labels,
 )
-from unif2ace.training.data.caption_prompts import V1, write_labels
 from unif2ace.training.data.caption_writer import (
+    V1,
     AnswerError,
     CaptionWriter,
     parse_questions,
     read_done,
     write_captions,
+    write_labels,
 )
 from unif2ace.training.data.records import FaceRecord
 from unif2ace.training.data.sources import TooManyBrokenSamplesError, open_faces

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from painted_landmarks import painted_landmarks
 from PIL import Image, ImageEnhance
 from skimage.data import astronaut
 
@@ -22,9 +23,7 @@ from unif2ace.training.data.face_crops import (
 )
 from unif2ace.training.data.records import FaceRecord
 from unif2ace.training.data.sources import BrokenSampleError, open_faces
-from unif2ace.training.synthetic.painted.dataset import attributes_of, identity_of
-from unif2ace.training.synthetic.painted.identities import person_picture
-from unif2ace.training.synthetic.painted.landmarks import painted_landmarks
+from unif2ace.training.synthetic.painted.dataset import attributes_of, identity_of, person_picture
 from unif2ace.training.synthetic.painted.painter import paint
 
 

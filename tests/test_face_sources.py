@@ -10,8 +10,15 @@ from PIL import Image as PILImage
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES, CELEBV_HQ_NAMES, VAGUE_VALUES
 from unif2ace.training.data.sources import SOURCES, ColumnMap, guess_columns, open_faces
-from unif2ace.training.data.sources.labelled import FAIRFACE_AGES, FAIRFACE_GENDERS, FAIRFACE_RACES
-from unif2ace.training.data.sources.labels import _FACTS, CELEBA_NAMES, KNOWN_LABELS, attributes_of_labels
+from unif2ace.training.data.sources.labelled import (
+    _FACTS,
+    CELEBA_NAMES,
+    FAIRFACE_AGES,
+    FAIRFACE_GENDERS,
+    FAIRFACE_RACES,
+    KNOWN_LABELS,
+    attributes_of_labels,
+)
 from unif2ace.training.synthetic.painted.dataset import write_parquet
 
 

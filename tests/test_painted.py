@@ -8,16 +8,18 @@ from datasets import load_dataset
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.captions import parse_caption
 from unif2ace.training.synthetic.painted.dataset import (
+    LASTING_ATTRIBUTES,
     attributes_of,
     identity_of,
     load_rendered,
     main,
+    paint_people,
     painted_face,
     painted_faces,
+    person_picture,
     render,
     write_parquet,
 )
-from unif2ace.training.synthetic.painted.identities import LASTING_ATTRIBUTES, paint_people, person_picture
 
 
 SIZE = 16

@@ -21,7 +21,8 @@ from unif2ace.training.data.language.attributes import (
     to_celebv_hq,
     validate_attributes,
 )
-from unif2ace.training.data.language.visibility import assumed_visible, visible_attributes
+from unif2ace.training.data.language.visibility import assumed_visible
+from unif2ace.training.synthetic.painted.exact_visibility import visible_attributes
 from unif2ace.training.synthetic.painted.painter import face_svg, paint
 
 

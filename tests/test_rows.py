@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unif2ace.training.data.inputs import as_records, make_rows
 from unif2ace.training.data.language.questions import Question
 from unif2ace.training.data.records import FaceRecord
-from unif2ace.training.data.rows import FaceRows, check_row, check_rows
+from unif2ace.training.data.rows import FaceRows, as_records, check_row, check_rows, make_rows
 from unif2ace.training.synthetic.painted.dataset import painted_face
 
 

@@ -38,8 +38,7 @@ from .arguments import UniF2aceTrainingArguments
 from .callbacks import JsonLog, Progress
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
-from .data.rows import FaceRows
-from .data.tuning import TuningRows, read_faces
+from .data.rows import FaceRows, TuningRows, read_faces
 from .train import EXIT_CODES
 from .trainer import UniF2aceTrainer
 
@@ -70,7 +69,7 @@ class FinetuneSettings:
     All that decides a fine-tuning.
 
     Args:
-        data (`str`): The folder of faces; see [`~unif2ace.training.data.tuning.read_faces`].
+        data (`str`): The folder of faces; see [`~unif2ace.training.data.rows.read_faces`].
         output (`str`): Where the result goes; a folder that does not exist yet, or is empty.
         base (`str`, *optional*): Checkpoint to start from, a folder or a repository; the bundled one by default.
         preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`.

@@ -49,7 +49,7 @@ from .arguments import UniF2aceTrainingArguments
 from .callbacks import LOG_FILE, SHOWN, JsonLog, Progress, RunPlots, Samples, read_lines
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
-from .data.inputs import make_rows
+from .data.rows import make_rows
 from .run_folder import write_run
 from .train_text_tokenizer import build_tokenizer
 from .trainer import UniF2aceTrainer

@@ -1,5 +1,5 @@
 """
-`unif2ace data classifier`: a network that reads labels off faces, trained on any label table.
+A network that reads labels off faces, trained on any label table.
 
 The paper corrects the drafts of its captions by the labels of such a classifier, trained on CelebV-HQ (its backbone
 and thresholds are not known). Ours is the small network that judges painted faces, [`UniF2aceJudge`], with the table's
@@ -7,11 +7,9 @@ own labels: quick to train, good enough for coarse labels. Its held-out accuracy
 label by label, next to the share of the commonest value: the caption writer is not told labels that do not beat it.
 """
 
-import argparse
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,17 +17,10 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ...cli.common import positive_int, seed_int
-from ...pipelines.files import write_json
 from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from .records import FaceRecord
-from .source_arguments import add_source_arguments, open_source, print_broken
 
 
-EXAMPLES = """\
-example:
-  unif2ace data classifier celebv-hq:/data/celebv-hq -o runs/classifier --steps 5000
-"""
 ACCURACY_FILE = "accuracy.json"
 _IGNORED = -100
 _HELD_OUT = 0.1
@@ -186,33 +177,3 @@ def read_labels(
 def useful_labels(accuracy: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The labels that the classifier reads better than a guess at the commonest value."""
     return [name for name, entry in accuracy.items() if entry["accuracy"] >= entry["commonest"] + _MARGIN]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace data classifier`."""
-    add_source_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where it goes")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="most faces to read (default: all)")
-    parser.add_argument("--steps", type=positive_int, default=2000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--image-size", type=positive_int, default=128, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seed", type=seed_int, default=0, help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Train a classifier."""
-    if (arguments.output / "config.json").exists() and not arguments.overwrite:
-        raise ValueError(f"{arguments.output} holds a model: choose another folder, or replace it with --overwrite")
-    stream = open_source(arguments, need_text=False)
-    faces = LabelledFaces(stream, arguments.image_size, arguments.limit)
-    print_broken(stream)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, accuracy = train_classifier(faces, arguments.steps, seed=arguments.seed, device=device)
-    model.save_pretrained(arguments.output)
-    write_json(arguments.output / ACCURACY_FILE, accuracy)
-    width = max(map(len, accuracy))
-    for name, entry in accuracy.items():
-        print(f"{name:{width}}  {entry['accuracy']:.3f}  (commonest value {entry['commonest']:.3f})")
-    useful = useful_labels(accuracy)
-    print(f"{len(faces.images)} faces; {len(useful)} of {len(accuracy)} labels are read better than by guessing")
-    print(f"wrote {arguments.output}")

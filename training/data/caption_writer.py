@@ -1,12 +1,11 @@
 """
-`unif2ace data caption`: captions and questions by large models, in the steps that made UniF²aceD-1M: a draft from a
+Captions and questions by large models, in the steps that made UniF²aceD-1M: a draft from a
 vision model, the labels of an attribute classifier, a refined caption from both, questions from the caption.
 
 Every request is kept with its answer in a log beside the output, so nothing is asked twice: neither after an
 interruption nor when a later step failed. Faces that failed are named and tried again by the next run.
 """
 
-import argparse
 import json
 import re
 import threading
@@ -19,28 +18,91 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ...cli.common import positive_int
 from ...pipelines.files import write_json
-from .caption_prompts import PROMPTS, V1, CaptionPrompts, write_labels
 from .records import FaceRecord
-from .source_arguments import add_source_arguments, open_source, print_broken
 from .sources import BrokenSamples, FaceStream
 
 
 if TYPE_CHECKING:
     from ..chat_endpoint import ChatEndpoint
 
-EXAMPLES = """\
-examples:
-  unif2ace data caption photos/ -o photos/captions.jsonl --endpoint http://localhost:8000/v1 --vision-model my-vlm
-  unif2ace data caption celebv-hq:/data/celebv-hq -o captions.jsonl --classifier runs/classifier \\
-      --endpoint https://api.openai.com/v1 --vision-model gpt-4o --text-model gpt-4 --requests-per-minute 60
-
-The key is read from OPENAI_API_KEY. Written beside a folder's pictures as captions.jsonl, the captions are read with
-them: unif2ace data inspect photos/
-"""
 _FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
 _LONGEST_WAIT = 60.0  # seconds between two attempts
+
+
+# The prompts, after the steps that the paper describes (its own texts are not published). Each set has a version,
+# which is kept with every caption; to change the words, add a version.
+
+
+@dataclass(frozen=True)
+class CaptionPrompts:
+    """
+    The texts of one version.
+
+    Args:
+        version (`str`): Its name.
+        system (`str`): The system message of all requests.
+        draft (`str`): Asks for a description; `{known}` is the paragraph `known` or nothing.
+        known (`str`): Introduces a caption that the data set has; `{caption}`.
+        refine (`str`): Asks to correct a draft; `{draft}` and `{labels}`.
+        questions (`str`): Asks for questions about a caption; `{caption}` and `{count}`.
+    """
+
+    version: str
+    system: str
+    draft: str
+    known: str
+    refine: str
+    questions: str
+
+
+V1 = CaptionPrompts(
+    version="1",
+    system=(
+        "You describe pictures of faces for a data set. Say only what can be seen. Do not name or guess who the "
+        "person is, nor nationality, religion, health, wealth or character."
+    ),
+    draft=(
+        "Describe the face in this picture in one paragraph of about 100 words, in plain English. Cover, where it can "
+        "be seen: apparent gender and age; face shape and skin; hair colour, length, texture, hairline and bangs; "
+        "eyebrows and eyes; nose; mouth and lips; beard, moustache and sideburns; make-up; glasses, jewellery, hat, "
+        "mask and other things that are worn; expression and emotion; what the person is doing; direction of the head "
+        "and gaze; light and background. Do not mention what is absent. {known}Answer with the paragraph alone."
+    ),
+    known="The data set says of this picture: [{caption}] Use it where the picture agrees. ",
+    refine=(
+        "Here is a description of the face in this picture:\n\n{draft}\n\nA classifier read these labels off the same "
+        "picture:\n{labels}\n\nRewrite the description. Where description and labels differ, look at the picture and "
+        "keep what it shows. Add what the labels mention and the picture shows but the description lacks; say "
+        "briefly what the expression suggests, for example that the person seems to be talking or is slightly tired, "
+        "if it can be seen. Keep it one paragraph of at most 120 words. Answer with the paragraph alone."
+    ),
+    questions=(
+        "Here is a description of a face:\n\n{caption}\n\nWrite {count} different questions that can be answered from "
+        "the description alone, with their answers: about appearance, about emotion and its signs, and about what the "
+        "person is doing and why one can tell. Ask as somebody who sees the picture, not the description. Answers are "
+        'short, one to twenty words. Answer with a JSON list alone: [{{"question": "...", "answer": "..."}}, ...]'
+    ),
+)
+PROMPTS: dict[str, CaptionPrompts] = {V1.version: V1}
+"""Version -> prompts."""
+
+
+def write_labels(labels: Mapping[str, str]) -> str:
+    """Labels as the prompt shows them, one a line; yes/no labels by name, those that do not hold as "not ..."."""
+    lines = []
+    for name, value in labels.items():
+        words = name.replace("_", " ")
+        if value == "yes":
+            lines.append(f"- {words}")
+        elif value == "no":
+            lines.append(f"- not {words}")
+        else:
+            lines.append(f"- {words}: {value}")
+    return "\n".join(lines) or "- none"
+
+
+# Writing
 
 
 class AnswerError(ValueError):
@@ -296,69 +358,3 @@ def classifier_labels(folder: Path, threshold: float) -> Callable[[Any], dict[st
             return read_labels(model, image, threshold, names)
 
     return labels
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace data caption`."""
-    add_source_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="JSON lines, added to")
-    parser.add_argument("--endpoint", required=True, metavar="URL", help="an OpenAI-compatible server, .../v1")
-    parser.add_argument("--vision-model", required=True, metavar="NAME", help="drafts and refines captions")
-    parser.add_argument("--text-model", metavar="NAME", help="writes questions (default: the vision model)")
-    parser.add_argument("--text-endpoint", metavar="URL", help="its server (default: the same)")
-    parser.add_argument(
-        "--classifier",
-        type=Path,
-        metavar="FOLDER",
-        help="corrects drafts (default: the data set's own labels)",
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=0.8, help="least probability of its labels (default: %(default)s)"
-    )
-    parser.add_argument("--questions", type=int, default=8, metavar="N", help="for each face (default: %(default)s)")
-    parser.add_argument(
-        "--prompts", choices=sorted(PROMPTS), default=V1.version, help="version (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=positive_int, default=4, metavar="N", help="faces at a time (default: 4)")
-    parser.add_argument("--requests-per-minute", type=float, metavar="N", help="to each server (default: no limit)")
-    parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="default: %(default)s")
-    parser.add_argument("--max-tokens", type=positive_int, default=1024, metavar="N", help="default: %(default)s")
-    parser.add_argument("--attempts", type=positive_int, default=4, metavar="N", help="for each step (default: 4)")
-    parser.add_argument("--max-failed", type=int, default=20, metavar="N", help="faces that may fail (default: 20)")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="most faces (default: all)")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Caption a data set."""
-    from ..chat_endpoint import ChatEndpoint
-
-    stream = open_source(arguments, need_text=False)
-    options = {
-        "timeout": arguments.timeout,
-        "max_tokens": arguments.max_tokens,
-        "requests_per_minute": arguments.requests_per_minute,
-        "max_retries": 2,  # quick failures; the writer waits longer between its own attempts
-    }
-    log = arguments.output.with_suffix(".answers.jsonl")
-    vision = ChatEndpoint(arguments.endpoint, arguments.vision_model, log=log, **options)
-    text = None
-    if arguments.text_model or arguments.text_endpoint:
-        # a log of its own: two writers of one file would mix their lines
-        text_log = arguments.output.with_suffix(".questions.jsonl")
-        url, name = arguments.text_endpoint or arguments.endpoint, arguments.text_model or arguments.vision_model
-        text = ChatEndpoint(url, name, log=text_log, **options)
-    writer = CaptionWriter(
-        vision,
-        text,
-        classifier_labels(arguments.classifier, arguments.threshold) if arguments.classifier else None,
-        PROMPTS[arguments.prompts],
-        arguments.questions,
-        arguments.attempts,
-    )
-    written, failed = write_captions(
-        stream, arguments.output, writer, arguments.workers, arguments.limit, arguments.max_failed
-    )
-    print_broken(stream)
-    if failed.count:
-        print(f"{failed.count} faces failed; run again to try them again")
-    print(f"{arguments.output}: {written} faces written now; requests and answers are in {log}")

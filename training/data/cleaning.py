@@ -1,27 +1,17 @@
-"""`unif2ace data clean`: leave out near-duplicates, and split so that no person is in two splits."""
+"""Leave out near-duplicates, and split so that no person is in two splits."""
 
-import argparse
 import hashlib
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from ...cli.common import seed_int
-from .folder_writer import FolderWriter
-from .records import FaceRecord
-from .source_arguments import add_source_arguments, open_source, print_broken
+from .records import FaceRecord, FolderWriter
+from .sources import FaceStream
 
 
-EXAMPLES = """\
-examples:
-  unif2ace data clean photos/ -o cleaned/
-  unif2ace data clean celeba:/data/celeba -o cleaned/ --splits train=0.9,validation=0.05,test=0.05
-
-Each split is a folder of pictures with metadata.jsonl. Near-duplicates are found by perceptual hash over the whole
-data set, so none is left on the two sides of a split. A picture whose person is not known is a person of its own.
-"""
 _HASH_SIDE = 16  # of the perceptual hash: 256 bits tell aligned portraits apart, of which the usual 64 confuse many
 _BITS = _HASH_SIDE**2
 
@@ -121,46 +111,56 @@ def split_of(record: FaceRecord, splits: dict[str, float], seed: int = 0) -> str
     return name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace data clean`."""
-    add_source_arguments(parser)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="has a folder for each split"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace these folders")
-    parser.add_argument("--splits", default="train=1", metavar="NAME=SHARE,...", help="default: %(default)s")
-    parser.add_argument(
-        "--distance",
-        type=int,
-        default=16,
-        metavar="BITS",
-        help=f"near-duplicates differ in at most so many of {_BITS} bits; -1 keeps them (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=seed_int, default=0, help="of the division (default: %(default)s)")
+@dataclass
+class Cleaned:
+    """What [`clean`] did: pictures and known people of each split, and (left out, looks like) of near-duplicates."""
+
+    pictures: dict[str, int]
+    people: dict[str, int]
+    left_out: list[tuple[str, str]]
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Clean a data set."""
-    splits = parse_splits(arguments.splits)
-    duplicates = NearDuplicates(arguments.distance) if arguments.distance >= 0 else None
-    stream = open_source(arguments, need_text=False)
+def clean(
+    stream: FaceStream,
+    output: str | Path,
+    splits: dict[str, float],
+    distance: int = 16,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Cleaned:
+    """
+    Write a data set without its near-duplicates, one folder a split, no person in two of them.
+
+    Args:
+        stream ([`FaceStream`]): The data set.
+        output (`str` or `Path`): Gets a folder for each split.
+        splits (`dict[str, float]`): Name to share, see [`parse_splits`].
+        distance (`int`, *optional*, defaults to 16): Bits in which near-duplicates differ at most; -1 keeps them.
+        seed (`int`, *optional*, defaults to 0): Seed of the division.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether folders that exist may be replaced.
+
+    Raises:
+        FileExistsError: if a folder exists and `overwrite` is not given.
+        ValueError: if there is no usable sample.
+    """
+    output = Path(output)
+    duplicates = NearDuplicates(distance) if distance >= 0 else None
     left_out: list[tuple[str, str]] = []
     with ExitStack() as stack:
-        writers = {name: _Split(arguments.output / name, stack, arguments.overwrite) for name in splits}
+        writers = {name: _Split(output / name, stack, overwrite) for name in splits}
         for record in tqdm(stream, desc="cleaning", unit="face", disable=None):
             earlier = duplicates.add(record.image, record.id) if duplicates else None
             if earlier is None:
-                writers[split_of(record, splits, arguments.seed)].add(record)
+                writers[split_of(record, splits, seed)].add(record)
             else:
                 left_out.append((record.id, earlier))
         if not any(writer.count for writer in writers.values()):
-            raise ValueError(f"{arguments.source} has no usable sample")
-    print_broken(stream)
-    for name, earlier in left_out[:10]:
-        print(f"left out {name}: looks like {earlier}")
-    print(f"{len(left_out)} near-duplicates left out")
-    for name, writer in writers.items():
-        print(f"{arguments.output / name}: {writer.count} pictures, {len(writer.people)} known people")
+            raise ValueError(f"{stream.name} has no usable sample")
+    return Cleaned(
+        {name: writer.count for name, writer in writers.items()},
+        {name: len(writer.people) for name, writer in writers.items()},
+        left_out,
+    )
 
 
 class _Split:

@@ -5,17 +5,16 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..synthetic.painted.dataset import painted_face
 from .language.attributes import ATTRIBUTES
 from .language.captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
 from .language.visibility import assumed_visible
 from .records import FaceRecord
-from .tuning import read_faces
+from .rows import read_faces
+from .sources import SOURCES, open_faces
 
 
-PAINTED = "painted"
 METADATA = "metadata.jsonl"
-WRONG_FACTS = 4  # in a rejected caption of a painted face
+WRONG_FACTS = 4  # in a rejected caption of a face whose attributes are known
 
 
 def load_faces(data: str, count: int | None = None, split: str = "train") -> list[FaceRecord]:
@@ -23,12 +22,12 @@ def load_faces(data: str, count: int | None = None, split: str = "train") -> lis
     Faces to talk about.
 
     Args:
-        data (`str`): `"painted"` or a folder; see [`~unif2ace.training.data.tuning.read_faces`].
+        data (`str`): A folder, see [`~unif2ace.training.data.rows.read_faces`], or `"painted"`.
         count (`int`, *optional*): How many, from the first on; 64 painted ones or the whole folder when not given.
         split (`str`, *optional*, defaults to `"train"`): Split of the painted faces.
     """
-    if data == PAINTED:
-        return [painted_face(number, split) for number in range(count or 64)]
+    if data in SOURCES and SOURCES[data].made is not None:
+        return list(open_faces(f"{data}:{count or ''}", split=split))
     return read_faces(data)[:count]
 
 

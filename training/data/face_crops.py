@@ -1,12 +1,11 @@
 """
-`unif2ace data crop`: find the face in each picture, turn it upright and cut it out.
+Find the face in each picture, turn it upright and cut it out.
 
 The landmarks come from a detector (`uniface` or `insightface`; neither brings weights in its package, both download
 them at the first use, those of insightface for non-commercial research only) or from a file. A picture with several
 faces gives its largest one.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +16,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...cli.common import positive_int
 from ...modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
-from .folder_writer import FolderWriter
-from .source_arguments import add_source_arguments, open_source, print_broken
-from .sources import BrokenSampleError, BrokenSamples
+from .records import FolderWriter
+from .sources import BrokenSampleError, BrokenSamples, FaceStream
 
 
-EXAMPLES = """\
-examples:
-  unif2ace data crop photos/ -o aligned/ --detector uniface
-  unif2ace data crop celeba:/data/celeba -o aligned/ --detector landmarks:/data/celeba/list_landmarks_celeba.txt
-
-A landmark file is JSON, {"a.jpg": [[x, y], five times]}, or a table as CelebA's: left eye, right eye (as seen in the
-picture), nose, left and right corner of the mouth, in pixels. uniface: pip install 'unif2ace[align]'.
-"""
 # How much smaller than in the ArcFace template a face is: then its head fills the picture as in FFHQ and CelebA-HQ.
 FACE_SCALE = 0.78
 
@@ -219,48 +208,45 @@ def choose_face(faces: Sequence[FoundFace], min_score: float = 0.5, min_size: fl
     return largest
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace data crop`."""
-    add_source_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where crops go")
-    parser.add_argument("--overwrite", action="store_true", help="replace that folder")
-    parser.add_argument(
-        "--detector", default="uniface", help="uniface, insightface[:PACK] or landmarks:FILE (default: %(default)s)"
-    )
-    parser.add_argument("--size", type=positive_int, default=256, metavar="N", help="side in pixels (default: 256)")
-    parser.add_argument(
-        "--face-scale",
-        type=float,
-        default=FACE_SCALE,
-        help="1 is as tight as for face encoders (default: %(default)s)",
-    )
-    parser.add_argument("--min-score", type=float, default=0.5, help="of the detector (default: %(default)s)")
-    parser.add_argument(
-        "--min-size", type=float, default=12, help="pixels from eyes to mouth, at least (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-outside", type=float, default=0.3, help="share of a crop beyond the picture (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-faceless", type=int, default=-1, metavar="N", help="stop after so many (default: never)"
-    )
+def crop_faces(
+    stream: FaceStream,
+    output: str | Path,
+    finder: FaceFinder,
+    *,
+    size: int = 256,
+    face_scale: float = FACE_SCALE,
+    min_score: float = 0.5,
+    min_size: float = 12.0,
+    max_outside: float = 0.3,
+    max_faceless: int = -1,
+    overwrite: bool = False,
+) -> tuple[int, BrokenSamples]:
+    """
+    Write the largest face of each picture of a data set, upright and cut out, into a new folder.
 
+    Args:
+        stream ([`FaceStream`]): The data set.
+        output (`str` or `Path`): The folder.
+        finder ([`FaceFinder`]): Finds the faces.
+        size (`int`, *optional*, defaults to 256), face_scale (`float`, *optional*): See [`crop_face`].
+        min_score (`float`, *optional*), min_size (`float`, *optional*): See [`choose_face`].
+        max_outside (`float`, *optional*, defaults to 0.3): Greatest share of a crop that lies beyond its picture.
+        max_faceless (`int`, *optional*, defaults to -1): Pictures without a usable face before it stops; -1 for never.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a folder that exists may be replaced.
 
-def run(arguments: argparse.Namespace) -> None:
-    """Crop a data set."""
-    finder = make_finder(arguments.detector, arguments.min_score)
-    stream = open_source(arguments, need_text=False)
-    faceless = BrokenSamples(f"faces of {stream.name}", arguments.max_faceless)
-    with FolderWriter(arguments.output, arguments.overwrite) as writer:
+    Returns:
+        How many faces were written, and the pictures without a usable one.
+    """
+    faceless = BrokenSamples(f"faces of {stream.name}", max_faceless)
+    with FolderWriter(output, overwrite) as writer:
         for record in tqdm(stream, desc="cropping", unit="face", disable=None):
             try:
-                face = choose_face(finder.find(record.image, record.id), arguments.min_score, arguments.min_size)
-                record.image, outside = crop_face(record.image, face.landmarks, arguments.size, arguments.face_scale)
-                if outside > arguments.max_outside:
+                face = choose_face(finder.find(record.image, record.id), min_score, min_size)
+                record.image, outside = crop_face(record.image, face.landmarks, size, face_scale)
+                if outside > max_outside:
                     raise BrokenSampleError(f"{outside:.0%} of the crop lie beyond the picture")
             except BrokenSampleError as error:
                 faceless.add(record.id, error)
                 continue
             writer.add(record)
-    print_broken(stream)
-    print(f"{arguments.output}: {writer.count} faces; {faceless.count} pictures without a usable one")
+    return writer.count, faceless

@@ -1,33 +1,22 @@
-"""`unif2ace data inspect`: what a face data set holds, before anything is trained on it."""
+"""What a face data set holds, before anything is trained on it."""
 
-import argparse
 import hashlib
 import random
 import re
 import textwrap
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from ...cli.common import positive_int, seed_int
-from ...pipelines.files import write_json
-from ...pipelines.pictures import save_picture
 from .language.captions import parse_caption
 from .records import FaceRecord
-from .source_arguments import add_source_arguments, open_source
 from .sources import FaceStream
 
 
-EXAMPLES = """\
-examples:
-  unif2ace data inspect photos/
-  unif2ace data inspect celeba:/data/celeba-hq --limit 1000 --sheet celeba.png --report celeba.json
-"""
 SMALL_SIDE = 64  # pixels; below it fine attributes cannot be seen
 _SHEET_COLUMNS, _CELL, _TEXT_LINES, _LINE = 6, 192, 6, 14
 
@@ -231,38 +220,3 @@ def _words_of(record: FaceRecord) -> str:
     if record.questions:
         return f"{record.questions[0].question} {record.questions[0].answer}"
     return "(no words)"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace data inspect`."""
-    add_source_arguments(parser, max_broken=-1)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="read so many samples (default: all)")
-    parser.add_argument(
-        "--sheet",
-        type=Path,
-        default=Path("contact-sheet.png"),
-        metavar="FILE",
-        help="the contact sheet (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--samples", type=positive_int, default=24, metavar="N", help="faces on it (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=seed_int, default=0, help="chooses them (default: %(default)s)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all numbers as JSON")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Inspect a data set."""
-    stream = open_source(arguments, need_text=False, seed=arguments.seed)
-    found, drawn = inspect_faces(stream, arguments.limit, arguments.samples, arguments.seed)
-    print("\n".join(found.lines()))
-    if not found.records:
-        raise ValueError(f"{arguments.source} has no usable sample")
-    if arguments.report:
-        arguments.report.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.report, found.summary())
-        print(f"wrote {arguments.report}")
-    if drawn:
-        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(contact_sheet(drawn), arguments.sheet)
-        print(f"wrote {arguments.sheet}")

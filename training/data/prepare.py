@@ -7,7 +7,6 @@ Each file appears when it is complete. `prepared.json` says what the files were 
 after the last of them, so that a run that was cut off goes on there.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -19,27 +18,17 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...cli.common import add_model_arguments, positive_int
 from ...modeling_unif2ace.face_alignment_unif2ace import align_largest_face
 from ...pipelines.files import replacing, write_json
 from .features import PARTS, encode_pictures, fingerprint
 from .records import FaceRecord
 from .rows import FaceRows
-from .source_arguments import add_source_arguments, open_source, print_broken
 from .sources import FaceStream
 from .sources.captioned import StoredRecords
 
 
 if TYPE_CHECKING:
     from ...modeling_unif2ace import UniF2aceModel
-
-EXAMPLES = """\
-examples:
-  unif2ace data prepare photos/ -o prepared/ --model runs/faces/final
-  unif2ace data prepare celeba:/data/celeba-hq -o prepared/ --part 0/4
-
-A run that was cut off goes on when it is started again. With --part, several machines share the work and the folder.
-"""
 
 
 def prepare(
@@ -337,62 +326,3 @@ def prepared_rows(folder: str | Path, **options: Any) -> FaceRows:
 def fingerprints(model: "UniF2aceModel") -> dict[str, str]:
     """Hashes of the weights that make codes and features."""
     return {name: fingerprint(part) for name in PARTS if (part := getattr(model, PARTS[name])) is not None}
-
-
-def _part(text: str) -> tuple[int, int]:
-    rank, slash, size = text.partition("/")
-    if not slash or not rank.isdigit() or not size.isdigit() or int(rank) >= int(size):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part, expected NUMBER/COUNT, 0/4 to 3/4")
-    return int(rank), int(size)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace data prepare`."""
-    add_source_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
-    add_model_arguments(parser)
-    parser.add_argument("--part", type=_part, default=(0, 1), metavar="R/N", help="this machine's part of the work")
-    parser.add_argument(
-        "--shard-size",
-        type=positive_int,
-        default=1000,
-        metavar="N",
-        help="pictures in a file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=16, metavar="N", help="pictures at a time (default: %(default)s)"
-    )
-    parser.add_argument("--codes-only", action="store_true", help="leave out CLIP and face features")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that were made otherwise")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Prepare a data set."""
-    from ...cli.common import load_pipeline
-
-    stream = open_source(arguments)
-    pipe = load_pipeline(arguments)
-    model = pipe.transformer.model
-    made_with = {
-        "source": arguments.source,
-        "split": arguments.split,
-        "config": arguments.config,
-        "columns": arguments.columns,
-        "weights": fingerprints(model),
-    }
-    path = prepare(
-        stream,
-        arguments.output,
-        model,
-        pipe.processor.image_processor,
-        made_with,
-        part=arguments.part,
-        shard_size=arguments.shard_size,
-        batch_size=arguments.batch_size,
-        features=not arguments.codes_only,
-        overwrite=arguments.overwrite,
-    )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    rows = sum(shard["rows"] for shard in manifest["shards"])
-    print_broken(stream)
-    print(f"{arguments.output}: {rows} pictures in {len(manifest['shards'])} files")

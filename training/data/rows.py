@@ -1,18 +1,25 @@
-"""Training rows of both tasks from face records, whatever data set these come from."""
+"""Training rows of both tasks from face records: by number, from a stream, of a configuration, for fine-tuning."""
 
+import inspect
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from ...modeling_unif2ace.configuration_unif2ace import TASKS
+from .features import FeatureCache
 from .language.captions import DESCRIBE_PROMPTS, write_caption
-from .language.questions import write_questions
+from .language.questions import Question, write_questions
 from .language.visibility import assumed_visible
 from .records import FaceRecord
+from .sources import FaceStream, TooManyBrokenSamplesError, open_faces
 
 
 PICTURES = ("image", "pixel_values", "codes")
@@ -174,3 +181,306 @@ def check_row(row: Mapping[str, Any], name: str = "a row") -> None:
     if not any(picture in has for picture in PICTURES):
         wanted = ", ".join(map(repr, PICTURES))
         raise ValueError(f"{name} lacks a picture, a column {wanted}; it has {', '.join(has)}")
+
+
+# From a stream that is too large to be read through beforehand
+
+
+class StreamedRows(IterableDataset):
+    """
+    What [`FaceRows`] makes of each record, as the records come: a text-to-image row, then an understanding row, so
+    that batches hold both tasks. It has no length: give `max_steps`.
+
+    One process reads the stream and hands the others their part, unless `stream` is a part of its own
+    ([`FaceStream.split_by_node`]). With workers, each reads shards of its own.
+
+    Args:
+        stream ([`FaceStream`]): The faces.
+        passes (`int`, *optional*, defaults to 1): How often the stream is read; each time in another order and with
+            other words, if these are made of labels.
+        seed (`int`, *optional*, defaults to 0): Seed of the words.
+        caption_share (`float`, *optional*), max_questions (`int`, *optional*): As for [`FaceRows`].
+    """
+
+    def __init__(self, stream: FaceStream, passes: int = 1, seed: int = 0, **options: Any):
+        super().__init__()
+        self.stream, self.passes, self.seed, self.options = stream, passes, seed, options
+        self._state: dict[str, Any] | None = None
+        self._pass = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first, self._pass = self._pass, 0
+        for number in range(first, self.passes):
+            self._pass = number
+            self.stream.set_epoch(number)
+            if self._state is not None:
+                self.stream.load_state_dict(self._state)
+                self._state = None
+            for record in self.stream:
+                rows = FaceRows([record], seed=f"{self.seed}-{number}-{record.id}", **self.options)
+                yield from (rows[place] for place in range(len(rows)))
+        self._pass = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream: after the last record of which all rows were taken, or at it."""
+        return {"pass": self._pass, "stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a place that `state_dict` gave."""
+        self._pass, self._state = state["pass"], state["stream"]
+
+
+def faces(
+    path: str, limit: int | None = None, streaming: bool = False, shuffle_buffer: int = 1000, **options: Any
+) -> Any:
+    """
+    The faces of a training configuration, `data.source: faces`.
+
+    Args:
+        path (`str`): The data set, the `source` of [`open_faces`].
+        limit (`int`, *optional*): Most samples to read.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether samples are read while training goes on, shuffled within a buffer. Otherwise all are read and
+            checked first, kept as they are stored, and shuffled as a whole.
+        shuffle_buffer (`int`, *optional*, defaults to 1000): Rows in that buffer.
+        options: `split`, `config`, `columns`, `images`, `max_broken`, `seed` of [`open_faces`]; when streaming also
+            `passes`, `caption_share`, `max_questions`.
+
+    Returns:
+        [`FaceTable`] or [`StreamedRows`].
+    """
+    row_options = {name: options.pop(name) for name in ("passes", "caption_share", "max_questions") if name in options}
+    try:
+        inspect.signature(open_faces).bind(path, **options)
+    except TypeError as error:
+        raise ValueError(f"data.source='faces' does not take {options}: {error}") from error
+    stream = open_faces(path, **options)
+    if not streaming:
+        if row_options:
+            raise ValueError(f"{min(row_options)} belongs beside `train`, not into it, where faces are not streamed")
+        return stream.table(limit)
+    if limit is not None:
+        stream = stream.take(limit)
+    return StreamedRows(stream.shuffle(shuffle_buffer), **{"passes": 1_000_000} | row_options)
+
+
+# Of a configuration
+
+ROW_OPTIONS = ("caption_share", "max_questions")
+NAMED = {"faces": f"{__name__}:faces", "prepared": f"{__package__}.prepare:prepared_rows"}
+# Sources that read the whole section themselves: called with it and the seed, they give the rows of both splits.
+# Worlds that are not part of the core stand here by name: nothing of them is imported before it is asked for.
+SECTIONS = {"painted": f"{__package__.rpartition('.')[0]}.synthetic.painted.rows:section_rows"}
+DEFAULT_SOURCE = "painted"
+
+
+class Records(Sequence):
+    """
+    The face records of a `datasets.Dataset` that has their fields as columns.
+
+    Args:
+        dataset (`datasets.Dataset`): Columns named as the fields of [`FaceRecord`]; others are not read.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        self.columns = [field.name for field in fields(FaceRecord) if field.name in dataset.column_names]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> FaceRecord:
+        row = self.dataset[number]
+        values = {name: row[name] for name in self.columns if row[name] is not None}
+        values["questions"] = [q if isinstance(q, Question) else Question(**q) for q in values.get("questions", ())]
+        for name, value in values.items():  # a struct column has all keys in every row
+            if isinstance(value, dict):
+                values[name] = {key: entry for key, entry in value.items() if entry is not None}
+        return FaceRecord(**values)
+
+
+def call(place: str, **arguments: Any) -> Any:
+    """
+    Call the function that `place`, `"package.module:function"`, names.
+
+    Raises:
+        ValueError: if there is no such function, or it does not take the arguments.
+    """
+    module, colon, name = (NAMED | SECTIONS).get(place, place).partition(":")
+    if not colon:
+        names = ", ".join((*SECTIONS, *NAMED))
+        raise ValueError(f"data.source={place!r}, expected one of {names}, or package.module:function")
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"data.source={place!r} cannot be found: {error}") from error
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"data.source={place!r} does not take {arguments}: {error}") from error
+    return function(**arguments)
+
+
+def as_records(found: Any) -> Sequence[FaceRecord] | None:
+    """`found` as face records, or `None` if it holds rows already, or is a stream of rows."""
+    if not hasattr(found, "__len__"):
+        return None
+    if len(found) == 0:
+        raise ValueError("the data set is empty")
+    columns = getattr(found, "column_names", None)
+    if columns is not None:
+        return None if "task" in columns else Records(found)
+    return found if isinstance(found[0], FaceRecord) else None
+
+
+def make_rows(
+    data: dict[str, Any], seed: int, model=None, image_processor=None, progress: bool = True
+) -> tuple[Dataset, Dataset | None]:
+    """
+    The training and the held-out rows of a `data` section.
+
+    Args:
+        data (`dict`):
+            Either `source: painted` (the default) with the arguments of
+            [`~unif2ace.training.synthetic.painted.rows.section_rows`]; or `source: faces`, any face data set, with
+            arguments of [`faces`] under `train` and `validation`; or `source: prepared`, with
+            those of [`~unif2ace.training.data.prepare.prepared_rows`]; or `source: package.module:function`, which is
+            called likewise and returns face records, a `datasets.Dataset` with their fields, or finished rows. With
+            records, `passes`, `caption_share` and `max_questions` are those of [`FaceRows`], and `features` is the
+            folder of a [`FeatureCache`], which is made if it does not exist.
+        seed (`int`): Seed of the words.
+        model (`UniF2aceModel`, *optional*): Makes the features.
+        image_processor (*optional*): Prepares pictures for it.
+        progress (`bool`, *optional*, defaults to `True`): Show a bar while features are made.
+
+    Returns:
+        Training rows, and held-out rows or `None`.
+
+    Raises:
+        ValueError: if a key is unknown or missing.
+    """
+    data = dict(data)
+    source = data.pop("source", DEFAULT_SOURCE)
+    if source in SECTIONS:
+        return call(source, seed=seed, **data)
+    if "train" not in data:
+        raise ValueError("data.train is missing")
+    train, validation = data.pop("train"), data.pop("validation", None)
+    passes, features = data.pop("passes", 1), data.pop("features", None)
+    options = {name: data.pop(name) for name in ROW_OPTIONS if name in data}
+    if data:
+        known = ("source", "train", "validation", "passes", "features", *ROW_OPTIONS)
+        raise ValueError(f"data.{min(data)} is unknown, expected one of {', '.join(known)}")
+
+    def rows(name: str, arguments: dict[str, Any], passes: int) -> Dataset:
+        found = call(source, **arguments)
+        records = as_records(found)
+        if records is None:
+            return found
+        columns = None
+        if features is not None:
+            cache = _features(Path(features) / name, records, model, image_processor, progress)
+            columns = cache.columns
+        return FaceRows(records, passes=passes, seed=seed, features=columns, **options)
+
+    return rows("train", train, passes), None if validation is None else rows("validation", validation, 1)
+
+
+def _features(folder: Path, records: Sequence[FaceRecord], model, image_processor, progress: bool) -> FeatureCache:
+    def pixel_values(number: int) -> torch.Tensor:
+        image = records[number].image
+        if image is None:
+            raise ValueError(f"record {number} has no picture to compute features from")
+        return image_processor(image, return_tensors="pt")["pixel_values"][0]
+
+    return FeatureCache.build(folder, model, pixel_values, len(records), progress=progress)
+
+
+# For fine-tuning
+
+
+def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
+    """
+    Read all faces of a data set; of those that people fine-tune on, none may be broken.
+
+    Args:
+        source (`str`):
+            A folder of pictures, each with a `.txt` file of the same name (one caption a line), or with a line of
+            `metadata.jsonl`; or any other data set that [`~unif2ace.training.data.sources.open_faces`] knows.
+        trigger (`str`, *optional*):
+            A name for who is to be seen. Captions without it get it in front, and a picture without caption has it for
+            a caption.
+
+    Returns:
+        `list[FaceRecord]` with pictures in RGB.
+
+    Raises:
+        FileNotFoundError: if there is no such data set or no picture in it.
+        ValueError: if a face cannot be used: the picture or its caption cannot be read, or it has no caption and there
+            is no trigger.
+    """
+    try:
+        records = list(open_faces(source, max_broken=0, need_text=False))
+    except TooManyBrokenSamplesError as error:
+        found = re.search(r"\((.*)\): mend them", str(error))  # its advice is for data sets that may have holes
+        what = found.group(1) if found else str(error)
+        raise ValueError(f"a face of {source} cannot be used: {what}; mend it or take it out") from error
+    if not records:
+        raise FileNotFoundError(f"{source} holds no picture")
+    bare = [record.id for record in records if not record.captions and not record.questions]
+    if bare and not trigger:
+        raise ValueError(
+            f"{len(bare)} of {len(records)} pictures of {source} have no caption, first {bare[0]}: write one into a "
+            ".txt file of the same name or into metadata.jsonl, or name the person with --trigger"
+        )
+    for record in records:
+        record.captions = [_with_trigger(caption, trigger) for caption in record.captions or ([""] if trigger else [])]
+    return records
+
+
+def _with_trigger(caption: str, trigger: str | None) -> str:
+    if not trigger or trigger.lower() in caption.lower():
+        return caption
+    if not caption:
+        return trigger
+    first = caption[0].lower() if caption.startswith(("A ", "An ", "The ")) else caption[0]
+    return f"{trigger}, {first}{caption[1:]}"
+
+
+class TuningRows(Dataset):
+    """
+    What a fine-tuning sees: rows of the faces for the tasks that are tuned, and rows that keep what the model knows.
+
+    Args:
+        faces ([`FaceRows`]): The rows of the faces.
+        tasks (`Sequence[str]`): Tasks to tune, `"t2i"`, `"mmu"` or both.
+        prior (`Sequence[tuple[str, torch.LongTensor]]`, *optional*):
+            Prompts and the image codes (N,) that the model makes of them before it is tuned, learnt again beside the
+            new faces (prior preservation, as in DreamBooth, arXiv:2208.12242).
+    """
+
+    def __init__(self, faces: FaceRows, tasks: Sequence[str], prior: Sequence[tuple[str, torch.Tensor]] = ()):
+        self.faces = faces
+        self.places = [place for place, task in enumerate(faces.tasks) if task in tasks]
+        self.prior = list(prior) if "t2i" in tasks else []
+        found = {faces.tasks[place] for place in self.places}
+        missing = [task for task in tasks if task not in found]
+        if missing:
+            raise ValueError(f"no face can be used for the task {missing[0]!r}")
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task of each row."""
+        of_faces = self.faces.tasks
+        return [of_faces[place] for place in self.places] + ["t2i"] * len(self.prior)
+
+    def __len__(self) -> int:
+        return len(self.places) + len(self.prior)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        if index < len(self.places):
+            return self.faces[self.places[index]]
+        text, codes = self.prior[index - len(self.places)]
+        return {"task": "t2i", "text": text, "codes": codes}

@@ -16,8 +16,14 @@ from ..data.language.attributes import ATTRIBUTES, IDENTITY_PARAMETERS
 from ..data.language.captions import write_caption
 from ..data.language.visibility import assumed_visible
 from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
-from .painted.dataset import attributes_of, load_rendered, rendered_seed
-from .painted.identities import LASTING_ATTRIBUTES, paint_people, person_picture
+from .painted.dataset import (
+    LASTING_ATTRIBUTES,
+    attributes_of,
+    load_rendered,
+    paint_people,
+    person_picture,
+    rendered_seed,
+)
 
 
 def augment(pictures: np.ndarray, rng: np.random.Generator, shift: int = 2, noise: float = 0.02) -> torch.Tensor:

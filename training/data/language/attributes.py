@@ -80,6 +80,9 @@ COARSE_ATTRIBUTES: tuple[str, ...] = (
 )
 """Attributes that cover many pixels, hence survive strong compression."""
 
+HATS = ("beanie", "cap", "fedora")
+"""Headwear that covers the hair on top."""
+
 IDENTITY_PARAMETERS: tuple[str, ...] = (
     "face_width",
     "jaw_width",

@@ -1,12 +1,8 @@
-"""Which attributes can be seen in a painted face: exactly by rendering counterfactuals, or fast by rules."""
+"""Which attributes of a face can be seen, by rules: a mask hides the mouth, a hat the hairline."""
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from ...synthetic.painted.hair import HATS
-from ...synthetic.painted.painter import face_svg, rasterize
-from .attributes import ATTRIBUTES, validate_attributes
+from .attributes import ATTRIBUTES, HATS, validate_attributes
 
 
 _FINE_DETAILS = (
@@ -28,61 +24,12 @@ _FINE_DETAILS = (
 )
 
 
-def visible_attributes(
-    attributes: Mapping[str, str],
-    identity: Mapping[str, float],
-    size: int = 64,
-    threshold: int = 12,
-    min_pixels: int = 3,
-) -> dict[str, bool]:
-    """
-    Find the attributes that can be seen in a painted face.
-
-    An attribute is visible if EVERY other value of it, all else unchanged, would change at least `min_pixels` pixels
-    by more than `threshold` in some colour channel: then nothing but its own value explains the picture.
-
-    Args:
-        attributes (`Mapping[str, str]`):
-            All 48 attributes, see [`ATTRIBUTES`].
-        identity (`Mapping[str, float]`):
-            The 12 geometry parameters.
-        size (`int`, *optional*, defaults to 64):
-            Width and height in pixels at which the comparison is made.
-        threshold (`int`, *optional*, defaults to 12):
-            A pixel counts as changed if a channel (0 to 255) differs by more than this.
-        min_pixels (`int`, *optional*, defaults to 3):
-            Number of pixels that have to change.
-
-    Returns:
-        `dict[str, bool]`: Attribute name -> whether it is visible, for all 48 attributes.
-
-    Raises:
-        `ValueError`: If an attribute or an identity parameter is missing or out of range.
-    """
-    svg = face_svg(attributes, identity)
-    blurry = attributes["blurry"] == "yes"
-    picture = _pixels(svg, size, blurry)
-
-    def differs(name: str, value: str) -> bool:
-        changed = {**attributes, name: value}
-        other_svg = face_svg(changed, identity)
-        if other_svg == svg and name != "blurry":
-            return False
-        other = _pixels(other_svg, size, changed["blurry"] == "yes")
-        return int((np.abs(picture - other).max(axis=-1) > threshold).sum()) >= min_pixels
-
-    return {
-        name: all(differs(name, value) for value in values if value != attributes[name])
-        for name, values in ATTRIBUTES.items()
-    }
-
-
 def assumed_visible(attributes: Mapping[str, str]) -> dict[str, bool]:
     """
-    Say by rules, without rendering, which attributes can be seen in a painted face.
+    Say by rules, without rendering, which attributes of a face can be seen.
 
-    The rules are cautious: what they call visible is visible by [`visible_attributes`] at 64 pixels in at least 99 of
-    100 cases, but some attributes that they call hidden can be seen.
+    The rules are cautious: what they call visible can be seen at 64 pixels in at least 99 of 100 painted faces (which
+    are drawn again with another value to find out), but some attributes that they call hidden can be seen too.
 
     Args:
         attributes (`Mapping[str, str]`):
@@ -160,7 +107,3 @@ def _hidden_in_face(attributes: Mapping[str, str]) -> set[str]:
     if attributes["beard"] == "full":
         hidden.update(("age", "freckles", "sideburns"))
     return hidden
-
-
-def _pixels(svg: str, size: int, blurry: bool) -> np.ndarray:
-    return np.asarray(rasterize(svg, size, blurry), dtype=np.int16)

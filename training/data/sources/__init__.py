@@ -1,8 +1,8 @@
 """Any face data set as a stream of records: see `docs/data.md`."""
 
-from .broken import BrokenSampleError, BrokenSamples, TooManyBrokenSamplesError
 from .columns import ColumnMap, guess_columns
 from .registry import SOURCES, Source, open_faces
+from .samples import BrokenSampleError, BrokenSamples, TooManyBrokenSamplesError
 from .stream import FaceStream, FaceTable
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from ..language.questions import OPEN_QUESTION, Question
 from ..records import FaceRecord
-from .broken import BrokenSampleError
 from .columns import texts, value_of
 from .folders import open_folder
 from .labelled import image_folder
-from .pictures import IMAGE_SUFFIXES, open_picture
 from .readers import from_generator, ranges, read_json
+from .samples import IMAGE_SUFFIXES, BrokenSampleError, open_picture
 
 
 # FaceCaption-15M and -1M

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..records import FaceRecord
-from .broken import BrokenSampleError
 from .folders import list_pictures
-from .labelled import image_folder
-from .labels import attributes_of_labels
-from .pictures import open_picture
+from .labelled import attributes_of_labels, image_folder
 from .readers import BROKEN, from_generator, ranges, read_json
+from .samples import BrokenSampleError, open_picture
 
 
 _FRAME_TIME = re.compile(r"(?:^|[_-])(\d+(?:\.\d+)?)s$")  # clip_3.5s.jpg: the second of the video

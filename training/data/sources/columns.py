@@ -8,8 +8,7 @@ from typing import Any
 
 from ..language.questions import OPEN_QUESTION, Question
 from ..records import FaceRecord
-from .broken import BrokenSampleError
-from .pictures import IMAGE_SUFFIXES, open_picture
+from .samples import IMAGE_SUFFIXES, BrokenSampleError, open_picture
 
 
 # Usual names, the likeliest first; compared in lower case without separators.

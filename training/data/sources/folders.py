@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..records import FaceRecord
-from .broken import BrokenSampleError
 from .columns import ColumnMap, MappedRows, guess_columns
-from .pictures import IMAGE_SUFFIXES, open_picture
 from .readers import BROKEN, _json_lines, from_generator, ranges, read_rows
+from .samples import IMAGE_SUFFIXES, BrokenSampleError, open_picture
 
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl")

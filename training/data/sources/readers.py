@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .pictures import IMAGE_SUFFIXES
+from .samples import IMAGE_SUFFIXES
 
 
 BROKEN = "__broken__"

@@ -3,17 +3,17 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .broken import DEFAULT_MAX_BROKEN
 from .captioned import RECORD_COLUMNS, FaceCaptionRows, StoredRecords, open_ffhq_text, open_mm_celeba_hq
 from .clips import open_celebv_hq, open_celebv_text
 from .columns import ColumnMap, MappedRows, announce_guess, check_map, guess_columns
 from .folders import METADATA_NAMES, open_folder
-from .labelled import LABEL_FILES, FairFaceRows, LabelRows, open_celeba_dialog, open_celeba_files
-from .labels import is_label_table
+from .labelled import LABEL_FILES, FairFaceRows, LabelRows, is_label_table, open_celeba_dialog, open_celeba_files
 from .readers import BROKEN, TABLE_SUFFIXES, files_of, read_rows, undecoded
+from .samples import DEFAULT_MAX_BROKEN
 from .stream import Convert, FaceStream
 
 
@@ -31,6 +31,9 @@ class Source:
         rows (`Callable`, *optional*): Converter of table rows, made with (images).
         folder (`Callable`, *optional*):
             Opens a folder as its authors publish it: (folder, images) -> (rows, converter).
+        made (`str`, *optional*):
+            For faces that are made while one reads: `"package.module:function"`, called with (place, split, seed),
+            where the place is what stands after the colon, and giving rows. It is imported when it is asked for.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Source:
     config: str | None = None
     rows: Callable[[Any], Convert] | None = None
     folder: Callable[..., tuple[Any, Convert]] | None = None
+    made: str | None = None
 
 
 _NON_COMMERCIAL = "non-commercial research"
@@ -94,7 +98,12 @@ SOURCES: dict[str, Source] = {
             rows=lambda images: FairFaceRows(),
         ),
         Source("records", "parquet files that this package wrote", "that of what is in them", rows=StoredRecords),
-        Source("painted", "painted faces, made while one reads: painted:COUNT", "Apache-2.0"),
+        Source(
+            "painted",
+            "painted faces, made while one reads: painted:COUNT",
+            "Apache-2.0",
+            made="unif2ace.training.synthetic.painted.dataset:open_painted",
+        ),
     )
 }
 """Name -> data set. To add one, give a converter of its rows, or a function that opens its folder."""
@@ -148,8 +157,10 @@ def open_faces(
     if isinstance(columns, str):
         columns = ColumnMap.parse(columns)
     name, place = split_source(source)
-    if name == "painted":
-        rows, convert = _open_painted(place, split, seed)
+    made = SOURCES[name].made if name else None
+    if made is not None:
+        module, _, function = made.partition(":")
+        rows, convert = undecoded(getattr(import_module(module), function)(place, split, seed)), StoredRecords()
     elif Path(place).exists() or _is_pattern(place):
         rows, convert, name = _open_local(name, Path(place), columns, images, need_text)
     else:
@@ -169,10 +180,12 @@ def split_source(source: str | os.PathLike) -> tuple[str | None, str]:
     if colon and not Path(text).exists():
         if name not in SOURCES:
             raise ValueError(f"{text!r} names the unknown data set {name!r}, expected one of {', '.join(SOURCES)}")
-        if not place:
+        if not place and SOURCES[name].made is None:
             raise ValueError(f"{text!r} says no place: give {name}:FOLDER, {name}:FILE or {name}:REPOSITORY")
         return name, place
     if text in SOURCES and not Path(text).exists():
+        if SOURCES[text].made is not None:
+            return text, ""
         if not SOURCES[text].hub:
             raise ValueError(f"data set {text!r} is not on the Hub: give its place, {text}:FOLDER")
         return text, SOURCES[text].hub[0]
@@ -181,14 +194,6 @@ def split_source(source: str | os.PathLike) -> tuple[str | None, str]:
 
 def _is_pattern(place: str) -> bool:
     return any(sign in place for sign in "*?[")
-
-
-def _open_painted(place: str, split: str, seed: int):
-    from ...synthetic.painted.dataset import painted_faces
-
-    if not place.isdigit() or int(place) < 1:
-        raise ValueError(f"painted:{place} is not a number of faces, expected for example painted:1000")
-    return undecoded(painted_faces(split, int(place), seed=seed)), StoredRecords()
 
 
 def recognise_folder(folder: Path) -> str:

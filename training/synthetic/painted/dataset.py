@@ -183,6 +183,18 @@ def painted_faces(split: str, count: int, seed: int = 0, size: int = 64, streami
     return Dataset.from_generator(_rows, features=painted_features(), gen_kwargs=arguments)
 
 
+def open_painted(place: str, split: str, seed: int):
+    """
+    The rows of the source `painted:COUNT`, of 64 faces when no number is given.
+
+    Raises:
+        ValueError: if `place` is not a number of faces.
+    """
+    if place and (not place.isdigit() or int(place) < 1):
+        raise ValueError(f"painted:{place} is not a number of faces, expected for example painted:1000")
+    return painted_faces(split, int(place or 64), seed=seed)
+
+
 def write_parquet(
     path: str | os.PathLike, split: str, count: int, seed: int = 0, size: int = 64, overwrite: bool = False
 ) -> Path:
@@ -364,6 +376,75 @@ def rendered_seed(folder: str | os.PathLike, split: str) -> int:
     """The seed that the render cache of `split` was painted with, which its attributes need; 0 when it says none."""
     path = Path(folder) / f"{split}.json"
     return json.loads(path.read_text())["seed"] if path.exists() else 0
+
+
+LASTING_ATTRIBUTES = ("gender", "skin", "face_shape", "nose", "lips", "eye_color", "brow_shape")
+"""Attributes that stay with a person; hair style, expression, pose, accessories and light change between pictures."""
+
+
+def person_picture(
+    person: int, picture: int, split: str = "train", seed: int = 0
+) -> tuple[dict[str, str], dict[str, float]]:
+    """
+    What to paint for one picture of a person.
+
+    Args:
+        person (`int`): Number of the person in the split.
+        picture (`int`): Number of the picture of this person.
+        split (`str`, *optional*, defaults to `"train"`): People of different splits are different.
+        seed (`int`, *optional*, defaults to 0): Seed of the data set.
+
+    Returns:
+        `tuple[dict[str, str], dict[str, float]]`: attributes and identity parameters, as `paint` takes them.
+    """
+    rng = random.Random(f"{seed}-{split}-person-{person}")
+    lasting = sample_attributes(rng)
+    identity = sample_identity(rng)
+    rng = random.Random(f"{seed}-{split}-person-{person}-{picture}")
+    attributes = sample_attributes(rng)
+    # gender decides what else is plausible (beard, lipstick), so it must be drawn right rather than overwritten
+    while attributes["gender"] != lasting["gender"]:
+        attributes = sample_attributes(rng)
+    return attributes | {name: lasting[name] for name in LASTING_ATTRIBUTES}, identity
+
+
+def _paint_person(person: int, pictures: int, split: str, seed: int, size: int) -> np.ndarray:
+    return np.stack([np.asarray(paint(*person_picture(person, k, split, seed), size)) for k in range(pictures)])
+
+
+def paint_people(
+    folder: str | os.PathLike,
+    split: str,
+    people: int,
+    pictures: int,
+    seed: int = 0,
+    size: int = 64,
+    workers: int = 1,
+) -> np.ndarray:
+    """
+    Paint people, or read them if they are there already.
+
+    Args:
+        folder (`str` or `os.PathLike`): The file `people-<split>-<people>x<pictures>-<size>-<seed>.npy` is kept there.
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        people (`int`), pictures (`int`): How many, and pictures of each.
+        seed (`int`, *optional*, defaults to 0): Seed of the data set.
+        size (`int`, *optional*, defaults to 64): Side of the pictures, in pixels.
+        workers (`int`, *optional*, defaults to 1): Processes that paint.
+
+    Returns:
+        `np.ndarray` of uint8 and shape (people, pictures, size, size, 3).
+    """
+    path = Path(folder) / f"people-{split}-{people}x{pictures}-{size}-{seed}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paint_one = partial(_paint_person, pictures=pictures, split=split, seed=seed, size=size)
+        with ProcessPoolExecutor(workers) as pool:
+            painted = pool.map(paint_one, range(people), chunksize=4)
+            everyone = np.stack(list(tqdm(painted, total=people, desc=f"painting {split} people", unit="person")))
+        with replacing(path) as part:
+            np.save(part, everyone)
+    return np.load(path, mmap_mode="r")
 
 
 def main(arguments: list[str] | None = None) -> None:

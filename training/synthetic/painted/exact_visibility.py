@@ -8,21 +8,75 @@ written, and a run that stopped goes on where it was.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ....pipelines.files import write_text
 from ...data.language.attributes import ATTRIBUTES
-from ...data.language.visibility import visible_attributes
 from .dataset import attributes_of, identity_of
+from .painter import face_svg, rasterize
 
 
 _SAVE_EVERY = 20
 _SIZE = 64  # pixels: visibility is defined at this size, whatever the size of the pictures
+
+
+def visible_attributes(
+    attributes: Mapping[str, str],
+    identity: Mapping[str, float],
+    size: int = 64,
+    threshold: int = 12,
+    min_pixels: int = 3,
+) -> dict[str, bool]:
+    """
+    Find the attributes that can be seen in a painted face.
+
+    An attribute is visible if EVERY other value of it, all else unchanged, would change at least `min_pixels` pixels
+    by more than `threshold` in some colour channel: then nothing but its own value explains the picture.
+
+    Args:
+        attributes (`Mapping[str, str]`):
+            All 48 attributes, see [`ATTRIBUTES`].
+        identity (`Mapping[str, float]`):
+            The 12 geometry parameters.
+        size (`int`, *optional*, defaults to 64):
+            Width and height in pixels at which the comparison is made.
+        threshold (`int`, *optional*, defaults to 12):
+            A pixel counts as changed if a channel (0 to 255) differs by more than this.
+        min_pixels (`int`, *optional*, defaults to 3):
+            Number of pixels that have to change.
+
+    Returns:
+        `dict[str, bool]`: Attribute name -> whether it is visible, for all 48 attributes.
+
+    Raises:
+        `ValueError`: If an attribute or an identity parameter is missing or out of range.
+    """
+    svg = face_svg(attributes, identity)
+    blurry = attributes["blurry"] == "yes"
+    picture = _pixels(svg, size, blurry)
+
+    def differs(name: str, value: str) -> bool:
+        changed = {**attributes, name: value}
+        other_svg = face_svg(changed, identity)
+        if other_svg == svg and name != "blurry":
+            return False
+        other = _pixels(other_svg, size, changed["blurry"] == "yes")
+        return int((np.abs(picture - other).max(axis=-1) > threshold).sum()) >= min_pixels
+
+    return {
+        name: all(differs(name, value) for value in values if value != attributes[name])
+        for name, values in ATTRIBUTES.items()
+    }
+
+
+def _pixels(svg: str, size: int, blurry: bool) -> np.ndarray:
+    return np.asarray(rasterize(svg, size, blurry), dtype=np.int16)
 
 
 def exact_visibility(folder: str | os.PathLike, split: str, count: int, workers: int = 1) -> list[dict[str, bool]]:
@@ -90,4 +144,4 @@ def _write(path: Path, settings: dict, hidden: list[list[str]]) -> None:
     write_text(path, "".join(json.dumps(line) + "\n" for line in [settings, *hidden]))
 
 
-__all__ = ["exact_visibility"]
+__all__ = ["exact_visibility", "visible_attributes"]

@@ -2,10 +2,10 @@
 
 import math
 
+from ...data.language.attributes import HATS
 from .geometry import CENTER_X, CENTER_Y, FaceColors, FaceGeometry, Pen, Point, mix
 
 
-HATS = ("beanie", "cap", "fedora")
 _HAIR_THICKNESS = {"bald": 0.0, "buzz": 2.0, "short": 10.0, "medium": 12.0, "long": 12.0}
 _SIDE_LENGTH = {"bald": 0.0, "buzz": -26.0, "short": -12.0, "medium": 54.0, "long": 118.0}
 

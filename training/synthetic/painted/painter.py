@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping
 
-import resvg_py
 from PIL import Image, ImageFilter
 
 from ...data.language.attributes import IDENTITY_PARAMETERS, validate_attributes
@@ -109,6 +108,10 @@ def paint(attributes: Mapping[str, str], identity: Mapping[str, float], size: in
 
 def rasterize(svg: str, size: int, blurry: bool = False) -> Image.Image:
     """Turn an SVG document into an RGB picture of `size` x `size` pixels, softened if `blurry`."""
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise ImportError('painted faces are drawn by resvg-py: pip install ".[synthetic]"') from error
     # Without skip_system_fonts resvg scans all fonts of the machine for every picture.
     data = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGB")

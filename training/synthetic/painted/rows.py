@@ -94,6 +94,26 @@ class PaintedRows(Dataset):
         return {"task": "mmu", "codes": codes, "turns": turns, "pixel_values": pixels}
 
 
+def section_rows(
+    folder: str | Path, passes: int, validation_count: int, seed: int = 0, count: int | None = None
+) -> tuple[PaintedRows, PaintedRows]:
+    """
+    The rows of a configuration's `data` section with `source: painted`.
+
+    Args:
+        folder (`str` or `Path`): The render cache, with codes.
+        passes (`int`): How often each picture comes, with other words each time.
+        validation_count (`int`): Held-out pictures, of the split `"validation"`.
+        seed (`int`, *optional*, defaults to 0): Seed of the words.
+        count (`int`, *optional*): Pictures to train on; all that have codes when not given.
+
+    Returns:
+        Training rows and held-out rows.
+    """
+    train = PaintedRows(folder, "train", count=count, passes=passes, seed=seed)
+    return train, PaintedRows(folder, "validation", count=validation_count)
+
+
 class PaintedRecords(Sequence):
     """
     Painted faces as records, each painted when it is asked for: no files, for trials and tests.

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .geometry import FaceGeometry
-from .painter import CANVAS_SIZE
+from unif2ace.training.synthetic.painted.geometry import FaceGeometry
+from unif2ace.training.synthetic.painted.painter import CANVAS_SIZE
 
 
 # As the painter draws: heads tilt around this point of the canvas, and mouths lie at this depth of the head.
