@@ -1,25 +1,61 @@
 """
-What transformers calls differently in the versions that we run on.
+Every name of a library that is private, or that has changed between the versions we run on. The siblings import them
+from here; `tests/test_compat.py` has a test for each, which the canary runs on whatever comes next.
 
-5.24 renamed `past_key_values` to `cache`: in its models, masks and outputs, and in what `generate` hands to `forward`.
-Our code says `cache`; what goes to transformers goes by the name that it has there.
+The cache
+    transformers 5.24 renamed `past_key_values` to `cache`: in models, masks and outputs, and in what `generate` hands
+    to `forward`. Our code says `cache`; what goes to transformers goes by the name that it has there (`CACHE`), and
+    callers may use either (`takes_cache`, `rename_cache`). Ends when 5.24 is the lowest version.
+`create_causal_mask`
+    The one mask builder for all attention implementations, with blocks of tokens that see each other. Three
+    signatures in the twelve minors up to 5.24. Ends with a mask builder of our own for four implementations.
+`ALL_ATTENTION_FUNCTIONS`
+    What `AttentionInterface` registers in; the documentation of attention backends names it, but no import from the
+    top. Ends when it is exported.
+`GradientCheckpointingLayer`
+    Activation checkpointing which drops the cache under the name that it has in that version. Ends with our own
+    call of `torch.utils.checkpoint`.
+`init` (`transformers.initialization`)
+    Fills weights unless a checkpoint did: what the library's own models use in `_init_weights`. Nothing ends it.
+`use_experts_implementation`
+    Grouped matrix products for fused experts. Ends with our own call of torch's.
+`PilBackend`
+    An image processor without torchvision. Ends when the library's default needs none.
+`SubConfigSpec`
+    Parts of a configuration that may be absent. New in 5.20. Ends when an annotation can say it.
+`cached_file`
+    A repository's shard index, to be looked at before the library follows it; its options begin with underscores.
+    Ends when the library refuses an index that reaches out of its folder.
+`AnyToAnyPipeline`, `Chat`
+    One transformers pipeline for texts, pictures and conversations. They stand in `any_to_any_unif2ace.py`, because
+    their import is slow. End when the library's own asks for no torchvision.
+PEFT's state on a model (`peft_config`, `_hf_peft_config_loaded`)
+    What transformers' adapter methods leave on a model, in `adapters_unif2ace.py`. Ends with those methods' faults.
 """
 
 import functools
 import inspect
 
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import SubConfigSpec
+from transformers.image_processing_backends import PilBackend
+from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import cached_file
 
 
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 """The name of the cache among the arguments and outputs of transformers."""
 
-_NAMES = ("cache", "past_key_values")
+_CACHE_NAMES = ("cache", "past_key_values")
 
 
 def rename_cache(kwargs: dict, name: str = CACHE) -> dict:
     """`kwargs` with the cache, whichever name it has there, under `name`."""
-    given = [kwargs.pop(known) for known in _NAMES if known in kwargs]
+    given = [kwargs.pop(known) for known in _CACHE_NAMES if known in kwargs]
     if given:
         kwargs[name] = next((cache for cache in given if cache is not None), None)
     return kwargs
@@ -38,4 +74,18 @@ def takes_cache(forward):
     return either_name
 
 
-__all__ = ["CACHE", "rename_cache", "takes_cache"]
+__all__ = [
+    "ALL_ATTENTION_FUNCTIONS",
+    "CACHE",
+    "Cache",
+    "DynamicCache",
+    "GradientCheckpointingLayer",
+    "PilBackend",
+    "SubConfigSpec",
+    "cached_file",
+    "create_causal_mask",
+    "init",
+    "rename_cache",
+    "takes_cache",
+    "use_experts_implementation",
+]

@@ -2,7 +2,9 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPVisionConfig
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
+
+from .compat_unif2ace import SubConfigSpec
 
 
 TASKS = ("t2i", "mmu")  # a task's id is its place here

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 
-from .compat_unif2ace import CACHE, rename_cache
+from .compat_unif2ace import CACHE, DynamicCache, rename_cache
 from .configuration_unif2ace import T2I
 from .face_alignment_unif2ace import align_largest_face
 from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan

@@ -6,8 +6,8 @@ to, those of image codes that are already settled, which hardly do.
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache
 
+from .compat_unif2ace import Cache
 from .moe_unif2ace import ImageSpan
 
 

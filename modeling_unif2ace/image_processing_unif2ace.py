@@ -7,10 +7,10 @@ import urllib.request
 import numpy as np
 from PIL import Image
 from transformers import image_utils
-from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .compat_unif2ace import PilBackend
 from .pictures_unif2ace import MAX_PIXELS, UniF2aceImageError, load_image
 
 

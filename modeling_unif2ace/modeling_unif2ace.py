@@ -1,8 +1,8 @@
 """
 UniF²ace (arXiv 2503.08120): one transformer that understands faces and generates them from text.
 
-Built on transformers' Phi modules, which compute exactly what Show-o's decoder computes; what is ours is the grouped
-experts, the hybrid attention mask, and the two tasks in one batch.
+Without its experts it computes exactly what Show-o's decoder computes; what is ours is the grouped experts, the hybrid
+attention mask, and the two tasks in one batch.
 
 Sequences, as in Show-o:
     text to image   [PAD …] <|t2i|> bos text eos <|soi|> N codes <|eoi|>
@@ -17,21 +17,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
-from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.phi.modeling_phi import PhiAttention, PhiRotaryEmbedding
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_unif2ace import UniF2aceAdapterMixin
+from .attention_unif2ace import UniF2aceAttention, UniF2aceRotaryEmbedding
 from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
-from .compat_unif2ace import CACHE, takes_cache
+from .compat_unif2ace import (
+    CACHE,
+    Cache,
+    DynamicCache,
+    GradientCheckpointingLayer,
+    create_causal_mask,
+    init,
+    takes_cache,
+)
 from .configuration_unif2ace import MMU, T2I, UniF2aceConfig, UniF2aceTextConfig
 from .face_encoder_unif2ace import UniF2aceFaceEncoder
 from .generation_unif2ace import UniF2aceGenerationMixin
@@ -45,11 +47,8 @@ from .moe_unif2ace import (
     UniF2aceExperts,
     UniF2aceGroupedMoE,
     UniF2aceMLP,
-    UniF2aceMMURouter,
     UniF2aceResampler,
     UniF2aceSequenceMoE,
-    UniF2aceSequenceRouter,
-    UniF2aceT2IRouter,
     UniF2aceTopKRouter,
     grid_positions,
     sinusoidal_embedding,
@@ -58,6 +57,8 @@ from .objective_unif2ace import NO_LABEL, UniF2aceObjective, answer_positions
 
 
 logger = logging.get_logger(__name__)
+
+ROUTER_LOGITS = ("t2i_router_logits", "mmu_router_logits", "sequence_router_logits")
 
 
 class UniF2aceDecoderLayer(GradientCheckpointingLayer):
@@ -71,7 +72,7 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: UniF2aceTextConfig, layer_idx: int):
         super().__init__()
         self.parallel = config.block_form == "parallel"
-        self.self_attn = PhiAttention(config, layer_idx)
+        self.self_attn = UniF2aceAttention(config, layer_idx)
         self.has_experts = layer_idx in config.moe_layers
         self.mlp = UniF2aceGroupedMoE(config) if self.has_experts else UniF2aceMLP(config, config.intermediate_size)
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -80,9 +81,9 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
         self.sequence_moe = UniF2aceSequenceMoE(config) if layer_idx in config.sequence_moe_layers else None
 
-    def feed_forward(self, hidden_states: torch.Tensor, task_rows: TaskRows) -> torch.Tensor:
-        """The grouped experts, or the dense MLP in a layer without them."""
-        return self.mlp(hidden_states, task_rows) if self.has_experts else self.mlp(hidden_states)
+    def feed_forward(self, hidden_states: torch.Tensor, task_rows: TaskRows) -> tuple[torch.Tensor, dict]:
+        """The grouped experts with their routers' logits, or the dense MLP in a layer without them."""
+        return self.mlp(hidden_states, task_rows) if self.has_experts else (self.mlp(hidden_states), {})
 
     def forward(
         self,
@@ -93,25 +94,26 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
         image_span: ImageSpan | None = None,
         span_features: dict[str, SpanFeature] | None = None,
         sequence_router_noise: torch.Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+        """The new states (B, S, H), and by name what may be recorded: `attentions` and the routers' logits."""
         normed = self.input_layernorm(hidden_states)
-        attended, _ = self.self_attn(
-            hidden_states=normed,
-            attention_mask=attention_mask,
-            position_embeddings=position_embeddings,
-            **kwargs,  # the cache among them
-        )
+        attended, weights = self.self_attn(normed, position_embeddings, attention_mask, cache, **kwargs)
         attended = self.resid_dropout(attended)
         if self.parallel:
-            hidden_states = attended + self.resid_dropout(self.feed_forward(normed, task_rows)) + hidden_states
+            fed, recorded = self.feed_forward(normed, task_rows)
+            hidden_states = attended + self.resid_dropout(fed) + hidden_states
         else:
             hidden_states = hidden_states + attended
-            normed = self.post_attention_layernorm(hidden_states)
-            hidden_states = hidden_states + self.resid_dropout(self.feed_forward(normed, task_rows))
+            fed, recorded = self.feed_forward(self.post_attention_layernorm(hidden_states), task_rows)
+            hidden_states = hidden_states + self.resid_dropout(fed)
+        recorded = {**recorded, "attentions": weights}
         if self.sequence_moe is not None and image_span is not None:
-            hidden_states = self.sequence_moe(hidden_states, image_span, span_features, sequence_router_noise)
-        return hidden_states
+            hidden_states, recorded["sequence_router_logits"] = self.sequence_moe(
+                hidden_states, image_span, span_features, sequence_router_noise
+            )
+        return hidden_states, recorded
 
 
 class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, PreTrainedModel):
@@ -148,6 +150,8 @@ class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, Pr
             init.zeros_(module.down_proj_bias)
         elif isinstance(module, UniF2aceTopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, UniF2aceRotaryEmbedding):
+            init.copy_(module.inv_freq, module.frequencies()[0])
         elif isinstance(module, UniF2aceSequenceMoE):
             table = module.kind_table()
             init.copy_(module.kind_of_expert, table)
@@ -177,13 +181,6 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
 
     config: UniF2aceTextConfig
     input_modalities = ("text",)
-    _can_record_outputs = {
-        "hidden_states": UniF2aceDecoderLayer,
-        "attentions": PhiAttention,
-        "t2i_router_logits": OutputRecorder(UniF2aceT2IRouter, index=0),
-        "mmu_router_logits": OutputRecorder(UniF2aceMMURouter, index=0),
-        "sequence_router_logits": OutputRecorder(UniF2aceSequenceRouter, index=0),
-    }
 
     def __init__(self, config: UniF2aceTextConfig):
         super().__init__(config)
@@ -191,13 +188,12 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         self.embed_dropout = nn.Dropout(config.embd_pdrop)
         self.layers = nn.ModuleList([UniF2aceDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.rotary_emb = PhiRotaryEmbedding(config)
+        self.rotary_emb = UniF2aceRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
 
     @takes_cache
-    @merge_with_config_defaults
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -214,7 +210,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         span_features: dict[str, SpanFeature] | None = None,
         sequence_router_noise: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
+    ) -> "UniF2aceModelOutputWithPast":
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Token ids; or give
@@ -231,7 +227,22 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
             task_rows, image_span, span_features: See `moe_unif2ace.py`.
             sequence_router_noise (`torch.FloatTensor` of shape `(sequence layers, batch_size, experts)`, *optional*):
                 Added to the sequence routers' logits, to explore in training.
+            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
+                `output_t2i_router_logits`, `output_mmu_router_logits` and `output_sequence_router_logits` record these
+                of every layer; by default as the configuration says. The rest goes to the attention implementation.
         """
+        names = ("hidden_states", "attentions", *ROUTER_LOGITS)
+        wanted = {name: kwargs.pop(f"output_{name}", None) for name in names}
+        wanted = {
+            name: getattr(self.config, f"output_{name}", False) if want is None else want
+            for name, want in wanted.items()
+        }
+        records = {name: () for name, want in wanted.items() if want}
+        if use_cache is None:
+            use_cache = self.config.use_cache
+        if use_cache and self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            logger.warning_once("activations that are computed twice cannot fill a cache: use_cache=False is taken")
+            use_cache = False
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -258,7 +269,8 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         noise = iter(() if sequence_router_noise is None else sequence_router_noise)
         for layer in self.layers:
-            hidden_states = layer(
+            _record(records, hidden_states=hidden_states)
+            hidden_states, recorded = layer(
                 hidden_states,  # positional, for activation checkpointing
                 attention_mask=attention_mask,
                 position_embeddings=position_embeddings,
@@ -267,10 +279,13 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 span_features=span_features,
                 sequence_router_noise=next(noise, None) if layer.sequence_moe is not None else None,
                 position_ids=position_ids,
-                **{CACHE: cache},
+                cache=cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.final_layernorm(hidden_states), **{CACHE: cache})
+            _record(records, **recorded)
+        hidden_states = self.final_layernorm(hidden_states)
+        _record(records, hidden_states=hidden_states)
+        return UniF2aceModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: cache}, **records)
 
 
 @dataclass
@@ -609,7 +624,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             ValueError: if images, placeholders and rows do not fit together; the message counts them.
         """
         if input_ids is None:
-            outputs = self.language_model(
+            return self.language_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -618,7 +633,6 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 task_rows=None if task_ids is None else TaskRows(task_ids),
                 **kwargs,
             )
-            return UniF2aceModelOutputWithPast(**outputs)
 
         if task_ids is None:
             is_t2i = (input_ids == self.config.special_token_id("<|t2i|>")).any(-1)
@@ -648,7 +662,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             inputs_embeds = self.embed(input_ids, span)
             if columns is not None:
                 inputs_embeds = self.project_clip(inputs_embeds, span, clip_features)
-        outputs = self.language_model(
+        return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -662,7 +676,6 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             sequence_router_noise=sequence_router_noise,
             **kwargs,
         )
-        return UniF2aceModelOutputWithPast(**outputs)
 
 
 @dataclass
@@ -798,6 +811,13 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             terms = self.objective(output, {**seen, "labels": labels, "image_labels": image_labels})
             output = UniF2aceOutput(**{**output, "loss": self.objective.total(terms), "loss_terms": terms})
         return output
+
+
+def _record(records: dict[str, tuple], **values: torch.Tensor | None):
+    """Put what one layer gave behind what is recorded under its name, if anything is."""
+    for name, value in values.items():
+        if name in records and value is not None:
+            records[name] += (value,)
 
 
 def _fit(states: torch.Tensor, length: int) -> torch.Tensor:

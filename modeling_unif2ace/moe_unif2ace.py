@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
-from transformers.integrations import use_experts_implementation
-from transformers.models.phi.modeling_phi import PhiMLP
 
+from .compat_unif2ace import use_experts_implementation
 from .configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig, UniF2aceTextConfig
 
 
@@ -86,15 +85,6 @@ class UniF2aceTopKRouter(nn.Module):
         return router_logits, top_k_weights.to(hidden_states.dtype), top_k_index
 
 
-# transformers records outputs by class, so each group's router needs a class of its own
-class UniF2aceT2IRouter(UniF2aceTopKRouter):
-    """Router of the text-to-image group."""
-
-
-class UniF2aceMMURouter(UniF2aceTopKRouter):
-    """Router of the understanding group."""
-
-
 @use_experts_implementation(has_gate=False, has_bias=True)
 class UniF2aceExperts(nn.Module):
     """
@@ -129,21 +119,26 @@ class UniF2aceExperts(nn.Module):
         return output
 
 
-class UniF2aceMLP(PhiMLP):
-    """Phi's MLP with a width of its own: the shared experts, and the dense MLP of layers without experts."""
+class UniF2aceMLP(nn.Module):
+    """The shared experts, and the dense MLP of layers without experts."""
 
     def __init__(self, config: UniF2aceTextConfig, intermediate_size: int):
-        nn.Module.__init__(self)
-        self.config = config
+        super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
 class UniF2aceGroupedMoE(nn.Module):
     """
     Grouped token-level mixture of experts: the shared expert of the row's group plus `num_experts_per_tok` of its
     routed experts, weighted (paper section 3.3; 1 shared and 8 routed experts a group as its figure draws).
+
+    Returns the states (B, S, H), and the logits (rows of the task, S, E) of the routers that ran by their names
+    `t2i_router_logits` and `mmu_router_logits`.
     """
 
     def __init__(self, config: UniF2aceTextConfig):
@@ -152,21 +147,20 @@ class UniF2aceGroupedMoE(nn.Module):
         self.shared_experts = nn.ModuleDict(
             {task: UniF2aceMLP(config, config.shared_expert_intermediate_size) for task in TASKS}
         )
-        self.t2i_router = UniF2aceT2IRouter(config)
-        self.mmu_router = UniF2aceMMURouter(config)
+        self.t2i_router = UniF2aceTopKRouter(config)
+        self.mmu_router = UniF2aceTopKRouter(config)
         self.experts = UniF2aceExperts(config)
 
-    def forward(self, hidden_states: torch.Tensor, task_rows: TaskRows) -> torch.Tensor:
-        shared, weights, index = {}, {}, {}
-        for task, router, mlp in (
-            (T2I, self.t2i_router, self.shared_experts["t2i"]),
-            (MMU, self.mmu_router, self.shared_experts["mmu"]),
-        ):
+    def forward(
+        self, hidden_states: torch.Tensor, task_rows: TaskRows
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        shared, weights, index, logits = {}, {}, {}, {}
+        for task, (name, router) in enumerate((("t2i", self.t2i_router), ("mmu", self.mmu_router))):
             if not task_rows.runs(task):
                 continue
             rows = task_rows.select(hidden_states, task)
-            shared[task] = mlp(rows)
-            _, weights[task], group_index = router(rows)
+            shared[task] = self.shared_experts[name](rows)
+            logits[f"{name}_router_logits"], weights[task], group_index = router(rows)
             index[task] = group_index + task * self.num_routed_experts
         routed = self.experts(
             hidden_states.flatten(0, 1),
@@ -178,7 +172,7 @@ class UniF2aceGroupedMoE(nn.Module):
             # the other task's modules saw no rows; keep them in the graph with zero gradients
             absent = 1 - task_rows.only
             output = output + shared[absent].sum() + weights[absent].sum()
-        return output
+        return output, logits
 
 
 @dataclass
@@ -260,8 +254,6 @@ class SpanFeature:
 class UniF2aceSequenceRouter(nn.Module):
     """
     One decision per image span and layer: logits (R, E) of the span's group, from the span's mean, in float32.
-
-    The recorded output `sequence_router_logits` holds these, one entry per layer.
     """
 
     def __init__(self, config: UniF2aceTextConfig):
@@ -270,10 +262,10 @@ class UniF2aceSequenceRouter(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(TASKS), num_experts, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(len(TASKS), num_experts))
 
-    def forward(self, pooled: torch.Tensor, task_ids: torch.LongTensor) -> tuple[torch.Tensor]:
+    def forward(self, pooled: torch.Tensor, task_ids: torch.LongTensor) -> torch.Tensor:
         with torch.autocast(pooled.device.type, enabled=False):  # which would make it bfloat16 again
             logits = torch.einsum("rh,teh->rte", pooled, self.weight.float()) + self.bias.float()  # (R, tasks, E)
-        return (logits[torch.arange(len(task_ids), device=logits.device), task_ids],)
+        return logits[torch.arange(len(task_ids), device=logits.device), task_ids]
 
 
 class UniF2aceSequenceMoE(nn.Module):
@@ -315,10 +307,11 @@ class UniF2aceSequenceMoE(nn.Module):
         span: ImageSpan,
         features: dict[str, SpanFeature],
         router_noise: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (B, S, H) with the spans' replaced, and the router's logits (R, E) without `router_noise`."""
         states = span.gather(hidden_states)  # (R, N, H)
         pooled = span.mean(states)  # (R, H)
-        (logits,) = self.router(pooled, span.task_ids)  # (R, E)
+        logits = router_logits = self.router(pooled, span.task_ids)  # (R, E)
         if router_noise is not None:
             logits = logits + router_noise[span.rows]
         kind_of_expert = self.kind_of_expert.to(logits.dtype)[span.task_ids]  # (R, E, kinds)
@@ -343,7 +336,7 @@ class UniF2aceSequenceMoE(nn.Module):
         for feature, amount in added:
             amount = amount[feature.index][:, None, None].to(states.dtype)
             output = output.index_add(0, feature.index, amount * feature.states.to(states.dtype))
-        return span.scatter(hidden_states, output)
+        return span.scatter(hidden_states, output), router_logits
 
 
 class UniF2aceResamplerBlock(nn.Module):
@@ -454,11 +447,9 @@ __all__ = [
     "UniF2aceExperts",
     "UniF2aceGroupedMoE",
     "UniF2aceMLP",
-    "UniF2aceMMURouter",
     "UniF2aceResampler",
     "UniF2aceSequenceMoE",
     "UniF2aceSequenceRouter",
-    "UniF2aceT2IRouter",
     "UniF2aceTopKRouter",
     "grid_positions",
     "sinusoidal_embedding",
