@@ -1,9 +1,10 @@
 """
 Adapters that come and go without a trace.
 
-After `load_adapter`, transformers 5.23 takes the renaming of the adapter's tensors for that of the model's, and
+After `load_adapter`, transformers 5.23 and 5.24 take the renaming of the adapter's tensors for the model's, and
 `save_pretrained` then writes names that nothing loads; after `delete_adapter`, PEFT's empty wrappers stay around the
-layers, with the same effect. Both are so for every model (seen with Llama); ours can be saved again.
+layers, with the same effect. Both are so for every model (seen with Llama); ours can be saved again. 5.24 asks for a
+newer PEFT in most of these methods and says so; the pipeline's, which use PEFT's own functions, run with either.
 """
 
 
@@ -34,36 +35,20 @@ class UniF2aceAdapterMixin:
         else:
             super().delete_adapter(adapter_names)
 
-    def set_adapter(self, adapter_name: str | list[str]):
-        """
-        Choose the adapters that take part.
-
-        Past transformers' own, which from 5.24 on asks for a PEFT that is not released yet.
-        """
-        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
-        unknown = [name for name in names if name not in getattr(self, "peft_config", {})]
-        if unknown or not names:
-            raise ValueError(
-                f"no adapter {unknown[:1]}; loaded: {', '.join(getattr(self, 'peft_config', {})) or 'none'}"
-            )
-        for layer in self.modules():
-            if hasattr(layer, "get_base_layer"):
-                layer.set_adapter(names)
-
-    def active_adapters(self) -> list[str]:
-        """The adapters that take part."""
-        layer = next((layer for layer in self.modules() if hasattr(layer, "get_base_layer")), None)
-        return [] if layer is None else list(layer.active_adapters)
-
     def unload_adapters(self):
         """Take all adapters out; without any, nothing happens. What was merged stays in the weights."""
         for name, layer in list(self.named_modules()):
             parent, _, child = name.rpartition(".")
             if hasattr(layer, "get_base_layer") and child != "base_layer":  # not those inside of a wrapper
                 setattr(self.get_submodule(parent), child, layer.get_base_layer())
-        if self._hf_peft_config_loaded:
+        if hasattr(self, "peft_config"):
             del self.peft_config
-            self._hf_peft_config_loaded = False
+        mark_adapters(self, False)
 
 
-__all__ = ["UniF2aceAdapterMixin"]
+def mark_adapters(model, present: bool = True):
+    """Tell transformers that PEFT's functions have put adapters into `model`, as its own methods would, or not."""
+    model._hf_peft_config_loaded = present
+
+
+__all__ = ["UniF2aceAdapterMixin", "mark_adapters"]

@@ -29,8 +29,9 @@ The cache
 `AnyToAnyPipeline`, `Chat`
     One transformers pipeline for texts, pictures and conversations. They stand in `any_to_any_unif2ace.py`, because
     their import is slow. End when the library's own asks for no torchvision.
-PEFT's state on a model (`peft_config`, `_hf_peft_config_loaded`)
-    What transformers' adapter methods leave on a model, in `adapters_unif2ace.py`. Ends with those methods' faults.
+PEFT's table of default modules, and its state on a model (`peft_config`, `_hf_peft_config_loaded`)
+    In `peft_unif2ace.py`, which lives without the table, and in `adapters_unif2ace.py`. End when PEFT asks a model for
+    its defaults, and when transformers' adapter methods can be used on every version.
 """
 
 import functools

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
+from .compat_unif2ace import init
 from .configuration_unif2ace import UniF2aceFaceEncoderConfig
 
 

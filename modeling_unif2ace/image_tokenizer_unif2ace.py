@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
+from .compat_unif2ace import init
 from .configuration_unif2ace import UniF2aceVQConfig
 
 

@@ -26,11 +26,16 @@ def shared_expert_modules(tasks: list[str] | tuple[str, ...]) -> str:
 
 
 def register_peft_defaults():
-    """Let `get_peft_model(model, LoraConfig())` find the decoder's attention; without PEFT nothing happens."""
+    """
+    Let `get_peft_model(model, LoraConfig())` find the decoder's attention. Without PEFT, or with one that keeps its
+    table elsewhere, nothing happens: then `target_modules=ATTENTION_MODULES` must be given.
+    """
     if not is_peft_available():
         return
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
+    try:
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    except ImportError:
+        return
     for model_type, modules in DEFAULT_MODULES.items():
         TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.setdefault(model_type, modules)
 

@@ -271,7 +271,8 @@ class UniF2aceProcessor(ProcessorMixin):
         if not texts or not all(isinstance(item, str) for item in texts):
             raise ValueError(f"text={shorten(repr(text))}, expected a description or a list of descriptions")
         _check_unicode(texts)
-        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
+        # as every processor takes them: plain, or for the text alone
+        options = {"padding": True, **kwargs, **kwargs.get("common_kwargs", {}), **kwargs.get("text_kwargs", {})}
         rows = [self._encode_description(item, bool(options.get("truncation"))) for item in texts]
         return self._pad_prompts(rows, options["padding"], options.get("return_tensors"))
 

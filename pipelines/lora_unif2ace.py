@@ -1,10 +1,14 @@
 """LoRA adapters of the pipeline, with diffusers' names: load, activate, weigh, fuse, take out again."""
 
 import os
+import warnings
 from pathlib import Path
 
-from transformers.utils import is_peft_available, logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.utils import is_peft_available
 
+from ..modeling_unif2ace.adapters_unif2ace import mark_adapters
 from .loading_unif2ace import ADAPTER_CONFIG, ADAPTER_WEIGHTS, fetch_adapter
 
 
@@ -67,22 +71,30 @@ class UniF2aceLoraMixin:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # transformers would report the weights of earlier adapters as missing
+        from peft import PeftConfig, functional
+
+        model = self.transformer
         try:
-            info = self.transformer.load_adapter(str(folder), adapter_name=adapter_name)
-        except (RuntimeError, ValueError) as error:
+            config = PeftConfig.from_pretrained(folder)
+            config.inference_mode = True
+            tensors = load_file(folder / ADAPTER_WEIGHTS)
+            with warnings.catch_warnings():  # that there are several adapters now is what was asked for
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                functional.inject_adapter_in_model(config, model, adapter_name)
+            mark_adapters(model)
+            tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+            unexpected = functional.set_peft_model_state_dict(model, tensors, adapter_name).unexpected_keys
+        except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
             self._forget(adapter_name)
             raise ValueError(f"the adapter in {folder} does not fit this model: {error}") from error
-        finally:
-            logging.set_verbosity(verbosity)
-        missing = {key for key in info.missing_keys if f".{adapter_name}." in f"{key}."}
-        wrong = sorted({*missing, *info.unexpected_keys}) + sorted(str(key) for key in info.mismatched_keys)
+        expected = functional.get_peft_model_state_dict(model, adapter_name=adapter_name)
+        wrong = sorted({*unexpected, *(expected.keys() ^ tensors.keys())})
         if wrong:
             self._forget(adapter_name)
             raise ValueError(
                 f"the adapter in {folder} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]}"
             )
+        model.eval()
         self.set_adapters(adapter_name)
 
     def save_lora_weights(self, save_directory: str | os.PathLike, adapter_name: str | None = None):
@@ -97,8 +109,7 @@ class UniF2aceLoraMixin:
             ValueError: if there is no such adapter, or several and no name.
             FileExistsError: if the folder holds an adapter already.
         """
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
+        from peft.functional import get_peft_model_state_dict
 
         loaded = self.get_list_adapters()
         if adapter_name is None and len(loaded) != 1:
@@ -119,7 +130,7 @@ class UniF2aceLoraMixin:
 
     def get_active_adapters(self) -> list[str]:
         """Names of the adapters that take part at present."""
-        return list(self.transformer.active_adapters()) if self.get_list_adapters() else []
+        return next((list(layer.active_adapters) for layer in self._lora_layers()), [])
 
     def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None):
         r"""
@@ -138,7 +149,9 @@ class UniF2aceLoraMixin:
             adapter_weights = [1.0 if adapter_weights is None else adapter_weights] * len(names)
         if len(adapter_weights) != len(names):
             raise ValueError(f"{len(adapter_weights)} weights for {len(names)} adapters; give one, or one per adapter")
-        self.transformer.set_adapter(names)
+        from peft.functional import set_adapter
+
+        set_adapter(self.transformer, names, inference_mode=True)
         for layer in self._lora_layers():
             for name, weight in zip(names, adapter_weights, strict=True):
                 layer.set_scale(name, weight)
@@ -146,13 +159,13 @@ class UniF2aceLoraMixin:
     def disable_lora(self):
         """Let all adapters rest: the model computes what it computed before, and keeps them."""
         self._refuse_fused("disable_lora")
-        if self.get_list_adapters():
-            self.transformer.disable_adapters()
+        for layer in self._lora_layers():
+            layer.enable_adapters(False)
 
     def enable_lora(self):
         """The opposite of `disable_lora`."""
-        if self.get_list_adapters():
-            self.transformer.enable_adapters()
+        for layer in self._lora_layers():
+            layer.enable_adapters(True)
 
     def delete_adapters(self, adapter_names: str | list[str]):
         """
@@ -163,7 +176,14 @@ class UniF2aceLoraMixin:
         """
         self._refuse_fused("delete_adapters")
         names = self._known([adapter_names] if isinstance(adapter_names, str) else list(adapter_names))
-        self.transformer.delete_adapter(names)
+        if set(names) == set(self.get_list_adapters()):
+            self.transformer.unload_adapters()
+            return
+        from peft.functional import delete_adapter
+
+        for name in names:
+            delete_adapter(self.transformer, name, prefix="lora_")
+            del self.transformer.peft_config[name]
 
     def fuse_lora(self, lora_scale: float = 1.0, adapter_names: list[str] | None = None, safe_fusing: bool = False):
         r"""

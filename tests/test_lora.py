@@ -3,10 +3,13 @@
 import copy
 import json
 
+import peft
 import pytest
 import torch
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
 from unif2ace.modeling_unif2ace import UniF2aceConfig, UniF2aceModel, UniF2aceTextModel, get_preset
@@ -221,6 +224,13 @@ def test_the_model_is_saved_whole_after_adapters_came_and_went(base, adapters, w
     names = sorted(model.state_dict())
     for name, adapter in zip(("one", "two"), adapters, strict=True):
         model.load_adapter(str(adapter), adapter_name=name)
+    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):  # newer than the newest that there is, with 5.24
+        for method in (model.set_adapter, model.delete_adapter):
+            with pytest.raises(ValueError, match=f"use a version >= {MIN_PEFT_VERSION}"):
+                method("one")
+        model.unload_adapters()
+        assert sorted(model.state_dict()) == names
+        return
     model.set_adapter("one")
     model.save_pretrained(tmp_path / "adapter")  # the active adapter, not the model
     model.delete_adapter("one")
