@@ -85,6 +85,7 @@ class UniF2aceDecoderLayer(GradientCheckpointingLayer):
         """The grouped experts with their routers' logits, or the dense MLP in a layer without them."""
         return self.mlp(hidden_states, task_rows) if self.has_experts else (self.mlp(hidden_states), {})
 
+    @takes_cache
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -279,7 +280,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 span_features=span_features,
                 sequence_router_noise=next(noise, None) if layer.sequence_moe is not None else None,
                 position_ids=position_ids,
-                cache=cache,
+                **{CACHE: cache},  # by the name under which activation checkpointing drops it
                 **kwargs,
             )
             _record(records, **recorded)
