@@ -24,6 +24,7 @@ SPECIAL_TOKENS = (
     "<|lvg|>",
 )
 
+NOISE_FEATURES = ("mask_ratio", "gaussian", "mask_ratio_gaussian")
 SEQUENCE_EXPERTS = {"t2i": ("copy", "zero", "noise"), "mmu": ("copy", "zero", "clip", "face")}
 
 
@@ -401,8 +402,8 @@ class UniF2aceConfig(PreTrainedConfig):
         resampler_num_heads (`int`, *optional*, defaults to 16): Heads of each resampler.
         resampler_intermediate_size (`int`, *optional*): MLP width of the resamplers; by default 4 times theirs.
         noise_feature (`str`, *optional*, defaults to `"mask_ratio"`):
-            What the noise expert is told: `"mask_ratio"`, the sinusoidal embedding of the share of masked codes, or
-            `"gaussian"`, a standard normal vector.
+            What the noise expert is told: `"mask_ratio"`, the sinusoidal embedding of the share of masked codes,
+            `"gaussian"`, a standard normal vector, or `"mask_ratio_gaussian"`, half of each.
         noise_feature_size (`int`, *optional*, defaults to 256): Length of that vector.
 
     Raises:
@@ -505,7 +506,7 @@ class UniF2aceConfig(PreTrainedConfig):
             raise ValueError(
                 f'{name}: image_position_embeddings are for image codes, but understanding_input="clip" has none'
             )
-        _one_of(name, "noise_feature", self.noise_feature, ("mask_ratio", "gaussian"))
+        _one_of(name, "noise_feature", self.noise_feature, NOISE_FEATURES)
         if self.noise_feature_size % 2:
             raise ValueError(f"{name}: noise_feature_size={self.noise_feature_size} is not even")
 

@@ -17,7 +17,7 @@ from .compat_unif2ace import CACHE, DynamicCache, rename_cache
 from .configuration_unif2ace import T2I
 from .face_alignment_unif2ace import align_largest_face
 from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan
-from .moe_unif2ace import ImageSpan, TaskRows, sinusoidal_embedding
+from .moe_unif2ace import ImageSpan, TaskRows, noise_feature
 from .sampling_unif2ace import (
     confidence_temperatures,
     masked_positions,
@@ -243,9 +243,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
         task_ids = torch.full_like(rows, T2I)
         fields = {"rows": rows, "positions": place_in_span, "task_ids": task_ids, "only": T2I, "places": computed}
         span = ImageSpan(**fields) if settled is None else SettledSpan(**fields, settled=settled)
-        noise_features = None
-        if config.noise_feature == "mask_ratio":
-            noise_features = sinusoidal_embedding((codes < 0).float().mean(-1), config.noise_feature_size)
+        noise_features = noise_feature(codes < 0, config.noise_feature, config.noise_feature_size)
         mask = None
         if prompt.attention_mask is not None:  # all see the prompt's real tokens and the whole span
             seen = F.pad(prompt.attention_mask, (0, num_tokens + 2), value=1)[:, None, None]

@@ -51,7 +51,7 @@ from .moe_unif2ace import (
     UniF2aceSequenceMoE,
     UniF2aceTopKRouter,
     grid_positions,
-    sinusoidal_embedding,
+    noise_feature,
 )
 from .objective_unif2ace import NO_LABEL, UniF2aceObjective, answer_positions
 
@@ -552,12 +552,9 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         training = torch.is_grad_enabled()
         if "noise" in self.resamplers and (len(t2i) or training):
             if noise_features is None:
-                if self.config.noise_feature == "mask_ratio":
-                    ids = input_ids[span.rows[t2i][:, None], span.positions[t2i, : self.config.num_image_tokens]]
-                    ratio = (ids == self.config.mask_token_id).float().mean(-1)
-                    noise_features = sinusoidal_embedding(ratio, self.config.noise_feature_size)
-                else:
-                    noise_features = torch.randn(len(t2i), self.config.noise_feature_size, device=input_ids.device)
+                ids = input_ids[span.rows[t2i][:, None], span.positions[t2i, : self.config.num_image_tokens]]
+                masked = ids == self.config.mask_token_id
+                noise_features = noise_feature(masked, self.config.noise_feature, self.config.noise_feature_size)
             noise = span.place(self.resamplers["noise"](noise_features[:, None]))
             features["noise"] = SpanFeature(_fit(noise, length), t2i)
         if face_features is not None:

@@ -7,6 +7,7 @@ group, K experts in use.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from .configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig, UniF2aceTex
 
 
 SEQUENCE_EXPERT_KINDS = ("copy", "zero", "noise", "clip", "face")
+HASH_STEPS = 1024  # few enough bits for any accelerator's float32
+SEQUENCE_ROUTINGS = ("straight_through", "top_k")
 
 
 class TaskRows:
@@ -276,12 +279,20 @@ class UniF2aceSequenceMoE(nn.Module):
     `copy` is x, `zero` is 0, `noise`, `clip` and `face` are `w·x + (1 − w)·S(feature)` with `w` from a softmax of two
     learnt logits of the span's mean. Copy + copy is therefore exactly the identity. The paper does not say where the
     residual is nor what pooling the router uses; `docs/paper-to-code.md` lists these choices.
+
+    Top-k with renormalised gates gives no gradient to an expert that is not chosen and none at all to copy + copy: a
+    dead expert would stay dead. So in training the gradient sees what the whole softmax would have mixed, while the
+    forward pass stays sparse. Two attributes, which the trainer sets, say how:
+
+    - `routing`: `"straight_through"` (the default) as said, or `"top_k"`, the plain gradient;
+    - `density`: in training the forward pass itself mixes `density` of the whole softmax in, 0 to 1; 0 by default.
     """
 
     def __init__(self, config: UniF2aceTextConfig):
         super().__init__()
         self.top_k = config.num_experts_per_sequence
         self.copy_bias = config.sequence_router_copy_bias
+        self.routing, self.density = "straight_through", 0.0
         self.expert_names = [config.sequence_experts(task) for task in TASKS]
         self.feature_kinds = [
             kind for kind in ("noise", "clip", "face") if any(kind in names for names in self.expert_names)
@@ -318,25 +329,56 @@ class UniF2aceSequenceMoE(nn.Module):
         absent = [SEQUENCE_EXPERT_KINDS.index(kind) for kind in self.feature_kinds if kind not in features]
         if absent:
             logits = logits.masked_fill(kind_of_expert[:, :, absent].any(-1), -torch.inf)
-        gates, chosen = logits.softmax(-1).topk(self.top_k, dim=-1)  # (R, K)
+        probabilities = logits.softmax(-1)  # (R, E)
+        gates, chosen = probabilities.topk(self.top_k, dim=-1)  # (R, K)
         gates = gates / gates.sum(-1, keepdim=True)
         gates = torch.zeros_like(logits).scatter(-1, chosen, gates)  # (R, E)
-        kind_gates = torch.einsum("re,rek->rk", gates, kind_of_expert)  # (R, kinds)
+        learning = self.training and torch.is_grad_enabled()
+        if learning and self.density > 0:
+            gates = gates.lerp(probabilities, self.density)
+        keep, amounts = self.amounts(gates, pooled, kind_of_expert, features)
+        dense_amounts = {}
+        if learning and self.routing == "straight_through":
+            dense_keep, dense_amounts = self.amounts(probabilities, pooled, kind_of_expert, features)
+            keep = _straight_through(keep, dense_keep)
 
-        keep = kind_gates[:, SEQUENCE_EXPERT_KINDS.index("copy")]  # (R,): what is left of x
-        added = []
-        for kind in self.feature_kinds:
-            if kind not in features:
-                continue
-            gate = kind_gates[:, SEQUENCE_EXPERT_KINDS.index(kind)]
-            share = F.linear(pooled, self.mixing[kind].float()).softmax(-1)  # (R, 2): of x, of the feature
-            keep = keep + gate * share[:, 0]
-            added.append((features[kind], gate * share[:, 1]))
         output = states * keep[:, None, None].to(states.dtype)
-        for feature, amount in added:
-            amount = amount[feature.index][:, None, None].to(states.dtype)
-            output = output.index_add(0, feature.index, amount * feature.states.to(states.dtype))
+        for kind, amount in amounts.items():
+            index, feature = features[kind].index, features[kind].states.to(states.dtype)
+            amount = amount[index][:, None, None]
+            if kind in dense_amounts:
+                dense = dense_amounts[kind][index][:, None, None]
+                reach = torch.maximum(amount, dense).detach()  # a feature that is not used learns as well
+                fixed = feature.detach()
+                added = _straight_through(amount, dense).to(states.dtype) * fixed
+                added = added + reach.to(states.dtype) * (feature - fixed)
+            else:
+                added = amount.to(states.dtype) * feature
+            output = output.index_add(0, index, added)
         return span.scatter(hidden_states, output), router_logits
+
+    def amounts(
+        self,
+        gates: torch.Tensor,
+        pooled: torch.Tensor,
+        kind_of_expert: torch.Tensor,
+        features: dict[str, SpanFeature],
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """How much of x (R,) and of each feature (R,) is in the sum that experts weighted by `gates` (R, E) make."""
+        kind_gates = torch.einsum("re,rek->rk", gates, kind_of_expert)  # (R, kinds)
+        keep, amounts = kind_gates[:, SEQUENCE_EXPERT_KINDS.index("copy")], {}
+        for kind in self.feature_kinds:
+            if kind in features:
+                gate = kind_gates[:, SEQUENCE_EXPERT_KINDS.index(kind)]
+                share = F.linear(pooled, self.mixing[kind].float()).softmax(-1)  # (R, 2): of x, of the feature
+                keep = keep + gate * share[:, 0]
+                amounts[kind] = gate * share[:, 1]
+        return keep, amounts
+
+
+def _straight_through(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`value`, exactly, with the gradient of `like`."""
+    return value.detach() + (like - like.detach())
 
 
 class UniF2aceResamplerBlock(nn.Module):
@@ -427,6 +469,36 @@ def sinusoidal_embedding(
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def noise_feature(masked: torch.BoolTensor, kind: str, size: int) -> torch.FloatTensor:
+    """
+    What the noise expert is told (R, size) of pictures whose codes `masked` (R, N) are not known yet.
+
+    Args:
+        masked (`torch.BoolTensor` of shape `(R, N)`): True where a code is masked.
+        kind (`str`):
+            `"mask_ratio"`, the sinusoidal embedding of their share; `"gaussian"`, a standard normal vector, as in
+            MoE++; `"mask_ratio_gaussian"`, half of the entries each. The normal vector is hashed from the mask:
+            another one for another mask, and exactly the same for the same mask in any batch: seeds are enough.
+        size (`int`): Length of the feature.
+    """
+    ratio_size = {"mask_ratio": size, "gaussian": 0, "mask_ratio_gaussian": size // 4 * 2}[kind]
+    parts = []
+    if ratio_size:
+        parts.append(sinusoidal_embedding(masked.float().mean(-1), ratio_size))
+    if ratio_size < size:
+        table = _hash_table(masked.shape[1] + 1, 2 * (size - ratio_size)).to(masked.device)
+        with torch.autocast(masked.device.type, enabled=False):  # sums of small whole numbers, exact in any order
+            uniform = (masked.float() @ table[1:] + table[0]) % HASH_STEPS / HASH_STEPS
+        first, second = uniform.chunk(2, dim=-1)  # in [0, 1)
+        parts.append((-2 * (1 - first).log()).sqrt() * (2 * math.pi * second).cos())  # Box and Muller
+    return torch.cat(parts, dim=-1)
+
+
+@lru_cache(maxsize=8)
+def _hash_table(rows: int, columns: int) -> torch.Tensor:
+    return torch.randint(HASH_STEPS, (rows, columns), generator=torch.Generator().manual_seed(0)).float()
+
+
 def grid_positions(side: int, size: int, device: torch.device | None = None) -> torch.Tensor:
     """
     Sinusoidal embedding (side², size) of the places of a square grid in raster order, with unit variance.
@@ -452,5 +524,6 @@ __all__ = [
     "UniF2aceSequenceRouter",
     "UniF2aceTopKRouter",
     "grid_positions",
+    "noise_feature",
     "sinusoidal_embedding",
 ]

@@ -19,6 +19,7 @@ from unif2ace.modeling_unif2ace.moe_unif2ace import (
     UniF2aceSequenceMoE,
     UniF2aceTopKRouter,
     grid_positions,
+    noise_feature,
     sinusoidal_embedding,
 )
 
@@ -352,6 +353,57 @@ def test_each_layer_gets_its_own_router_noise(model):
     assert not torch.allclose(outputs[1], outputs[2])
 
 
+def test_training_computes_what_inference_computes_and_learns_from_all_experts(case):
+    """The forward pass stays sparse, bit for bit; copy + copy is the identity, and yet every expert has a gradient."""
+    states, span, features = case
+    for bias in ([1.0, 1.0, 0.0, 0.0], [0.0, 0.3, 0.1, 0.2]):
+        module = sequence_moe(bias).train()
+        for feature in features.values():
+            feature.states.requires_grad_().grad = None
+        with torch.no_grad():
+            expected, _ = module(states, span, features)
+        output, _ = module(states, span, features)
+        assert torch.equal(output, expected)
+        (output * torch.randn_like(output)).sum().backward()
+        for parameter in (module.router.weight, module.router.bias):
+            assert (parameter.grad.flatten(2) if parameter.ndim == 3 else parameter.grad[..., None]).any(-1).all()
+        assert all(mixing.grad.any() for mixing in module.mixing.values())
+        assert all(feature.states.grad.any() for feature in features.values())
+        plain = sequence_moe(bias).train()
+        plain.routing = "top_k"
+        plain(states, span, features)[0].sum().backward()
+        if bias[0] == 1.0:
+            assert plain.router.bias.grad.abs().max() < 1e-5  # what it was: copy + copy teaches nothing
+
+
+def test_the_straight_through_gradient_is_that_of_the_whole_mixture(case):
+    states, span, features = case
+    module = sequence_moe([1.0, 1.0, 0.0, 0.0]).train()
+    direction = torch.randn_like(states)
+    (module(states, span, features)[0] * direction).sum().backward()
+    found = module.router.bias.grad.clone()
+    module.zero_grad()
+    module.density = 1.0  # all experts in the forward pass, too
+    dense, _ = module(states, span, features)
+    assert not torch.allclose(dense, states)
+    (dense * direction).sum().backward()
+    torch.testing.assert_close(module.router.bias.grad, found)
+    module.eval()
+    assert torch.equal(module(states, span, features)[0], states)  # in training only
+
+
+def test_the_gradient_of_the_states_is_that_of_the_forward_pass(case):
+    """A dense backward pass would shrink it in each layer; here copy + copy passes it on as it is."""
+    states, span, features = case
+    module = sequence_moe([9.0, 9.0, 0.0, 0.0]).train()
+    module.router.weight.data.zero_()
+    states = states.requires_grad_()
+    direction = torch.randn_like(states)
+    (module(states, span, features)[0] * direction).sum().backward()
+    # what comes by way of the mixing weights, which look at the span's mean, is small
+    torch.testing.assert_close(states.grad, direction, atol=2e-2, rtol=0)
+
+
 @torch.no_grad()
 def test_a_model_without_encoders_says_so_and_runs(caplog):
     warning_once.cache_clear()
@@ -449,6 +501,34 @@ def test_sinusoidal_embedding_is_that_of_diffusion_time_steps():
             angle = 1000 * value * 10_000 ** (-i / 8)
             assert embedding[row, i].item() == pytest.approx(math.cos(angle), abs=1e-4)
             assert embedding[row, 8 + i].item() == pytest.approx(math.sin(angle), abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["mask_ratio", "gaussian", "mask_ratio_gaussian"])
+def test_noise_features_tell_masks_apart_after_the_resampler(kind):
+    torch.manual_seed(0)
+    resampler = UniF2aceForConditionalGeneration(get_preset("tiny")).model.resamplers["noise"]
+    ratios = torch.linspace(1 / 16, 1, 16)
+    masked = torch.stack([torch.rand(16).argsort() < round(16 * ratio) for ratio in ratios.tolist()])
+    feature = noise_feature(masked, kind, 16)
+    assert feature.shape == (16, 16) and torch.equal(feature[3:4], noise_feature(masked[3:4], kind, 16))
+    states = resampler(feature[:, None])  # (ratios, places, width)
+    size = states.square().mean().sqrt()
+    assert states.std(0).square().mean().sqrt() > 0.4 * size  # over mask ratios
+    assert states.std(1).square().mean().sqrt() > 0.4 * size  # over places
+    nearest = (states[1:] - states[:-1]).square().mean((1, 2)).sqrt().min()
+    assert nearest > 0.2 * size  # neighbours differ
+
+
+def test_the_gaussian_noise_feature_is_standard_normal():
+    masked = torch.stack([torch.rand(256).argsort() < 90 for _ in range(200)])
+    feature = noise_feature(masked, "gaussian", 64)
+    assert feature.mean().abs() < 0.05 and abs(feature.std() - 1) < 0.05
+    assert abs(feature.pow(4).mean() - 3) < 0.3
+    assert torch.corrcoef(feature).triu(1).abs().max() < 0.6  # another mask, another vector
+    assert noise_feature(torch.zeros(1, 256, dtype=torch.bool), "gaussian", 64).isfinite().all()
+    with pytest.raises(ValueError, match="noise_feature"):
+        UniF2aceConfig(**get_preset("tiny").to_dict() | {"noise_feature": "white"})
 
 
 @torch.no_grad()

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceTextConfig, get_preset
 from unif2ace.modeling_unif2ace.objective_unif2ace import UniF2aceObjective, drop_prompts, hide_codes, summarize_load
 from unif2ace.training.arguments import UniF2aceTrainingArguments
+from unif2ace.training.callbacks import ExpertWatch, expert_gradients
 from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.ema import WeightAverage
@@ -58,7 +59,7 @@ def collator():
 
 @pytest.fixture
 def make_trainer(tmp_path, collator):
-    def make(rows=None, name="run", eval_rows=None, objective=None, **arguments):
+    def make(rows=None, name="run", eval_rows=None, objective=None, model=None, **arguments):
         defaults = {
             "per_device_train_batch_size": 4,
             "max_steps": 4,
@@ -72,7 +73,7 @@ def make_trainer(tmp_path, collator):
         }
         args = UniF2aceTrainingArguments(str(tmp_path / name), **(defaults | arguments))
         torch.manual_seed(0)
-        model = UniF2aceForConditionalGeneration(get_preset("tiny"))
+        model = UniF2aceForConditionalGeneration(get_preset("tiny")) if model is None else model
         rows = Rows() if rows is None else rows
         return UniF2aceTrainer(
             model=model,
@@ -355,6 +356,82 @@ def test_use_of_experts_is_counted_by_group(make_trainer):
         assert 0 < entry[f"{task}_router_entropy"] <= 1
         assert f"{task}_load_0" not in entry  # hundreds of numbers belong in a table
         assert trainer.expert_use[f"{task}_sequence"].shape == (2, 4)
+
+
+def upcycled_at_the_identity():
+    """As converted weights are: routed experts add nothing, sequence routers prefer copy + copy."""
+    torch.manual_seed(0)
+    config = get_preset("tiny")
+    config.text_config.sequence_router_copy_bias = 1.0
+    model = UniF2aceForConditionalGeneration(config)
+    for layer in model.model.language_model.layers:
+        layer.mlp.experts.down_proj.data.zero_()
+    return model
+
+
+def test_training_begins_at_the_function_of_converted_weights(make_trainer, collator):
+    trainer = make_trainer(max_steps=1, model=upcycled_at_the_identity())
+    batch = collator([Rows()[0], Rows()[17]])
+    drawn = trainer._draw(batch, 0, 0)
+    assert "sequence_router_noise" not in drawn and "sequence_router_noise" in trainer._draw(batch, 300, 0)
+    inputs = {k: v for k, v in hide_codes(drawn, trainer.config, drawn["masked"]).items() if k != "masked"}
+    model = trainer.model.train()
+    dense = upcycled_at_the_identity().train()
+    for layer in dense.model.language_model.layers:
+        layer.sequence_moe = None
+        layer.mlp.experts.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    ours, theirs = model(**inputs, use_cache=False), dense(**inputs, use_cache=False)
+    assert torch.equal(ours.image_logits, theirs.image_logits)
+    assert torch.equal(ours.text_logits, theirs.text_logits)
+
+
+def test_every_expert_can_learn_from_the_first_steps_on(make_trainer):
+    """Of both levels and groups: a gradient of more than a millionth of the median of its layer's weights."""
+    trainer = make_trainer(
+        Rows(8, 8), max_steps=100, logging_steps=100, per_device_train_batch_size=16, model=upcycled_at_the_identity()
+    )
+    looks = {}
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            if state.global_step not in (0, 1, 99):
+                return
+            sizes = expert_gradients(model)
+            for index, layer in enumerate(model.model.language_model.layers):
+                grads = torch.stack([p.grad.float().square().mean().sqrt() for p in layer.parameters()])
+                median = grads[grads > 0].median().item()
+                own = {name: size / median for name, size in sizes.items() if name.startswith(f"layers.{index} ")}
+                looks.setdefault(state.global_step, {}).update(own)
+
+    trainer.add_callback(Look())
+    trainer.train()
+    # nobody reads what the last layer makes of an understanding row's picture
+    assert len(looks[0]) == 2 * 2 * (4 + 4) - 4
+    small = [(step, name, x) for step, look in looks.items() for name, x in look.items() if x <= 1e-6]
+    # at the first step the loads are even, and the balance loss has nothing to say yet
+    assert not [entry for entry in small if entry[0] > 0 or "sequence" in entry[1]]
+
+
+def test_an_expert_without_gradient_is_named(make_trainer, monkeypatch, caplog):
+    monkeypatch.setattr(ExpertWatch, "STEPS", 4)
+    monkeypatch.setattr(ExpertWatch, "EVERY", 2)
+    trainer = make_trainer(max_steps=8)
+    layer = trainer.model.model.language_model.layers[1].mlp
+    for parameter in layer.experts.parameters():
+        parameter.register_hook(lambda grad: grad.index_fill(0, torch.tensor([3]), 0.0))
+    layer.t2i_router.weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([3]), 0.0))
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert caplog.text.count("no gradient for 4 steps: layers.1 t2i routed 3. Such experts") == 1
+
+
+def test_dense_warm_up_ends(make_trainer):
+    trainer = make_trainer(max_steps=4, sequence_dense_steps=2)
+    trainer.train()
+    assert all(module.density == 0 for module in trainer.sequence_moes)
+    trainer.state.global_step = 1
+    trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+    assert all(module.density == 0.5 for module in trainer.sequence_moes)
 
 
 def test_dead_experts_are_counted():

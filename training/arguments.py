@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
+from ..modeling_unif2ace.moe_unif2ace import SEQUENCE_ROUTINGS
 from ..modeling_unif2ace.objective_unif2ace import BALANCE_SCOPES, TRAINING_SCHEDULES, WEIGHTINGS, UniF2aceObjective
 from ..pipelines.regions_unif2ace import region_box
 
@@ -74,11 +75,16 @@ class UniF2aceTrainingArguments(TrainingArguments):
 
         condition_dropout (`float`, *optional*, defaults to `0.1`):
             Share of text-to-image rows trained without their text, for guidance.
-        sequence_router_noise (`float`, *optional*, defaults to `1.0`):
-            Standard deviation, at the first step, of the noise on the sequence routers' logits: a router that starts
-            at one expert never learns what the others are good for without it.
-        sequence_router_noise_steps (`int`, *optional*, defaults to `1000`):
-            Steps over which the noise goes to zero, linearly.
+        sequence_routing (`str`, *optional*, defaults to `"straight_through"`):
+            What the sequence routers learn from: `"straight_through"`, all experts of a group, used or not, or
+            `"top_k"`, those that were used; see `UniF2aceSequenceMoE`.
+        sequence_dense_steps (`int`, *optional*, defaults to `0`):
+            Steps over which the sequence experts go from a mixture of all to the best few, linearly. Above 0 training
+            does not begin at the function of converted weights.
+        sequence_router_noise (`float`, *optional*, defaults to `0.25`):
+            Largest standard deviation of the noise on the sequence routers' logits, which explores. It is zero at the
+            first step, so that training begins at the function of converted weights, rises, and falls back to zero.
+        sequence_router_noise_steps (`int`, *optional*, defaults to `1000`): Steps that this takes.
         t2i_fraction (`float`, *optional*):
             Share of text-to-image rows in every batch; the data set needs a column `task` or an attribute `tasks`.
             Rows are only shuffled when not given.
@@ -117,7 +123,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
     mmu_sequence_balance_coef: float = field(default=0.0, metadata={"help": "The same for sequence-level experts."})
     balance_scope: str = field(default="step", metadata={"help": "Loads over a step or a micro_batch."})
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
-    sequence_router_noise: float = field(default=1.0, metadata={"help": "Initial noise on sequence routers' logits."})
+    sequence_routing: str = field(default="straight_through", metadata={"help": "What sequence routers learn from."})
+    sequence_dense_steps: int = field(default=0, metadata={"help": "Steps from a mixture of all experts to the best."})
+    sequence_router_noise: float = field(default=0.25, metadata={"help": "Largest noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
     t2i_fraction: float | None = field(default=None, metadata={"help": "Share of text-to-image rows in a batch."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Muon's, of the weight matrices."})
@@ -133,8 +141,13 @@ class UniF2aceTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        choices = (("weighting", WEIGHTINGS), ("mask_schedule", TRAINING_SCHEDULES), ("balance_scope", BALANCE_SCOPES))
-        for name, allowed in choices:
+        choices = {
+            "weighting": WEIGHTINGS,
+            "mask_schedule": TRAINING_SCHEDULES,
+            "balance_scope": BALANCE_SCOPES,
+            "sequence_routing": SEQUENCE_ROUTINGS,
+        }
+        for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}")
@@ -147,6 +160,8 @@ class UniF2aceTrainingArguments(TrainingArguments):
             "t2i_sequence_balance_coef",
             "mmu_sequence_balance_coef",
             "sequence_router_noise",
+            "sequence_router_noise_steps",
+            "sequence_dense_steps",
         ):
             value = getattr(self, name)
             if value < 0:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..modeling_unif2ace.configuration_unif2ace import TASKS
+from ..modeling_unif2ace.configuration_unif2ace import MMU, TASKS
+from ..modeling_unif2ace.modeling_unif2ace import UniF2aceDecoderLayer
+from ..modeling_unif2ace.moe_unif2ace import UniF2aceExperts
 from ..pipelines.files import replacing
 from .plots import plot_experts, plot_losses
 
@@ -123,6 +126,84 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+@torch.no_grad()
+def expert_gradients(model: nn.Module) -> dict[str, float]:
+    """
+    The size of each expert's gradient, after a backward pass: the root mean square over its weights (of a
+    sequence-level expert, its mixing weights), or over its router's row if that is larger.
+
+    Args:
+        model (`nn.Module`): The model; what is not trained is left out. So are the last layer's sequence-level experts
+            of understanding rows: nobody reads what that layer makes of a picture.
+
+    Returns:
+        `dict[str, float]`: `"layers.3 t2i routed 5"`, `"layers.3 mmu sequence 2 (clip)"`, ... -> size.
+    """
+
+    def size(gradient: torch.Tensor | None) -> torch.Tensor | float:
+        return 0.0 if gradient is None else gradient.float().square().flatten(1).mean(1).sqrt()  # of each row
+
+    found: dict[str, torch.Tensor] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, UniF2aceDecoderLayer)}
+    for name, layer in layers.items():
+        place, last = f"layers.{name.rpartition('.')[2]}", name == list(layers)[-1]
+        for i, task in enumerate(TASKS):
+            if layer.has_experts and any(p.grad is not None for p in layer.mlp.parameters()):
+                rows = size(getattr(layer.mlp, f"{task}_router").weight.grad)
+                experts = [module for module in layer.mlp.modules() if isinstance(module, UniF2aceExperts)][0]
+                weights = [size(p.grad).chunk(len(TASKS))[i] for p in experts.parameters() if p.grad is not None]
+                sizes = torch.stack(
+                    [*weights, rows] if isinstance(rows, torch.Tensor) else weights or [torch.zeros(0)]
+                )
+                found.update({f"{place} {task} routed {e}": x for e, x in enumerate(sizes.amax(0))})
+            router = None if layer.sequence_moe is None else layer.sequence_moe.router
+            if router is None or router.weight.grad is None or (last and task == TASKS[MMU]):
+                continue
+            for e, kind in enumerate(layer.sequence_moe.expert_names[i]):
+                mixing = layer.sequence_moe.mixing[kind].grad if kind in layer.sequence_moe.mixing else None
+                parts = [
+                    part.square().mean().sqrt()
+                    for part in (router.weight.grad[i, e].float(), mixing)
+                    if part is not None
+                ]
+                found[f"{place} {task} sequence {e} ({kind})"] = torch.stack(parts).amax()
+    sizes = torch.stack(list(found.values())).tolist() if found else []
+    return dict(zip(found, sizes, strict=True))
+
+
+class ExpertWatch(TrainerCallback):
+    """
+    Warns, once, when an expert has had no gradient for 100 steps, by a look at every tenth: neither is it used, nor
+    can its router learn to. A group without any gradient has no rows in the data, and is left out.
+    """
+
+    STEPS, EVERY = 100, 10
+
+    def __init__(self):
+        self.last_seen: dict[str, int] = {}
+        self.warned: set[str] = set()
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step % self.EVERY or any(hasattr(p, "full_tensor") for p in model.parameters()):
+            return  # the parts of sharded weights say nothing about an expert
+        sizes = expert_gradients(model)
+        alive = {(name.split()[1], name.split()[2]) for name, size in sizes.items() if size > 0}
+        dead = []
+        for name, size in sizes.items():
+            since = self.last_seen.setdefault(name, state.global_step)
+            if size > 0 or tuple(name.split()[1:3]) not in alive:
+                self.last_seen[name] = state.global_step
+            elif state.global_step - since >= self.STEPS and name not in self.warned:
+                dead.append(name)
+        if dead:
+            self.warned.update(dead)
+            shown = ", ".join(dead[:5]) + (f" and {len(dead) - 5} more" if len(dead) > 5 else "")
+            logger.warning(
+                f"no gradient for {self.STEPS} steps: {shown}. Such experts cannot learn; give their group a "
+                "balance coefficient above 0, or the features that they need"
+            )
 
 
 def report(trainer: "UniF2aceTrainer", pictures: dict[str, Image.Image], texts: dict[str, str] | None = None) -> None:

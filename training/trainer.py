@@ -32,6 +32,7 @@ from transformers.utils import logging
 from ..modeling_unif2ace.configuration_unif2ace import MMU, T2I
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel
+from ..modeling_unif2ace.moe_unif2ace import UniF2aceSequenceMoE
 from ..modeling_unif2ace.objective_unif2ace import (
     NO_LABEL,
     MaskSchedule,
@@ -44,6 +45,7 @@ from ..modeling_unif2ace.objective_unif2ace import (
 )
 from ..pipelines.files import write_json
 from .arguments import UniF2aceTrainingArguments
+from .callbacks import ExpertWatch
 from .checkpoints import is_write_error, marked_incomplete
 from .data.rows import check_rows
 from .data.sampler import ShuffledSampler, TaskSampler
@@ -171,6 +173,9 @@ class UniF2aceTrainer(Trainer):
         if any(parameter.requires_grad for parameter in self.objective.parameters()):
             raise ValueError("the objective has weights of its own, which nobody would train: put them into the model")
         self.averages = Averages()
+        self.sequence_moes = [module for module in model.modules() if isinstance(module, UniF2aceSequenceMoE)]
+        for sequence_moe in self.sequence_moes:
+            sequence_moe.routing = args.sequence_routing
         self.expert_use: dict[str, torch.Tensor] = {}  # shares of the choices at the last log, (layers, E) each
         self.evaluation_batch = 0
         self.stopped_by: str | None = None
@@ -185,6 +190,7 @@ class UniF2aceTrainer(Trainer):
                 raise ValueError(f"ema_decay={args.ema_decay} cannot be combined with FSDP: leave one of them out")
             self.ema = WeightAverage(self.model, args.ema_decay)
         self.add_callback(_AfterEachStep(self))
+        self.add_callback(ExpertWatch())
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor`, summed over all processes."""
@@ -211,15 +217,17 @@ class UniF2aceTrainer(Trainer):
         factor (micro-batches x processes) by which Trainer and data parallelism divide the loss.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        dense_steps = self.args.sequence_dense_steps
+        for sequence_moe in self.sequence_moes:
+            sequence_moe.density = max(0.0, 1 - self.state.global_step / dense_steps) if dense_steps else 0.0
         batches = [
             self._draw(batch, self.state.global_step, self._first_row(micro, self.args.per_device_train_batch_size))
             for micro, batch in enumerate(batches)
         ]
         if batches:
             totals = torch.stack([self.objective.counts(batch, batch["masked"]) for batch in batches]).sum(0)
-            denominators = self.sum_over_processes(totals.to(device)).clamp(min=1) / (
-                len(batches) * self.args.world_size
-            )
+            totals = self.sum_over_processes(totals.to(device)).clamp(min=1)
+            denominators = totals / (len(batches) * self.args.world_size)
             for batch in batches:
                 batch["denominators"] = denominators
         return batches, None
@@ -231,8 +239,11 @@ class UniF2aceTrainer(Trainer):
     def _draw(self, batch: dict[str, torch.Tensor], step: int, first_row: int, training: bool = True) -> dict:
         """`batch` with `masked` (T2I rows, N) and, in training, empty prompts and router noise."""
         text, device = self.config.text_config, batch["input_ids"].device
-        left = 1 - step / self.args.sequence_router_noise_steps if self.args.sequence_router_noise_steps else 0.0
-        scale = self.args.sequence_router_noise * left if training and text.sequence_moe_layers else 0.0
+        steps = self.args.sequence_router_noise_steps
+        share = step / steps if steps else 1.0  # over which the noise rises from 0 and falls to 0
+        scale = 0.0
+        if training and text.sequence_moe_layers and share < 1:
+            scale = self.args.sequence_router_noise * 4 * share * (1 - share)
         shape = (len(text.sequence_moe_layers), len(text.t2i_sequence_experts))
         masked = torch.zeros(0, self.config.num_image_tokens, dtype=torch.bool)
         masks, dropped, noise = [masked], [], []
@@ -240,8 +251,8 @@ class UniF2aceTrainer(Trainer):
             generator = row_generator(self.args.seed, step, first_row + place)
             if task == T2I:
                 masks.append(sample_masks(1, self.config.num_image_tokens, generator, self.schedule)[0])
-                share = torch.rand((), generator=generator).item()
-                dropped.append(training and share < self.args.condition_dropout)
+                chance = torch.rand((), generator=generator).item()
+                dropped.append(training and chance < self.args.condition_dropout)
             if scale > 0:
                 noise.append(torch.randn(shape, generator=generator) * scale)
         drawn = {**batch, "masked": torch.cat(masks).to(device)}
