@@ -61,5 +61,13 @@ def _publisher():
     return publish
 
 
+def _card_writer():
+    """Who writes the cards of fresh adapters."""
+    from .hub_card.card import write_adapter_card
+
+    return write_adapter_card
+
+
 hooks.set_publisher(_publisher)
+hooks.set_card_writer(_card_writer)
 register_when_needed()

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline, UniF2aceTrainer, UniF2aceTrainingArguments
-from unif2ace.hub_card.card import checkpoint_sha256
 from unif2ace.pipelines.files import replacing, write_json, write_text
+from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.adapters import PRESETS
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption

@@ -5,15 +5,15 @@ its four main parts, as the documentation and the model card show them.
     python benchmarks/quality.py                                    # the bundled checkpoint, all four parts
     python benchmarks/quality.py --model runs/unif2ace/final --parts vqa,captions --count 100
 
-`training/synthetic/painted/suite.py` says what it needs. It writes a JSON file after each part (parts measured
-before on the same model with the same settings are kept), the same as Markdown beside it, and a contact sheet of
-generated faces. Everything is seeded. Generated pictures are kept, so an interrupted run goes on where it was.
+`training/synthetic/painted/suite.py` says what it needs. The suite keeps its results in `results/` (parts measured
+before on the same model with the same settings are kept); this writes them to `docs/` without resampled values, the
+same as Markdown beside it, and a contact sheet of generated faces. Everything is seeded. Generated pictures are kept,
+so an interrupted run goes on where it was.
 """
 
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from PIL import Image
 
 from unif2ace.pipelines.files import replacing, write_text
 from unif2ace.training.evaluation.results import to_json
+from unif2ace.training.evaluation.statistics import without_replicates
 from unif2ace.training.evaluation.subject import Subject
-from unif2ace.training.evaluation.suite import versions
-from unif2ace.training.synthetic.painted.report import quality_markdown, summary_table
+from unif2ace.training.evaluation.suite import run_suite
+from unif2ace.training.synthetic.painted.report import MODEL_PARTS, quality_markdown, summary_table
 from unif2ace.training.synthetic.painted.suite import PaintedFaces, PaintedSuite
 
 
-PARTS = ("tokenizer", "generation", "vqa", "captions")
 SHEET_FACES, SHEET_COLUMNS = 24, 8
 
 
@@ -60,7 +60,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of generated faces (default: 0 1 2)")
     parser.add_argument("--steps", type=int, default=16, help="decoding steps (default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (default: %(default)s)")
-    parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s (default: all)")
+    parser.add_argument("--parts", default=",".join(MODEL_PARTS), help="some of %(default)s (default: all)")
     parser.add_argument("--batch-size", type=int, default=25, help="changes no result (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes; changes no result (default: %(default)s)")
     parser.add_argument(
@@ -71,12 +71,15 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--pictures", type=Path, default=Path("runs/evaluation/pictures"), help="kept pictures (default: %(default)s)"
     )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="what the suite keeps (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/quality.json"), help="default: %(default)s")
     options = parser.parse_args(arguments)
     options.parts = options.parts.split(",")
-    unknown = sorted(set(options.parts) - set(PARTS))
+    unknown = sorted(set(options.parts) - set(MODEL_PARTS))
     if unknown:
-        parser.error(f"unknown part {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+        parser.error(f"unknown part {unknown[0]!r}, expected some of {', '.join(MODEL_PARTS)}")
     for name in ("count", "steps", "batch_size", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least 1")
@@ -100,21 +103,13 @@ def make_suite(options: argparse.Namespace) -> PaintedSuite:
 
 def measure(suite: PaintedSuite, options: argparse.Namespace) -> dict:
     """Measure the parts asked for and write the three files."""
-    # a revision is the Hub's, and this script measures folders
-    settings = {name: value for name, value in suite.settings.items() if name != "revision"}
-    results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    if results.get("settings") != settings:
-        results = {"settings": settings}
-    results["versions"] = versions()
+    results, _ = run_suite(suite, options.results, options.parts)
+    results = without_replicates(results)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for part in options.parts:
-        start = time.monotonic()
-        measured = suite.measure(part).details
-        results[part] = measured | {"seconds": round(time.monotonic() - start, 1)}
-        write_text(options.out, json.dumps(to_json(results), indent=1) + "\n")
-        write_text(options.out.with_suffix(".md"), quality_markdown(results))
-        if part == "generation":
-            save_sheet(options.out.with_suffix(".png"), suite.faces.pictures, suite.generated(options.seeds[0])[0])
+    write_text(options.out, json.dumps(to_json(results), indent=1) + "\n")
+    write_text(options.out.with_suffix(".md"), quality_markdown(results))
+    if "generation" in options.parts:
+        save_sheet(options.out.with_suffix(".png"), suite.faces.pictures, suite.generated(options.seeds[0])[0])
     return results
 
 

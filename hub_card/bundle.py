@@ -3,7 +3,7 @@ Make the folder that ships, from a trained model: half precision, everything tha
 
     python -m unif2ace.hub_card.bundle --model runs/unif2ace/final --out hub_card/unif2ace-faces
     python benchmarks/quality.py                                    # measures what was bundled
-    python -m unif2ace.hub_card.card --checkpoint hub_card/unif2ace-faces --run runs/unif2ace
+    python -m unif2ace.hub_card.bundle --card-only --out hub_card/unif2ace-faces --run runs/unif2ace
 
 Weights are stored as float16, but `config.json` says `float32`, so that `from_pretrained` computes in float32: the
 smaller file is for the download, and half precision is slow on a CPU.
@@ -12,17 +12,35 @@ smaller file is for the download, and half precision is slow on a CPU.
 import argparse
 import json
 import os
+import random
 import sys
 from pathlib import Path
 
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
-from ..modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceVQModel
+from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceVQModel
 from ..pipelines import UniF2aceScheduler
 from ..pipelines.files import check_new, new_folder, write_text
-from .card import make_card
+from ..pipelines.provenance_unif2ace import checkpoint_sha256
+from ..training.callbacks import read_lines
+from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
+from ..training.evaluation.results import card_results
+from .card import count_parameters, make_card, render, sections
+from .facts import find_results, loss_table, training_minutes
+from .remote_code import PACKAGE
 
+
+TEMPLATE = "bundled.md.jinja"
+CONFIGS = PACKAGE / "training" / "synthetic" / "configs"
+STAGES = ("unif2ace-faces.yaml", *(f"unif2ace-faces-{number}.yaml" for number in (2, 3, 4, 5)))
+LAST_STAGE = STAGES[-1]
+MODEL_NAME = "UniF²ace faces"
+_SAMPLED_FACES = 4_000
+# Attributes that the painter gives to one gender only, or far more often.
+_GENDERED = ("lipstick", "makeup", "necklace", "updo", "beard", "mustache", "hairline", "earrings")
 
 MAX_MEGABYTES = 60
 MAX_NEW_TOKENS = 160
@@ -104,7 +122,7 @@ def bundle(
         model (`str` or `os.PathLike`): Folder of the trained model and its processor.
         out (`str` or `os.PathLike`): Folder to write.
         run (`str` or `os.PathLike`, *optional*): Folder of the training run; the one that holds `model` by default.
-        quality (`str` or `os.PathLike`, *optional*): Measured numbers, see [`~unif2ace.hub_card.card.make_card`].
+        quality (`str` or `os.PathLike`, *optional*): Measured numbers, see [`bundled_card`].
         overwrite (`bool`, *optional*, defaults to `False`): Whether an existing folder may be replaced.
         image_tokenizer (`str` or `os.PathLike`, *optional*):
             Folder of the model's image tokenizer with a decoder that was trained further; see [`take_decoder`].
@@ -133,12 +151,155 @@ def bundle(
         processor.save_pretrained(folder)
         UniF2aceScheduler(**SAMPLING).save_pretrained(folder / "scheduler")
         _finish_files(folder)
-        card = make_card(folder, model_folder.resolve().parent if run is None else run, quality)
+        card = bundled_card(folder, model_folder.resolve().parent if run is None else run, quality)
         write_text(folder / "README.md", str(card))
         size = folder_megabytes(folder)
         if size > MAX_MEGABYTES:
             raise ValueError(f"the bundle has {size:.1f} MB, expected at most {MAX_MEGABYTES}: use a smaller preset")
     return out
+
+
+def painter_shares() -> dict[str, str]:
+    """What the painter paints how often, in words: `{attribute: "man 50 %, woman 50 %"}` for what describes people."""
+    faces = [sample_attributes(random.Random(f"card-{number}")) for number in range(_SAMPLED_FACES)]
+
+    def shares(name: str, among: list[dict[str, str]]) -> str:
+        counted = [(value, sum(face[name] == value for face in among)) for value in ATTRIBUTES[name]]
+        return ", ".join(f"{value} {100 * count / len(among):.0f} %" for value, count in counted)
+
+    described = {name: shares(name, faces) for name in ("gender", "age", "skin", "hair_color")}
+    for gender in ATTRIBUTES["gender"]:
+        group = [face for face in faces if face["gender"] == gender]
+        described |= {f"{name} of a {gender}": shares(name, group) for name in _GENDERED}
+    return described
+
+
+def _stages(configs: Path) -> list[dict]:
+    """The trainings in their order: command and minutes, from the committed configurations."""
+    encoders = _read_yaml(configs / "encoders-faces.yaml")
+    tokenizer = _read_yaml(configs / "tokenizer-faces.yaml")
+    module = "python -m unif2ace.training"
+    encoder = f"{module}.train_encoders {{}} --config training/synthetic/configs/encoders-faces.yaml"
+    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml"
+    paint = f"{module}.data.painted --out runs/painted"
+    stages = [
+        {"what": "paint 30,000 faces", "command": f"{paint} --split train --count 30000"},
+        {"what": "and some to validate on", "command": f"{paint} --split validation --count 1000"},
+        {"what": "and to test on", "command": f"{paint} --split test --count 1000"},
+        {"what": "text tokenizer", "command": f"{module}.train_text_tokenizer --out runs/text_tokenizer"},
+        # its features are part of the losses of what follows
+        {"what": "attribute classifier", "command": encoder.format("judge"), "minutes": encoders["judge"]["minutes"]},
+        {"what": "image tokenizer", "command": train_tokenizer, "minutes": tokenizer.get("minutes")},
+        {"what": "codes of all pictures", "command": f"{train_tokenizer} --encode"},
+    ]
+    for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
+        stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
+    train = (
+        "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/synthetic/configs/"
+    )
+    models = [
+        {
+            "what": f"the model, {number} stage",
+            "command": train + config,
+            "minutes": _read_yaml(configs / config)["training"]["max_minutes"],
+        }
+        for number, config in zip(("first", "second", "third", "fourth", "fifth"), STAGES, strict=True)
+    ]
+    clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
+    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/"
+    same_codes = {"second": "tokenizer-faces-decoder.yaml", "fourth": "tokenizer-faces-2-decoder.yaml"}
+    decoders = [
+        {
+            "what": f"image tokenizer, {number} stage: a better decoder for the same codes",
+            "command": train_tokenizer + config,
+            "minutes": _read_yaml(configs / config)["minutes"],
+        }
+        for number, config in same_codes.items()
+    ]
+    return [
+        *stages,
+        *models[:2],
+        {
+            "what": "CLIP encoder, second stage",
+            "command": f"{module}.train_encoders clip --config training/synthetic/configs/{clip} --threads 2",
+            "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
+        },
+        models[2],
+        decoders[0],
+        {
+            "what": "image tokenizer, third stage",
+            "command": train_tokenizer + tokenizer,
+            "minutes": _read_yaml(configs / tokenizer)["minutes"],
+        },
+        {"what": "its codes of all pictures", "command": f"{train_tokenizer}{tokenizer} --encode"},
+        *models[3:],
+        decoders[1],
+    ]
+
+
+def _read_yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def bundled_card(
+    checkpoint: str | os.PathLike,
+    run: str | os.PathLike | None = None,
+    quality: str | os.PathLike | None = None,
+    configs: str | os.PathLike = CONFIGS,
+) -> ModelCard:
+    """
+    Make the card of a checkpoint that was trained on painted faces by the committed configurations.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): Its folder, in transformers' layout.
+        run (`str` or `os.PathLike`, *optional*): Folder of the training run, with `log.jsonl`.
+        quality (`str` or `os.PathLike`, *optional*): What `benchmarks/quality.py` wrote.
+        configs (`str` or `os.PathLike`, *optional*): Folder of the training configurations; the committed ones.
+
+    Returns:
+        `huggingface_hub.ModelCard`: the card. Without a log it is silent on the course of training; without numbers
+        measured on these very weights it says that quality is not measured yet.
+
+    Raises:
+        FileNotFoundError: if the checkpoint has no `config.json`, or a configuration is missing.
+    """
+    checkpoint, configs = Path(checkpoint), Path(configs)
+    if not (checkpoint / "config.json").is_file():
+        raise FileNotFoundError(f"{checkpoint} has no config.json, expected a checkpoint's folder")
+    config = UniF2aceConfig.from_pretrained(checkpoint)
+    results = find_results([checkpoint_sha256(checkpoint)], [], None, [] if quality is None else [quality])
+    log_path = None if run is None else Path(run) / "log.jsonl"
+    log = read_lines(log_path) if log_path is not None and log_path.is_file() else []
+    metadata = {
+        "language": "en",
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["unif2ace", "text-to-image", "image-text-to-text", "diffusers", "face", "painted-faces", "synthetic"],
+    }
+    if results:
+        measured = [result for of_suite in results for result in card_results(of_suite)]
+        metadata |= {"model_name": MODEL_NAME, "eval_results": measured}
+    body = render(
+        TEMPLATE,
+        name=MODEL_NAME,
+        parameters=f"{count_parameters(config) / 1e6:.1f}",
+        megabytes=f"{sum(file.stat().st_size for file in checkpoint.rglob('*.safetensors')) / 2**20:.0f}",
+        config=config,
+        text=config.text_config,
+        resolution=config.vq_config.resolution,
+        stages=_stages(configs),
+        training=_read_yaml(configs / LAST_STAGE)["training"],
+        preset=_read_yaml(configs / STAGES[0])["preset"],
+        minutes=f"{training_minutes(log):.0f}" if log else None,
+        steps=log[-1]["step"] if log else None,
+        loss_table=loss_table(log),
+        results=sections(results),
+        shares=painter_shares(),
+        num_attributes=len(ATTRIBUTES),
+        num_values=sum(map(len, ATTRIBUTES.values())),
+    )
+    return make_card(metadata, body)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,7 +309,10 @@ def main(arguments: list[str] | None = None) -> int:
         description="Make the folder that ships from a trained model.",
         epilog="example: python -m unif2ace.hub_card.bundle --model runs/unif2ace/final --out hub_card/unif2ace-faces",
     )
-    parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument("--model", type=Path, help="folder of the trained model")
+    parser.add_argument(
+        "--card-only", action="store_true", help="write only the card of --out anew, from --run and --quality"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--run", type=Path, help="folder of the training run (default: the one that holds --model)")
     parser.add_argument(
@@ -162,7 +326,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)
+    if (options.model is None) != options.card_only:
+        parser.error("give the trained model with --model, or --card-only")
     try:
+        if options.card_only:
+            write_text(options.out / "README.md", str(bundled_card(options.out, options.run, options.quality)))
+            print(f"wrote {options.out / 'README.md'}")
+            return 0
         folder = bundle(
             options.model, options.out, options.run, options.quality, options.overwrite, options.image_tokenizer
         )

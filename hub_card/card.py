@@ -1,304 +1,350 @@
 """
-Write the model card of a checkpoint that was trained on painted faces, from what its training left behind.
+The one maker of model cards: of published models and adapters, of what `unif2ace finetune` leaves, and, with another
+template, of the bundled checkpoint ([`~unif2ace.hub_card.bundle`]).
 
-    python -m unif2ace.hub_card.card --checkpoint hub_card/unif2ace-faces --run runs/unif2ace
-
-The card is generated, never edited: configuration, training log and measured quality go into
-`templates/model_card.md.jinja`. Numbers are used only if they were measured on exactly these weights.
+A card is made from the model, its run and what was measured on its weights, and never edited; one that somebody wrote
+by hand is kept, but for its section *Use*. Numbers are used only if they were measured on exactly these weights.
 """
 
-import argparse
-import json
+import hashlib
+import io
 import os
-import random
-import sys
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
+from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, load_image
 from ..pipelines.files import write_text
+from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..pipelines.provenance_unif2ace import checkpoint_sha256
-from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
-from ..training.evaluation.results import table
-from ..training.synthetic.painted.report import explanation, questions_table, summary_table
+from ..training.disclosure import is_private, public
+from ..training.evaluation.results import card_results, card_section
+from ..training.synthetic.painted.report import painted_section
+from .facts import RESULTS, RunFacts, find_results, hub_results, loss_table
+from .figures import png, sample_grid
+from .layouts import ADAPTER, Checkpoint, Content
 
 
-PACKAGE = Path(__file__).resolve().parents[1]
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
-CONFIGS = PACKAGE / "training" / "configs"
-STAGES = ("unif2ace-faces.yaml", *(f"unif2ace-faces-{number}.yaml" for number in (2, 3, 4, 5)))
-LAST_STAGE = STAGES[-1]
-MODEL_NAME = "UniF²ace faces"
-LOSS_COLUMNS = {
-    "loss": "total",
-    "mask_loss": "masked codes",
-    "score_loss": "score",
-    "mmu_loss": "text",
-    "eval_loss": "total, held out",
+TEMPLATES = Path(__file__).parent / "templates"
+# what a suite has to say of its own, in place of the table of all its measures
+INTRODUCTIONS = {"painted": painted_section}
+PLAIN_PROMPT = "a smiling old man with round glasses"
+# where the snippets go: between the marks, or else the section of that name
+_USE = (
+    re.compile(r"<!-- use -->.*<!-- /use -->", re.DOTALL),
+    re.compile(r"(?<=^## Use\n\n).*?(?=^## |\Z)", re.DOTALL | re.MULTILINE),
+)
+# a card with such gaps was left by a library and says nothing
+_GAP = re.compile(r"more information needed", re.IGNORECASE)
+# the last line of a card that was made: as long as it holds, nobody has changed the text above it
+_MADE = re.compile(r"\n+<!-- made by unif2ace: ([0-9a-f]{16}) -->\s*\Z")
+_PICTURE = re.compile(r"!\[[^\]]*\]\(([\w./-]+\.(?:png|jpe?g|webp))\)", re.IGNORECASE)
+_TASKS = {"transformers": "image-text-to-text", "diffusers": "text-to-image"}
+_LIBRARIES = {"transformers": "transformers", "diffusers": "diffusers", ADAPTER: "peft"}
+_KEPT = ("language", "metrics", "model-index")  # of a card that was written before
+_TAGS = {
+    "transformers": ("unif2ace", "face", "text-to-image", "image-text-to-text", "discrete-diffusion", "moe"),
+    ADAPTER: ("unif2ace", "lora", "face", "text-to-image", "discrete-diffusion"),
 }
-LOSS_ROWS = 6
-_SAMPLED_FACES = 4_000
-# Attributes that the painter gives to one gender only, or far more often.
-_GENDERED = ("lipstick", "makeup", "necklace", "updo", "beard", "mustache", "hairline", "earrings")
+_TAGS["diffusers"] = _TAGS["transformers"]
+# licences whose terms the whole may be given out under together with code under Apache-2.0
+_PERMISSIVE = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "unlicense")
 
 
-def training_minutes(log: list[Mapping]) -> float:
-    """Minutes that a logged run took; the clock starts again at zero when a run is resumed."""
-    seconds, before = 0.0, 0.0
-    for entry in log:
-        if entry["seconds"] < before:
-            seconds += before
-        before = entry["seconds"]
-    return (seconds + before) / 60
-
-
-def read_log(path: Path) -> list[dict]:
-    """The entries of a `log.jsonl`; of a step that was logged again after a resumption all are kept."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def loss_table(log: list[Mapping]) -> str:
-    """The course of the losses at about `LOSS_ROWS` steps, first and last included."""
-    by_step: dict[int, dict] = {}
-    for entry in log:
-        losses = {name: entry[name] for name in LOSS_COLUMNS if name in entry}
-        if losses:
-            by_step.setdefault(entry["step"], {}).update(losses)
-    if not by_step:
-        return ""
-    steps = sorted(by_step)
-    # held-out losses are rarer than the others: the value shown is the last one known at the step
-    known: dict[str, float] = {}
-    filled = {}
-    for step in steps:
-        known = known | by_step[step]
-        filled[step] = known
-    parts = min(LOSS_ROWS, len(steps)) - 1
-    shown = sorted({steps[round(part * (len(steps) - 1) / max(parts, 1))] for part in range(parts + 1)})
-    columns = [name for name in LOSS_COLUMNS if name in known]
-    rows = [[str(step), *(f"{filled[step][n]:.3f}" if n in filled[step] else "–" for n in columns)] for step in shown]
-    return table(["step", *(LOSS_COLUMNS[name] for name in columns)], rows)
-
-
-def painter_shares() -> dict[str, str]:
-    """What the painter paints how often, in words: `{attribute: "man 50 %, woman 50 %"}` for what describes people."""
-    faces = [sample_attributes(random.Random(f"card-{number}")) for number in range(_SAMPLED_FACES)]
-
-    def shares(name: str, among: list[dict[str, str]]) -> str:
-        counted = [(value, sum(face[name] == value for face in among)) for value in ATTRIBUTES[name]]
-        return ", ".join(f"{value} {100 * count / len(among):.0f} %" for value, count in counted)
-
-    described = {name: shares(name, faces) for name in ("gender", "age", "skin", "hair_color")}
-    for gender in ATTRIBUTES["gender"]:
-        group = [face for face in faces if face["gender"] == gender]
-        described |= {f"{name} of a {gender}": shares(name, group) for name in _GENDERED}
-    return described
-
-
-def _stages(configs: Path) -> list[dict]:
-    """The trainings in their order: command and minutes, from the committed configurations."""
-    encoders = _read_yaml(configs / "encoders-faces.yaml")
-    tokenizer = _read_yaml(configs / "tokenizer-faces.yaml")
-    module = "python -m unif2ace.training"
-    encoder = f"{module}.train_encoders {{}} --config training/synthetic/configs/encoders-faces.yaml"
-    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml"
-    paint = f"{module}.data.painted --out runs/painted"
-    stages = [
-        {"what": "paint 30,000 faces", "command": f"{paint} --split train --count 30000"},
-        {"what": "and some to validate on", "command": f"{paint} --split validation --count 1000"},
-        {"what": "and to test on", "command": f"{paint} --split test --count 1000"},
-        {"what": "text tokenizer", "command": f"{module}.train_text_tokenizer --out runs/text_tokenizer"},
-        # its features are part of the losses of what follows
-        {"what": "attribute classifier", "command": encoder.format("judge"), "minutes": encoders["judge"]["minutes"]},
-        {"what": "image tokenizer", "command": train_tokenizer, "minutes": tokenizer.get("minutes")},
-        {"what": "codes of all pictures", "command": f"{train_tokenizer} --encode"},
-    ]
-    for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
-        stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
-    train = (
-        "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/synthetic/configs/"
+def render(template: str, **facts: Any) -> str:
+    """A template of `templates/` with these facts; what it names and is not given is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
-    models = [
-        {
-            "what": f"the model, {number} stage",
-            "command": train + config,
-            "minutes": _read_yaml(configs / config)["training"]["max_minutes"],
-        }
-        for number, config in zip(("first", "second", "third", "fourth", "fifth"), STAGES, strict=True)
-    ]
-    clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
-    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/"
-    same_codes = {"second": "tokenizer-faces-decoder.yaml", "fourth": "tokenizer-faces-2-decoder.yaml"}
-    decoders = [
-        {
-            "what": f"image tokenizer, {number} stage: a better decoder for the same codes",
-            "command": train_tokenizer + config,
-            "minutes": _read_yaml(configs / config)["minutes"],
-        }
-        for number, config in same_codes.items()
-    ]
+    return environment.get_template(template).render(**facts)
+
+
+def make_card(metadata: Mapping[str, Any], body: str) -> ModelCard:
+    """A card of these fields of `huggingface_hub.ModelCardData` and this text; fields that are `None` are left out."""
+    data = ModelCardData(**{name: value for name, value in metadata.items() if name != "model-index"})
+    content = data.to_dict() | ({"model-index": metadata["model-index"]} if "model-index" in metadata else {})
+    header = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()
+    return ModelCard(f"---\n{header}\n---\n\n{body.strip()}\n")
+
+
+def sections(results: Sequence[Mapping]) -> list[str]:
+    """What was measured, a section for each suite."""
     return [
-        *stages,
-        *models[:2],
-        {
-            "what": "CLIP encoder, second stage",
-            "command": f"{module}.train_encoders clip --config training/synthetic/configs/{clip} --threads 2",
-            "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
-        },
-        models[2],
-        decoders[0],
-        {
-            "what": "image tokenizer, third stage",
-            "command": train_tokenizer + tokenizer,
-            "minutes": _read_yaml(configs / tokenizer)["minutes"],
-        },
-        {"what": "its codes of all pictures", "command": f"{train_tokenizer}{tokenizer} --encode"},
-        *models[3:],
-        decoders[1],
+        card_section(
+            of_suite, INTRODUCTIONS[of_suite["suite"]](of_suite) if of_suite["suite"] in INTRODUCTIONS else None
+        )
+        for of_suite in results
     ]
-
-
-def _read_yaml(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def eval_results(quality: Mapping) -> list[EvalResult]:
-    """The main numbers for the card's metadata."""
-    found = []
-
-    def add(task: str, metric: str, name: str, measured: Mapping | None):
-        if measured is not None:
-            found.append(
-                EvalResult(
-                    task_type=task,
-                    dataset_type="painted-faces",
-                    dataset_name="painted faces",
-                    dataset_split=quality["settings"]["split"],
-                    metric_type=metric,
-                    metric_name=name,
-                    metric_value=round(measured["value"], 4),
-                )
-            )
-
-    if "tokenizer" in quality:
-        add("image-to-image", "psnr", "PSNR of the image tokenizer, dB", quality["tokenizer"]["psnr"])
-    if "generation" in quality:
-        stated = quality["generation"]["stated"]
-        add("text-to-image", "attribute_lift", "mean lift over stated attributes", stated["lift"])
-        add("text-to-image", "coarse_attribute_lift", "mean lift over coarse attributes", stated["coarse_lift"])
-    if "vqa" in quality:
-        add("visual-question-answering", "accuracy", "exact-match accuracy", quality["vqa"]["overall"]["accuracy"])
-        add("visual-question-answering", "lift", "lift over the commonest answer", quality["vqa"]["overall"]["lift"])
-    if "captions" in quality:
-        add("image-to-text", "precision", "attribute precision", quality["captions"]["precision"])
-        add("image-to-text", "recall", "attribute recall", quality["captions"]["recall"])
-    return found
-
-
-def measured_on(quality_path: Path | None, weights_sha256: str | None) -> dict | None:
-    """The measured quality, if there is any and it belongs to these weights."""
-    if quality_path is None or not quality_path.is_file():
-        return None
-    quality = json.loads(quality_path.read_text(encoding="utf-8"))
-    return quality if quality["settings"]["model_sha256"] == weights_sha256 else None
-
-
-def make_card(
-    checkpoint: str | os.PathLike,
-    run: str | os.PathLike | None = None,
-    quality: str | os.PathLike | None = None,
-    configs: str | os.PathLike = CONFIGS,
-) -> ModelCard:
-    """
-    Make the card of a checkpoint.
-
-    Args:
-        checkpoint (`str` or `os.PathLike`): Its folder, in transformers' layout.
-        run (`str` or `os.PathLike`, *optional*): Folder of the training run, with `log.jsonl`.
-        quality (`str` or `os.PathLike`, *optional*): What `benchmarks/quality.py` wrote.
-        configs (`str` or `os.PathLike`, *optional*): Folder of the training configurations; the committed ones.
-
-    Returns:
-        `huggingface_hub.ModelCard`: the card. Without a log it is silent on the course of training; without numbers
-        measured on these very weights it says that quality is not measured yet.
-
-    Raises:
-        FileNotFoundError: if the checkpoint has no `config.json`, or a configuration is missing.
-    """
-    checkpoint, configs = Path(checkpoint), Path(configs)
-    if not (checkpoint / "config.json").is_file():
-        raise FileNotFoundError(f"{checkpoint} has no config.json, expected a checkpoint's folder")
-    config = UniF2aceConfig.from_pretrained(checkpoint)
-    measured = measured_on(None if quality is None else Path(quality), checkpoint_sha256(checkpoint))
-    log_path = None if run is None else Path(run) / "log.jsonl"
-    log = read_log(log_path) if log_path is not None and log_path.is_file() else []
-    results = eval_results(measured) if measured else []
-    data = ModelCardData(
-        language="en",
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        tags=["unif2ace", "text-to-image", "image-text-to-text", "diffusers", "face", "painted-faces", "synthetic"],
-        model_name=MODEL_NAME if results else None,
-        eval_results=results or None,
-    )
-    text = config.text_config
-    return ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        name=MODEL_NAME,
-        parameters=f"{count_parameters(config) / 1e6:.1f}",
-        megabytes=f"{sum(file.stat().st_size for file in checkpoint.rglob('*.safetensors')) / 2**20:.0f}",
-        config=config,
-        text=text,
-        resolution=config.vq_config.resolution,
-        stages=_stages(configs),
-        training=_read_yaml(configs / LAST_STAGE)["training"],
-        preset=_read_yaml(configs / STAGES[0])["preset"],
-        minutes=f"{training_minutes(log):.0f}" if log else None,
-        steps=log[-1]["step"] if log else None,
-        loss_table=loss_table(log),
-        quality=measured,
-        explanation=explanation(measured) if measured else None,
-        summary=summary_table(measured) if measured else None,
-        questions=questions_table(measured) if measured and "vqa" in measured else None,
-        shares=painter_shares(),
-        num_attributes=len(ATTRIBUTES),
-        num_values=sum(map(len, ATTRIBUTES.values())),
-    )
 
 
 def count_parameters(config: UniF2aceConfig) -> int:
+    """Parameters of a model of that configuration."""
     with torch.device("meta"):  # shapes only
         return UniF2aceForConditionalGeneration(config).num_parameters()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unif2ace.hub_card.card",
-        description="Write README.md into a checkpoint's folder.",
-        epilog="example: python -m unif2ace.hub_card.card --checkpoint hub_card/unif2ace-faces --run runs/unif2ace",
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--run", type=Path, help="folder of the training run, with log.jsonl")
-    parser.add_argument(
-        "--quality", type=Path, default=Path("docs/quality.json"), help="measured numbers (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        card = make_card(options.checkpoint, options.run, options.quality)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    write_text(options.checkpoint / "README.md", str(card))
-    print(f"wrote {options.checkpoint / 'README.md'}")
-    return 0
+def bare_picture(path: Path) -> bytes:
+    """A picture written anew with its pixels and nothing else: no EXIF, no place, no camera."""
+    picture = load_image(str(path))
+    buffer, kind = io.BytesIO(), Image.registered_extensions()[path.suffix.lower()]
+    Image.frombytes("RGB", picture.size, picture.tobytes()).save(buffer, format=kind, quality=95)
+    return buffer.getvalue()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class Card:
+    """
+    Makes the card of each repository of a model, or of an adapter.
+
+    Args:
+        checkpoint ([`Checkpoint`]): What the card is of.
+        run (`str` or `os.PathLike`, *optional*): Folder of its training run; see [`RunFacts.find`].
+        license (`str`, *optional*): Licence of the weights, as the Hub names it.
+        base_model (`str`, *optional*): Hub id of what it was trained from.
+        quality (`str` or `os.PathLike`, *optional*): Results that are used if they were measured on these weights.
+        samples (`int`, *optional*, defaults to 0): Pictures to generate.
+        results (`list[str or os.PathLike]`, *optional*):
+            Files that `unif2ace evaluate` wrote; by default those of these weights in `results/`, here and in the run.
+        datasets (`list[str]`, *optional*):
+            Hub ids of what it was trained on; by default those that the run's configuration names and are known.
+        published (`bool`, *optional*, defaults to `True`): Whether it goes to the Hub; if so, a licence is needed.
+
+    Raises:
+        ValueError: if nobody says what licence the weights have, or results are of other weights.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        run: str | os.PathLike | None = None,
+        license: str | None = None,
+        base_model: str | None = None,
+        quality: str | os.PathLike | None = None,
+        samples: int = 0,
+        results: Sequence[str | os.PathLike] | None = None,
+        datasets: Sequence[str] | None = None,
+        published: bool = True,
+    ):
+        self.checkpoint = checkpoint
+        self.written = _written_card(checkpoint.folder)
+        known = {} if self.written is None else self.written.data.to_dict()
+        self.run = RunFacts.find(checkpoint.folder, run)
+        adapter_base = checkpoint.config.get("base_model_name_or_path") if checkpoint.is_adapter else None
+        self.base_model = base_model or known.get("base_model") or adapter_base
+        self.datasets = list(datasets or known.get("datasets") or self.run.datasets)
+        self.num_samples = samples
+        self.pictures: dict[str, Content] = self._linked_pictures()
+        self.prompts: list[str] = []
+        self.known = known
+        self.licences = self._licences(license or known.get("license"), published)
+        self.results, self.hub_results = [], {}
+        if not checkpoint.is_adapter:
+            self._find_measured(quality, results)
+
+    def _find_measured(self, quality: str | os.PathLike | None, results: Sequence[str | os.PathLike] | None) -> None:
+        folder, model, run = self.checkpoint.folder, self.checkpoint.model, self.run.folder
+        if quality is None and run is not None:
+            quality = run / "quality.json"
+        hashes = [checkpoint_sha256(place) for place in dict.fromkeys((folder, model))]
+        folders = [Path(RESULTS), *([run / RESULTS] if run else [])]
+        self.results = find_results(hashes, folders, results, [quality] if quality else [])
+        self.hub_results = hub_results(hashes, folder, self.results)
+
+    def _licences(self, weights: str | None, published: bool) -> dict[str, str]:
+        if not weights and published:
+            raise ValueError(
+                f"nothing says under which licence the weights in {self.checkpoint.folder} are: give license=... "
+                '(--license apache-2.0, or "other" with a LICENSE file beside the weights)'
+            )
+        licences = {"weights": weights} if weights else {}
+        face = self.checkpoint.config.get("face_config") or {}
+        if face.get("weights_license"):
+            licences["weights of the face encoder"] = face["weights_license"]
+        return licences if self.checkpoint.is_adapter else licences | {"code in this repository": "apache-2.0"}
+
+    def _linked_pictures(self) -> dict[str, Content]:
+        """Pictures that a written card shows and that lie beside it, without what cameras write into them."""
+        folder, found = self.checkpoint.folder.resolve(), {}
+        for name in _PICTURE.findall("" if self.written is None else self.written.text):
+            path = (folder / name).resolve()
+            parts = Path(name).parts
+            if path.is_relative_to(folder) and path.is_file() and ".." not in parts and parts[0] != "card":
+                found[name] = bare_picture(path)
+        return found
+
+    def draw(self) -> None:
+        """Make the pictures, once for all repositories."""
+        from ..training.plots import plot_losses
+
+        if any("step" in entry for entry in self.run.log):
+            self.pictures["card/curves.png"] = png(plot_losses(self.run.log))
+        if self.checkpoint.is_adapter:
+            if self.written is None and (samples := self._adapter_samples()) is not None:
+                self.pictures["card/samples.png"], self.prompts = bare_picture(samples), self.run.prompts
+        elif self.num_samples:
+            self.pictures["card/samples.png"], self.prompts = sample_grid(self.checkpoint.folder, self.num_samples)
+
+    def _adapter_samples(self) -> Path | None:
+        name = self.run.summary.get("samples")
+        path = self.checkpoint.folder / Path(str(name)).name
+        return path if name and path.is_file() else None
+
+    def files(self, layout: str, names: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Content]:
+        """
+        The card and its pictures.
+
+        Args:
+            layout (`str`): The repository's layout.
+            names (`Mapping[str, str]`): Repository of each layout that is published.
+            revisions (`Mapping[str, str]`): Commit of each.
+        """
+        other = next((name for other, name in names.items() if other != layout), None)
+        card = self._make(layout, names[layout], revisions[layout], other, sample_picture="card/samples.png")
+        return {"README.md": str(card).encode(), **self.pictures, **self.hub_results}
+
+    def local(self) -> ModelCard:
+        """The card of an adapter in its own folder, before it is published: its snippets name the folder."""
+        self.written, samples = None, self._adapter_samples()
+        self.prompts = self.run.prompts if samples is not None else []
+        card = self._make(ADAPTER, self.checkpoint.folder.name, None, None, sample_picture="samples.png")
+        return ModelCard(f"{str(card).rstrip()}\n\n<!-- made by unif2ace: {_hash(card.text)} -->\n")
+
+    def _make(
+        self, layout: str, repo_id: str, revision: str | None, other: str | None, sample_picture: str
+    ) -> ModelCard:
+        usage = render(
+            "usage.md.jinja",
+            layout=layout,
+            repo_id=repo_id,
+            revision=revision,
+            base_model=self.base_model,
+            bundled=self.base_model == BUNDLED_NAME,
+            other=other,
+            prompt=next(iter(self.run.prompts), None) or self.run.trigger or PLAIN_PROMPT,
+        )
+        if self.written is None:
+            body = self._body(layout, repo_id, sample_picture)
+        else:
+            body = self.written.text.lstrip()
+        place = next((place for place in _USE if place.search(body)), None)
+        body = f"{body}\n\n## Use\n\n<!-- use --><!-- /use -->" if place is None else body
+        block = f"<!-- use -->\n{usage.strip()}\n<!-- /use -->" + ("\n\n" if place is _USE[1] else "")
+        body = (place or _USE[0]).sub(lambda _: block, body, count=1)
+        return make_card(self._metadata(layout, repo_id), body)
+
+    def _metadata(self, layout: str, repo_id: str) -> dict[str, Any]:
+        kept = {key: self.known[key] for key in _KEPT if key in self.known}
+        code = [] if layout == ADAPTER else ["custom_code"]
+        tags = dict.fromkeys([*_TAGS[layout], *(self.known.get("tags") or ()), *code])
+        fields: dict[str, Any] = {
+            "language": "en",
+            "library_name": _LIBRARIES[layout],
+            "pipeline_tag": _TASKS.get(layout) or self._adapter_task(),
+            "tags": list(tags),
+            **self._license_fields(),
+        }
+        if self.datasets:
+            fields["datasets"] = self.datasets
+        # a folder and the checkpoint inside the package are no repositories that a card could link to
+        if self.base_model and self.base_model != BUNDLED_NAME and not is_private(self.base_model):
+            fields["base_model"] = self.base_model
+            fields["base_model_relation"] = "adapter" if layout == ADAPTER else "finetune"
+        trigger = self.run.trigger or self.known.get("instance_prompt")
+        if layout == ADAPTER and trigger:
+            fields["instance_prompt"] = trigger
+        measured = [result for results in self.results for result in card_results(results)]
+        if measured and "model-index" not in kept:
+            fields |= {"model_name": repo_id.rpartition("/")[2], "eval_results": measured}
+        return fields | kept
+
+    def _adapter_task(self) -> str:
+        tasks = self.run.summary.get("settings", {}).get("tasks")
+        return self.known.get("pipeline_tag") or ("image-text-to-text" if tasks == ["mmu"] else "text-to-image")
+
+    def _license_fields(self) -> dict[str, str]:
+        """One licence if the parts allow it, else `"other"`, and where to read about it."""
+        if "weights" not in self.licences:
+            return {}
+        weights = self.licences["weights"].lower()
+        parts = {licence.lower() for part, licence in self.licences.items() if part.startswith("weights of")}
+        allowed = {weights, *(_PERMISSIVE if weights in _PERMISSIVE else ())}
+        if weights != "other" and parts <= allowed:
+            return {"license": weights}
+        name = self.known.get("license_name") or "parts-under-different-licences"
+        return {"license": "other", "license_name": name, "license_link": self.known.get("license_link") or "LICENSE"}
+
+    def _body(self, layout: str, repo_id: str, sample_picture: str) -> str:
+        checkpoint, run = self.checkpoint, self.run
+        facts: dict[str, Any] = {"max_text_length": "as many as the base model reads", "adapter_kind": None}
+        if checkpoint.is_adapter:
+            facts["adapter_kind"] = "LoRA" if checkpoint.config.get("peft_type") == "LORA" else "PEFT"
+        else:
+            config = UniF2aceConfig.from_pretrained(checkpoint.model)
+            weights = sum(file.stat().st_size for file in checkpoint.model.glob("*.safetensors"))
+            facts |= {
+                "parameters": f"{count_parameters(config) / 1e6:,.1f}M",
+                "megabytes": f"{weights / 2**20:,.1f}",
+                "resolution": config.vq_config.resolution,
+                "max_text_length": config.max_text_length,
+            }
+        on_hub = bool(self.base_model) and self.base_model != BUNDLED_NAME and not is_private(self.base_model)
+        return render(
+            "card.md.jinja",
+            **facts,
+            name=repo_id.rpartition("/")[2],
+            layout=layout,
+            base_model=self.base_model if on_hub else None,
+            bundled=self.base_model == BUNDLED_NAME,
+            trigger=run.trigger,
+            prompts=self.prompts,
+            sample_picture=sample_picture,
+            run=bool(run.starts or run.log or run.summary),
+            finetuned=bool(run.summary),
+            changed=public(run.summary.get("changed") or {}),
+            data=run.data_sentence(),
+            time=run.time_sentence(),
+            arguments=run.arguments,
+            versions=run.versions,
+            loss_table=loss_table(run.log),
+            curves="card/curves.png" in self.pictures,
+            results=sections(self.results),
+            licences=self.licences,
+        )
+
+
+def write_adapter_card(folder: str | os.PathLike) -> Path:
+    """
+    Write `README.md` beside a fresh adapter, from what its fine-tuning left in `run/`.
+
+    Args:
+        folder (`str` or `os.PathLike`): The adapter's folder.
+
+    Returns:
+        `Path`: The card. Publishing makes it anew, unless somebody has changed it.
+    """
+    path = Path(folder) / "README.md"
+    write_text(path, str(Card(Checkpoint.read(folder), published=False).local()))
+    return path
+
+
+def _written_card(folder: Path) -> ModelCard | None:
+    """The card that lies in the model's folder, if it is one that somebody filled in."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    if _GAP.search(text):
+        return None
+    card = ModelCard(text)
+    made = _MADE.search(card.text)
+    return None if made and made[1] == _hash(card.text[: made.start()]) else card
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:16]

@@ -11,7 +11,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
+from ..pipelines.loading_unif2ace import BUNDLED_NAME
+from ..training.disclosure import public_config
 from . import remote_code
 from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PIPELINES, PROCESSOR_CLASS, SCHEDULER_CLASS
 
@@ -136,14 +140,15 @@ def _diffusers(checkpoint: Checkpoint) -> dict[str, Content]:
 
 
 def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
-    if not base or base.count("/") != 1 or os.path.isabs(base) or os.path.isdir(base):
+    # the checkpoint inside the package has the same name for everybody
+    if base != BUNDLED_NAME and (not base or base.count("/") != 1 or os.path.isabs(base) or os.path.isdir(base)):
         raise ValueError(
             f"the adapter's base_model_name_or_path is {base!r}, expected the Hub repository of the model that it "
             "changes: publish the base first, or name it with base_model=... (--base-model ORG/NAME)"
         )
-    config = checkpoint.config | {"base_model_name_or_path": base}
-    files: dict[str, Content] = {name: checkpoint.folder / name for name in ADAPTER_FILES}
-    files["adapter_config.json"] = to_json(config)
+    config = public_config(checkpoint.config) | {"base_model_name_or_path": base}
+    files: dict[str, Content] = {"adapter_config.json": to_json(config)}
+    files[ADAPTER_FILES[1]] = _bare_weights(checkpoint.folder / ADAPTER_FILES[1])
     for name in (*PROCESSOR_FILES, *LICENCE_FILES):
         if (checkpoint.folder / name).is_file():
             files[name] = checkpoint.folder / name
@@ -151,18 +156,23 @@ def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
 
 
 def _model(checkpoint: Checkpoint) -> dict[str, Content]:
-    config = without_local_paths(checkpoint.config) | {
+    config = public_config(checkpoint.config) | {
         "architectures": [MODEL_CLASS[1]],
         "auto_map": remote_code.MODEL_AUTO_MAP,
         "custom_pipelines": remote_code.CUSTOM_PIPELINES,
     }
     files: dict[str, Content] = {"config.json": to_json(config)}
     weights = weight_files(checkpoint.model)
+    files |= {path.name: _bare_weights(path) for path in weights}
     if len(weights) > 1 or weights[0].name != "model.safetensors":
-        weights.append(checkpoint.model / "model.safetensors.index.json")
+        index = read_json(checkpoint.model / "model.safetensors.index.json")
+        sizes = {name: size for name, size in index.get("metadata", {}).items() if isinstance(size, int)}
+        files["model.safetensors.index.json"] = to_json({"metadata": sizes, "weight_map": index["weight_map"]})
     if (checkpoint.model / "generation_config.json").is_file():
-        weights.append(checkpoint.model / "generation_config.json")
-    return files | {path.name: path for path in weights}
+        files["generation_config.json"] = to_json(
+            public_config(read_json(checkpoint.model / "generation_config.json"))
+        )
+    return files
 
 
 def _processor(checkpoint: Checkpoint) -> dict[str, Content]:
@@ -170,12 +180,12 @@ def _processor(checkpoint: Checkpoint) -> dict[str, Content]:
     for name in PROCESSOR_FILES:
         if (checkpoint.processor / name).is_file():
             files[name] = checkpoint.processor / name
-    config = without_local_paths(read_json(checkpoint.processor / "processor_config.json"))
+    config = public_config(read_json(checkpoint.processor / "processor_config.json"))
     config |= {"processor_class": PROCESSOR_CLASS[1], "auto_map": remote_code.PROCESSOR_AUTO_MAP}
     if isinstance(config.get("image_processor"), dict):  # `AutoImageProcessor` reads this part alone
         config["image_processor"] = config["image_processor"] | {"auto_map": remote_code.PROCESSOR_AUTO_MAP}
     files["processor_config.json"] = to_json(config)
-    tokenizer = without_local_paths(read_json(checkpoint.processor / "tokenizer_config.json"))
+    tokenizer = public_config(read_json(checkpoint.processor / "tokenizer_config.json"))
     tokenizer.pop("auto_map", None)  # it needs no code of its own
     files["tokenizer_config.json"] = to_json(tokenizer)
     return files
@@ -183,7 +193,7 @@ def _processor(checkpoint: Checkpoint) -> dict[str, Content]:
 
 def _scheduler(checkpoint: Checkpoint, folder: str) -> dict[str, Content]:
     path = checkpoint.scheduler / SCHEDULER_FILE
-    return {folder + SCHEDULER_FILE: path} if path.is_file() else {}
+    return {folder + SCHEDULER_FILE: to_json(public_config(read_json(path)))} if path.is_file() else {}
 
 
 def _default_scheduler() -> bytes:
@@ -192,13 +202,24 @@ def _default_scheduler() -> bytes:
     return UniF2aceScheduler().to_json_string().encode()
 
 
-def without_local_paths(config: dict) -> dict:
-    """A configuration without the places on a machine that the library notes in it."""
-    return {
-        key: without_local_paths(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key not in ("_name_or_path", "name_or_path")
-    }
+def _bare_weights(path: Path) -> Path:
+    """
+    Weights whose header holds nothing but tensors.
+
+    Raises:
+        ValueError: if trainers have written notes into it, or it is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as weights:
+            notes = sorted(set(weights.metadata() or {}) - {"format"})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is broken ({error}), expected safetensors: save the model again") from error
+    if notes:
+        raise ValueError(
+            f"{path} has notes in its header ({', '.join(notes[:4])}), which would be published: load it and save it "
+            "again with save_pretrained"
+        )
+    return path
 
 
 def read_json(path: Path) -> dict:

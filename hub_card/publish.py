@@ -14,22 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of whichever HTTP library huggingface_hub stands on: also what a broken connection raises
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 
+from .card import Card
 from .layouts import ADAPTER, LAYOUTS, Checkpoint, Content, repository_files, to_json
-from .published_card import PublishedCard
 
 
 MANIFEST = "unif2ace_publish.json"
+_TIMEOUT = 30.0  # seconds for the first question to the Hub
 # what every repository has from the start
 _FROM_THE_HUB = (".gitattributes",)
 # weights of an earlier model that would be loaded instead of ours, or beside it
@@ -48,6 +49,8 @@ class RepositoryPlan:
         head (`str`, *optional*): Newest commit there; `None` if the repository is to be made.
         manifest (`dict`): What an earlier run wrote; empty if none did.
         deleted (`list[str]`): Files that will be deleted.
+        hashes (`dict[str, str]`): SHA-256 of each file.
+        unreachable (`bool`): Whether the Hub could not be asked, which only a dry run puts up with.
     """
 
     repo_id: str
@@ -57,6 +60,7 @@ class RepositoryPlan:
     manifest: dict = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
+    unreachable: bool = False
 
     @property
     def changed(self) -> list[str]:
@@ -66,6 +70,8 @@ class RepositoryPlan:
 
     def __str__(self) -> str:
         state = "new repository" if self.head is None else f"updates {self.head[:8]}"
+        if self.unreachable:
+            state = "the Hub cannot be reached, so what is there is not known"
         changed = set(self.changed)
         size = readable(sum(map(size_of, self.files.values())))
         lines = [f"{self.repo_id}  ({self.layout} layout, {state}): {len(self.files)} files, {size}"]
@@ -136,7 +142,8 @@ def publish(
             Licence of the weights, as the Hub names it (`"apache-2.0"`); needed unless the model's card names one.
         base_model (`str`, *optional*): Hub id of what this was trained from; for an adapter the model that it changes.
         quality (`str` or `os.PathLike`, *optional*):
-            What `benchmarks/quality.py` measured; shown on the card if it was measured on these weights.
+            Results like those of `results`, which are shown if they were measured on these weights and passed over if
+            not; `quality.json` in the run's folder when not given.
         results (`list[str or os.PathLike]`, *optional*):
             Files that `unif2ace evaluate` wrote, for the card (with slices by group of people) and `.eval_results/`;
             by default those of these weights in `results/`, here and in the run's folder.
@@ -157,7 +164,7 @@ def publish(
     """
     checkpoint = Checkpoint.read(model)
     wanted = (ADAPTER,) if checkpoint.is_adapter else _check_layouts(layouts)
-    card = PublishedCard(
+    card = Card(
         checkpoint,
         run=run,
         license=license,
@@ -212,11 +219,14 @@ def _plan(
 ) -> RepositoryPlan:
     plan = RepositoryPlan(repo_id, layout, files, hashes={path: sha256_of(content) for path, content in files.items()})
     try:
-        info = api.model_info(repo_id)
+        info = api.model_info(repo_id, timeout=_TIMEOUT)
     except RepositoryNotFoundError:
         return plan
-    except (OfflineModeIsEnabled, ConnectionError):
+    except HfHubHTTPError:  # the Hub answered
+        raise
+    except (OfflineModeIsEnabled, ConnectionError, HTTPError):
         if dry_run:  # what would be uploaded can be said without the Hub
+            plan.unreachable = True
             return plan
         raise
     plan.head = info.sha
@@ -335,8 +345,12 @@ class _clear_errors:
         if isinstance(error, OfflineModeIsEnabled):
             raise OSError("HF_HUB_OFFLINE is set, so nothing can be published: unset it") from error
         cause = error.__cause__ if isinstance(error, RuntimeError) else error  # an upload in a thread
-        if isinstance(cause, HTTPError):
+        if isinstance(cause, HTTPError) and not isinstance(cause, HfHubHTTPError):
             raise OSError(
-                f"the Hub refused or broke off while {self.repo_id} was published ({cause}): what arrived is kept, "
-                "run it again"
+                f"the Hub cannot be reached, or the connection broke off while {self.repo_id} was published "
+                f"({cause}): what arrived is kept, check the connection and run it again"
+            ) from error
+        if isinstance(cause, HfHubHTTPError):
+            raise OSError(
+                f"the Hub refused while {self.repo_id} was published ({cause}): what arrived is kept, run it again"
             ) from error

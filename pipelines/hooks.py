@@ -34,4 +34,30 @@ def publisher() -> Callable:
     return _find_publisher()
 
 
-__all__ = ["publisher", "set_publisher"]
+_find_card_writer: Callable[[], Callable] | None = None
+
+
+def set_card_writer(find: Callable[[], Callable] | None) -> None:
+    """
+    Say who writes the card of a fresh adapter.
+
+    Args:
+        find (`Callable`, *optional*): As for [`set_publisher`]; returns `write(folder)`, which writes `README.md`.
+    """
+    global _find_card_writer
+    _find_card_writer = find
+
+
+def card_writer() -> Callable:
+    """
+    Who writes the card of a fresh adapter: `write(folder)`.
+
+    Raises:
+        OSError: as [`publisher`].
+    """
+    if _find_card_writer is None:
+        raise OSError("cards are written by the package unif2ace: install it")
+    return _find_card_writer()
+
+
+__all__ = ["card_writer", "publisher", "set_card_writer", "set_publisher"]

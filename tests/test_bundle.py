@@ -9,10 +9,11 @@ from safetensors import safe_open
 from transformers import AutoModelForMultimodalLM
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
-from unif2ace.hub_card.bundle import bundle, folder_megabytes, main
-from unif2ace.hub_card.card import checkpoint_sha256, loss_table, make_card, training_minutes
+from unif2ace.hub_card.bundle import bundle, bundled_card, folder_megabytes, main
+from unif2ace.hub_card.facts import loss_table, training_minutes
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.pipelines.files import write_text
+from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
@@ -135,21 +136,24 @@ def test_card_shows_only_numbers_of_the_same_weights(bundled, run, tmp_path):
     measured = {"value": 0.9, "low": 0.88, "high": 0.92}
     captions = {"precision": measured, "recall": measured, "stated": measured, "reference_facts": 17.0}
     quality = {
+        "suite": "painted",
         "settings": {"model_sha256": checkpoint_sha256(bundled), "split": "test", "count": 500}
         | {"seeds": [0], "steps": 16, "guidance": 3.0},
         "versions": {},
-        "captions": captions | {"attributes": {}},
     }
+    precision = measured | {"better": "higher", "count": 500}
+    part = {"date": "2026-01-01", "measures": {"precision": precision}, "details": captions | {"attributes": {}}}
+    quality["parts"] = {"captions": part}
     path = tmp_path / "quality.json"
     path.write_text(json.dumps(quality))
-    write_text(tmp_path / "README.md", str(make_card(bundled, run, path)))
+    write_text(tmp_path / "README.md", str(bundled_card(bundled, run, path)))
     card = ModelCard.load(tmp_path / "README.md")
     assert "| captions: precision | 0.900 [0.880, 0.920] |" in card.text and "Not measured" not in card.text
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert results == {"attribute precision": 0.9, "attribute recall": 0.9}
+    assert results == {"captions: precision": 0.9}
     quality["settings"]["model_sha256"] = "another"
     path.write_text(json.dumps(quality))
-    assert "Not measured yet" in make_card(bundled, run, path).text
+    assert "Not measured yet" in bundled_card(bundled, run, path).text
 
 
 def test_log_summaries():

@@ -164,6 +164,8 @@ def test_report_shows_each_part():
         "settings": {"split": "test", "count": 3, "seeds": [0], "steps": 4, "guidance": 3.0}
         | {"model": "model", "model_sha256": "0" * 64},
         "versions": {"torch": "2"},
+    }
+    details = {
         "tokenizer": {
             "psnr": {"value": 27.123, "low": 26.0, "high": 28.0},
             "code_use": code_use(np.arange(4), 8),
@@ -173,12 +175,13 @@ def test_report_shows_each_part():
         "vqa": score_answers([[question]] * 3, [["yes"]] * 3),
         "captions": score_captions(attributes, attributes, attributes),
     }
-    results["vqa"].pop("per_picture")
-    results["captions"].pop("per_picture")
+    details["vqa"].pop("per_picture")
+    details["captions"].pop("per_picture")
+    results["parts"] = {name: {"details": found} for name, found in details.items()}
     text = quality_markdown(json.loads(json.dumps(results)))
     for expected in ("27.12 [26.00, 28.00]", "| **gender** | 3 | 1.000", "4 of 8 (perplexity 4)", "| yes/no | 3 |"):
         assert expected in text
-    assert "| image tokenizer" not in quality_markdown({name: results[name] for name in ("settings", "versions")})
+    assert "| image tokenizer" not in quality_markdown(results | {"parts": {}})
 
 
 def test_exact_visibility_is_remembered(tmp_path):

@@ -13,9 +13,9 @@ from tiny_checkpoint import TEXTS, save_tiny_checkpoint
 from torch.utils.data import Dataset
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor, UniF2aceTrainer, UniF2aceTrainingArguments
-from unif2ace.hub_card.card import checkpoint_sha256
+from unif2ace.hub_card.card import Card
 from unif2ace.hub_card.layouts import Checkpoint
-from unif2ace.hub_card.published_card import PublishedCard
+from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.evaluation.statistics import mean
 from unif2ace.training.evaluation.suite import Part, Suite, run_suite
@@ -111,7 +111,7 @@ def checkpoint(tmp_path_factory):
 
 
 def files_of(folder, layout="transformers", **options):
-    card = PublishedCard(Checkpoint.read(folder), **({"license": "mit"} | options))
+    card = Card(Checkpoint.read(folder), **({"license": "mit"} | options))
     names = {"transformers": "me/faces", "diffusers": "me/faces-diffusers"}
     return card.files(layout, names, {"transformers": "a" * 40, "diffusers": "b" * 40})
 
@@ -152,7 +152,10 @@ def test_numbers_are_shown_only_if_they_belong_to_the_weights(checkpoint, tmp_pa
         "reference_facts": 17.0,
         "attributes": {},
     }
-    quality = {"settings": settings | {"steps": 16, "guidance": 3.0}, "versions": {}, "captions": captions}
+    precision = measured | {"better": "higher", "count": 500}
+    part = {"date": "2026-01-01", "measures": {"precision": precision}, "details": captions}
+    quality = {"suite": "painted", "settings": settings | {"steps": 16, "guidance": 3.0}, "versions": {}}
+    quality["parts"] = {"captions": part}
     path = tmp_path / "quality.json"
     path.write_text(json.dumps(quality))
     card = card_of(checkpoint, quality=path)
@@ -201,7 +204,7 @@ def test_measured_slices_reach_the_card_and_the_hub(tmp_path):
     assert (
         "| by apparent skin tone | dark (5) |" in card.text and "`[0, 1]`" in card.text and "`org/dino`" in card.text
     )
-    assert "secret" not in card.text and "`…/final`" in card.text and "`faces:…/faces (test)`" in card.text
+    assert "secret" not in card.text and "model `…`" in card.text and "`faces:… (test)`" in card.text
     (result,) = card.data.eval_results
     assert (result.dataset_type, result.metric_name, result.metric_value) == ("me/smiles", "vqa: accuracy", 0.65)
     (entry,) = yaml.safe_load(files[".eval_results/smiles.yaml"])
@@ -228,7 +231,7 @@ def test_data_of_a_run_are_named_with_their_terms(tmp_path):
     data["validation"] = {"path": "flwrlabs/celeba"}
     (run / "config.yaml").write_text(yaml.safe_dump({"data": data}, sort_keys=False))
     card = card_of(checkpoint)
-    assert "`train.path`: fairface:…/fairface; `passes`: 2" in card.text and "secret" not in card.text
+    assert "`source`: faces; `train.path`: fairface:…; `passes`: 2" in card.text and "secret" not in card.text
     assert "Terms: CC BY 4.0." in card.text and card.data.datasets == ["flwrlabs/celeba"]
     assert card_of(checkpoint, datasets=["me/own"]).data.datasets == ["me/own"]
 

@@ -27,11 +27,11 @@ from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from ..cli.common import load_pipeline, positive_int, seed_int
-from ..hub_card.adapter_card import BUNDLED_NAME, make_adapter_card
-from ..hub_card.card import read_log
 from ..modeling_unif2ace.configuration_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
-from ..pipelines.files import replacing, write_json, write_text
+from ..pipelines.files import replacing, write_json
+from ..pipelines.hooks import card_writer
+from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..pipelines.pictures import picture_grid, save_picture
 from .adapters import FULL, PRESETS, changed_weights, lora_config, restrict_to_tasks
 from .arguments import UniF2aceTrainingArguments
@@ -43,7 +43,7 @@ from .train import EXIT_CODES
 from .trainer import UniF2aceTrainer
 
 
-SETTINGS_FILE, LOG_FILE, PRIOR_FILE = "settings.json", "log.jsonl", "prior.safetensors"
+SETTINGS_FILE, SUMMARY_FILE, LOG_FILE, PRIOR_FILE = "settings.json", "summary.json", "log.jsonl", "prior.safetensors"
 LEARNING_RATES = {FULL: 1e-4}
 LORA_LEARNING_RATE = 1e-3
 PASSES = 8  # over the faces before their words repeat, where a face has several captions
@@ -206,11 +206,11 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     }
     save_picture(picture_grid(_draw(pipe, prompts, settings.seed)), output / "samples.png")
     _write_result(tuned, pipe, output, settings)
+    write_json(run / SUMMARY_FILE, summary)  # the card is made of it
     if settings.preset != FULL:
-        card = make_adapter_card(summary, read_log(run / LOG_FILE))
-        write_text(output / "README.md", str(card))
+        card_writer()(output)
     summary["files"] = sorted(path.name for path in output.iterdir() if path.is_file())
-    write_json(run / "summary.json", summary)
+    write_json(run / SUMMARY_FILE, summary)
     for checkpoint in run.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return summary
@@ -222,7 +222,7 @@ def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
         raise ValueError("fine-tuning runs in one process: start it without torchrun, or use `unif2ace train`")
     run = output / "run"
     if resume:
-        if (run / "summary.json").is_file():
+        if (run / SUMMARY_FILE).is_file():
             raise FileExistsError(f"the fine-tuning in {output} is finished; choose another output folder")
         if not (run / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{output} holds no fine-tuning to resume; run without --resume")
@@ -236,7 +236,7 @@ def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
                 "the same settings, or start another one"
             )
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        unfinished = (run / SETTINGS_FILE).is_file() and not (run / "summary.json").is_file()
+        unfinished = (run / SETTINGS_FILE).is_file() and not (run / SUMMARY_FILE).is_file()
         hint = ", or go on with --resume" if unfinished else ""
         raise FileExistsError(f"{output} exists and is not empty; choose another output folder{hint}")
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from ..modeling_unif2ace import UniF2aceProcessor
+from ..pipelines.hooks import publisher
 from .callbacks import LOG_FILE, append_line
 from .run_folder import RUN_FILE, write_run
 
 
 if TYPE_CHECKING:
-    from ..hub_card.publish import PublishedRepository
     from .trainer import UniF2aceTrainer
 
 STAGING = ".publish"  # beside the run's checkpoints
 
 
-def publish_trainer(trainer: "UniF2aceTrainer", repo_id: str, **options: Any) -> "list[PublishedRepository]":
+def publish_trainer(trainer: "UniF2aceTrainer", repo_id: str, **options: Any) -> list:
     """
     Publish a trainer's model as it is now: the averaged weights if there are any, or the adapter of a PEFT model.
 
@@ -30,13 +30,12 @@ def publish_trainer(trainer: "UniF2aceTrainer", repo_id: str, **options: Any) ->
         options: As [`~unif2ace.hub_card.publish.publish`] takes them: `license`, `private`, `overwrite`, ...
 
     Returns:
-        `list[PublishedRepository]`; empty in other processes than the first.
+        `list[~unif2ace.hub_card.publish.PublishedRepository]`; empty in other processes than the first.
 
     Raises:
         ValueError: if the trainer has no processor; and what `publish` raises.
     """
-    from ..hub_card.publish import publish
-
+    publish = publisher()
     if not isinstance(trainer.processing_class, UniF2aceProcessor):
         kind = type(trainer.processing_class).__name__
         raise ValueError(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_
 
 from ...pipelines.files import write_text
 from ...pipelines.provenance_unif2ace import checkpoint_sha256
+from ..disclosure import public
 from .statistics import rounded
 
 
@@ -141,25 +141,22 @@ def slices_by_group(results: Mapping) -> str:
     return "\n\n".join(tables)
 
 
-def without_places(value):
-    """Of absolute paths and addresses in a setting the last name: the others are those of somebody's machine."""
-    if isinstance(value, str):
-        return _PLACE.sub("…/", value)
-    return [without_places(item) for item in value] if isinstance(value, (list, tuple)) else value
+# settings that a public report may name; their values go through `public`
+_PUBLIC_SETTINGS = (
+    ("model", "revision", "model_sha256", "judge_sha256", "source", "split", "count", "seeds", "steps", "guidance")
+    + ("features", "identity", "clip_model", "long_text", "vqa_models", "classifier", "judge_model", "judge_repeats")
+    + ("training", "questions", "rows", "batch_size")
+)
 
 
-_PLACE = re.compile(r"(?<![\w.])(?:https?:|~|[A-Za-z]:)?[\\/](?:.*[\\/])?")
-
-
-def settings_line(results: Mapping, public: bool = False) -> str:
-    """How it was measured, in one paragraph; a `public` one names no places on the machine that measured."""
-    shown = {
-        name: without_places(value) if public else value
-        for name, value in results["settings"].items()
-        if value is not None and value != {}
-    }
+def settings_line(results: Mapping, for_all: bool = False) -> str:
+    """How it was measured, in one paragraph; one `for_all` names nothing of the machine that measured."""
+    shown = results["settings"]
+    if for_all:
+        shown = public({name: shown[name] for name in _PUBLIC_SETTINGS if name in shown})
+    shown = {name: value for name, value in shown.items() if value is not None and value != {}}
     settings = "; ".join(f"{name} `{value}`" for name, value in shown.items())
-    libraries = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    libraries = ", ".join(f"{name} {number}" for name, number in public(results["versions"]).items())
     return f"Settings: {settings}. Versions: {libraries}."
 
 
@@ -221,6 +218,7 @@ def write_hub_entries(results: Mapping, folder: str | Path, dataset_id: str | No
 
 
 _TASKS = {
+    "tokenizer": "image-to-image",
     "generation": "text-to-image",
     "captions": "image-to-text",
     "vqa": "visual-question-answering",
@@ -248,13 +246,19 @@ def card_results(results: Mapping) -> list[EvalResult]:
     ]
 
 
-def card_section(results: Mapping) -> str:
-    """The measures as a section of a model card: all of them, by group of people, and how they were measured."""
+def card_section(results: Mapping, introduction: str | None = None) -> str:
+    """
+    The measures as a section of a model card: all of them, by group of people, and how they were measured.
+
+    Args:
+        results (`dict`): What `unif2ace evaluate` wrote.
+        introduction (`str`, *optional*): What a suite has to say of its own, in place of the table of all measures.
+    """
     sliced = slices_by_group(results)
-    parts = [f"### Suite `{results['suite']}`", main_table(results)]
+    parts = [f"### Suite `{results['suite']}`", introduction or main_table(results)]
     if sliced:
         parts += ["The same for groups of what the pictures show; the worst group in bold, cases in brackets:", sliced]
-    return "\n\n".join([*parts, settings_line(results, public=True)])
+    return "\n\n".join([*parts, settings_line(results, for_all=True)])
 
 
 def update_card(results: Mapping, folder: str | Path) -> Path:
@@ -312,6 +316,5 @@ __all__ = [
     "table",
     "to_json",
     "update_card",
-    "without_places",
     "write_hub_entries",
 ]

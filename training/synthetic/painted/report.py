@@ -1,4 +1,4 @@
-"""Measured quality as Markdown: the tables of `docs/quality.md` and of the model card."""
+"""Results of the suite `painted` as Markdown: the tables of `docs/quality.md` and of the model card."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ from ...data.language.attributes import COARSE_ATTRIBUTES
 from ...evaluation.results import interval, number, table
 
 
+MODEL_PARTS = ("tokenizer", "generation", "vqa", "captions")  # of the suite: those that these tables show
 _DETAILS = {
     "generation": "Generated faces, attribute by attribute",
     "tokenizer": "Image tokenizer, attribute by attribute",
@@ -13,8 +14,22 @@ _DETAILS = {
 }
 
 
+def _details(results: Mapping) -> dict[str, dict]:
+    """What each measured part found out in detail."""
+    return {name: part["details"] for name, part in results["parts"].items() if part["details"]}
+
+
+def painted_section(results: Mapping) -> str:
+    """What a model card says of these results: how to read them, the main numbers, questions kind by kind."""
+    parts = [explanation(results), summary_table(results)]
+    if "vqa" in _details(results):
+        parts += ["#### Questions, kind by kind", questions_table(results)]
+    return "\n\n".join(parts)
+
+
 def summary_table(results: Mapping) -> str:
-    """The main numbers of each part that was measured; `results` is what `benchmarks/quality.py` writes."""
+    """The main numbers of each part that was measured; all tables take what `unif2ace evaluate` writes."""
+    results = _details(results)
     rows = []
     if "tokenizer" in results:
         part = results["tokenizer"]
@@ -57,14 +72,14 @@ def questions_table(results: Mapping) -> str:
     rows = [
         [kind.replace("_", "/"), str(score["questions"]), interval(score["accuracy"]), number(score["majority"])]
         + [interval(score["lift"])]
-        for kind, score in results["vqa"]["kinds"].items()
+        for kind, score in _details(results)["vqa"]["kinds"].items()
     ]
     return table(["kind of question", "questions", "accuracy", "commonest answer", "lift"], rows)
 
 
 def generation_table(results: Mapping) -> str:
     """Attributes of generated faces: asked for in words, and with what goes without saying."""
-    stated, visible = (results["generation"][mode]["attributes"] for mode in ("stated", "visible"))
+    stated, visible = (_details(results)["generation"][mode]["attributes"] for mode in ("stated", "visible"))
     rows = []
     for name, everything in visible.items():
         row = stated.get(name, {"cases": 0, "accuracy": None, "majority": None, "judge": None, "lift": None})
@@ -81,7 +96,7 @@ def tokenizer_table(results: Mapping) -> str:
     """Accuracy of the judge on originals and on reconstructions."""
     rows = [
         [name, str(row["cases"]), number(row["originals"]), number(row["reconstructions"])]
-        for name, row in results["tokenizer"]["attributes"].items()
+        for name, row in _details(results)["tokenizer"]["attributes"].items()
     ]
     return table(["attribute", "visible in", "judge on originals", "judge on reconstructions"], rows)
 
@@ -90,7 +105,7 @@ def captions_table(results: Mapping) -> str:
     """Precision and recall of captions."""
     rows = [
         [name, str(row["stated"]), number(row["precision"]), str(row["wanted"]), number(row["recall"])]
-        for name, row in results["captions"]["attributes"].items()
+        for name, row in _details(results)["captions"]["attributes"].items()
     ]
     return table(["attribute", "stated in", "precision", "in the reference", "recall"], rows)
 
@@ -119,10 +134,10 @@ def quality_markdown(results: Mapping) -> str:
     tables = {"generation": generation_table, "tokenizer": tokenizer_table, "captions": captions_table}
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     parts = ["# Quality on painted faces", explanation(results), summary_table(results)]
-    if "vqa" in results:
+    if "vqa" in _details(results):
         parts += ["## Questions, kind by kind", questions_table(results)]
     for name, title in _DETAILS.items():
-        if name in results:
+        if name in _details(results):
             parts += [f"## {title}", tables[name](results)]
     settings = results["settings"]
     parts += [
@@ -139,4 +154,4 @@ def quality_markdown(results: Mapping) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-__all__ = ["explanation", "quality_markdown", "questions_table", "summary_table"]
+__all__ = ["MODEL_PARTS", "explanation", "painted_section", "quality_markdown", "questions_table", "summary_table"]
