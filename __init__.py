@@ -68,6 +68,14 @@ def _card_writer():
     return write_adapter_card
 
 
+def _pipeline_code() -> dict[str, bytes]:
+    """The code that goes into a saved pipeline's folder."""
+    from .hub_card.remote_code import diffusers_code
+
+    return diffusers_code()
+
+
 hooks.set_publisher(_publisher)
 hooks.set_card_writer(_card_writer)
+hooks.set_code(_pipeline_code)
 register_when_needed()

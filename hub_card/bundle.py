@@ -14,6 +14,7 @@ import json
 import os
 import random
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
 from ..training.evaluation.results import card_results
 from .card import count_parameters, make_card, render, sections
 from .facts import find_results, loss_table, training_minutes
-from .remote_code import PACKAGE
+from .remote_code import COMPONENT_CLASSES, PACKAGE, PIPELINE_CLASS
 
 
 TEMPLATE = "bundled.md.jinja"
@@ -48,6 +49,24 @@ MAX_NEW_TOKENS = 160
 # noise on the confidence the background is revealed first and grows over everything. Chosen on 32 validation faces;
 # benchmarks/sampling.py compares others.
 SAMPLING = {"temperature": 0.7, "confidence_temperature": 12.0}
+
+# diffusers takes classes of other packages from modules that are imported already
+_MODULES = {
+    "processor": "unif2ace.modeling_unif2ace.processing_unif2ace",
+    "scheduler": "unif2ace.pipelines.scheduling_unif2ace",
+    "transformer": "unif2ace.modeling_unif2ace.modeling_unif2ace",
+}
+_PACKAGE_PIPELINE = """\
+# What `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs: the package's pipeline
+import unif2ace
+import unif2ace.modeling_unif2ace.modeling_unif2ace
+import unif2ace.modeling_unif2ace.processing_unif2ace
+import unif2ace.pipelines.scheduling_unif2ace
+
+
+class UniF2acePipeline(unif2ace.UniF2acePipeline):
+    pass
+"""
 
 
 def to_half(model: UniF2aceForConditionalGeneration) -> UniF2aceForConditionalGeneration:
@@ -102,6 +121,19 @@ def _finish_files(folder: Path) -> None:
             file.chmod(0o644)
 
 
+def serve_diffusers_too(folder: Path) -> None:
+    """
+    Let `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` load a folder of transformers' layout.
+
+    diffusers takes a component from the root where the folder has none of its name, and its class from a module that
+    is imported already: the code that it is trusted with imports the package, which lies around this folder.
+    """
+    classes = {name: [_MODULES[name], class_name] for name, (_, class_name) in COMPONENT_CLASSES.items()}
+    index = {"_class_name": list(PIPELINE_CLASS), "_diffusers_version": version("diffusers"), **classes}
+    write_text(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_text(folder / f"{PIPELINE_CLASS[0]}.py", _PACKAGE_PIPELINE)
+
+
 def folder_megabytes(folder: Path) -> float:
     """Size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
@@ -150,6 +182,7 @@ def bundle(
         to_half(trained).save_pretrained(folder)
         processor.save_pretrained(folder)
         UniF2aceScheduler(**SAMPLING).save_pretrained(folder / "scheduler")
+        serve_diffusers_too(folder)
         _finish_files(folder)
         card = bundled_card(folder, model_folder.resolve().parent if run is None else run, quality)
         write_text(folder / "README.md", str(card))

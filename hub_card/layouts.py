@@ -17,7 +17,7 @@ from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..training.disclosure import public_config
 from . import remote_code
-from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PIPELINES, PROCESSOR_CLASS, SCHEDULER_CLASS
+from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PROCESSOR_CLASS
 
 
 LAYOUTS = ("transformers", "diffusers")
@@ -127,15 +127,11 @@ def _diffusers(checkpoint: Checkpoint) -> dict[str, Content]:
     files |= {f"processor/{name}": content for name, content in _processor(checkpoint).items()}
     files |= _scheduler(checkpoint, "scheduler/")
     files.setdefault(f"scheduler/{SCHEDULER_FILE}", _default_scheduler())
-    components = {"transformer": MODEL_CLASS, "processor": PROCESSOR_CLASS, "scheduler": SCHEDULER_CLASS}
-    for folder, (module, _) in components.items():
-        source = (PIPELINES if folder == "scheduler" else remote_code.MODELING) / f"{module}.py"
-        files[f"{folder}/{module}.py"] = remote_code.single_file(source)
-    files[f"{PIPELINE_CLASS[0]}.py"] = remote_code.single_file(PIPELINES / f"{PIPELINE_CLASS[0]}.py")
+    files |= remote_code.diffusers_code()
     # for the Auto classes with `subfolder=`, which look for code at the root all the same
     files |= remote_code.flat_code()
     index = {"_class_name": list(PIPELINE_CLASS), "_diffusers_version": _version("diffusers")}
-    index |= {name: list(place) for name, place in components.items()}
+    index |= {name: list(place) for name, place in remote_code.COMPONENT_CLASSES.items()}
     return files | {"model_index.json": to_json(index)}
 
 

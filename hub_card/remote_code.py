@@ -7,6 +7,7 @@ Names of modules and classes are written here and not asked of objects: FSDP ren
 """
 
 import ast
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +19,9 @@ PIPELINES = PACKAGE / "pipelines"
 MODEL_CLASS = ("modeling_unif2ace", "UniF2aceForConditionalGeneration")
 PROCESSOR_CLASS = ("processing_unif2ace", "UniF2aceProcessor")
 SCHEDULER_CLASS = ("scheduling_unif2ace", "UniF2aceScheduler")
-PIPELINE_CLASS = ("pipeline_unif2ace", "UniF2acePipeline")
+PIPELINE_CLASS = ("UniF2acePipeline", "UniF2acePipeline")  # diffusers names the file when it refuses to run code
+PIPELINE_SOURCE = "pipeline_unif2ace.py"
+COMPONENT_CLASSES = {"transformer": MODEL_CLASS, "processor": PROCESSOR_CLASS, "scheduler": SCHEDULER_CLASS}
 # transformers' own kind of pipeline
 ANY_TO_ANY_CLASS = ("any_to_any_unif2ace", "UniF2aceAnyToAnyPipeline")
 
@@ -60,6 +63,22 @@ def flat_code(*modules: str) -> dict[str, bytes]:
             found[path.name] = path.read_bytes()
             waiting += [sibling.stem for sibling in _local_imports(path, ast.parse(found[path.name])).values()]
     return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=1)  # takes seconds
+def diffusers_code() -> dict[str, bytes]:
+    """
+    The code with which `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads a pipeline, with or
+    without the package: one file for the pipeline and one in the folder of each component.
+
+    Returns:
+        `dict[str, bytes]`: content of each file by its path in the pipeline's folder.
+    """
+    files = {f"{PIPELINE_CLASS[0]}.py": single_file(PIPELINES / PIPELINE_SOURCE)}
+    for folder, (module, _) in COMPONENT_CLASSES.items():
+        source = (PIPELINES if folder == "scheduler" else MODELING) / f"{module}.py"
+        files[f"{folder}/{module}.py"] = single_file(source)
+    return files
 
 
 def single_file(path: Path) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 
 _find_publisher: Callable[[], Callable] | None = None
+_make_code: Callable[[], dict[str, bytes]] | None = None
 
 
 def set_publisher(find: Callable[[], Callable] | None) -> None:
@@ -60,4 +61,20 @@ def card_writer() -> Callable:
     return _find_card_writer()
 
 
-__all__ = ["card_writer", "publisher", "set_card_writer", "set_publisher"]
+def set_code(make: Callable[[], dict[str, bytes]] | None) -> None:
+    """
+    Say what code goes into the folder of a pipeline, so that diffusers loads it where the package is not installed.
+
+    Args:
+        make (`Callable`, *optional*): Returns the content of each file by its path in the folder.
+    """
+    global _make_code
+    _make_code = make
+
+
+def pipeline_code() -> dict[str, bytes] | None:
+    """The files of code that go into the folder of a pipeline; `None` where this code is such a copy itself."""
+    return None if _make_code is None else _make_code()
+
+
+__all__ = ["card_writer", "pipeline_code", "publisher", "set_card_writer", "set_code", "set_publisher"]

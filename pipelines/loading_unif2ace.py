@@ -2,7 +2,8 @@
 Checkpoints on disk and on the Hub: the one reader of both layouts, and of adapters.
 
 transformers' layout has everything at its root and the scheduler's configuration in `scheduler/`; diffusers' has
-`model_index.json` and a folder for each component.
+`model_index.json` and a folder for each component. A folder with `model_index.json` and the components at its root
+serves both libraries, as the bundled checkpoint does.
 """
 
 import json
@@ -58,7 +59,7 @@ class CheckpointFolders:
             FileNotFoundError: if the folder holds neither.
         """
         folder = Path(folder)
-        if (folder / "model_index.json").is_file():
+        if (folder / "model_index.json").is_file() and (folder / "transformer").is_dir():
             return cls(folder, folder / "transformer", folder / "processor", folder / "scheduler")
         if (folder / "config.json").is_file():
             return cls(folder, folder, folder, folder / "scheduler")

@@ -1,5 +1,6 @@
 """Faces from sentences and sentences from faces, as one diffusers pipeline."""
 
+import inspect
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 
 from .checks_unif2ace import check_count, check_guidance, check_interval, check_size, check_texts
 from .editing_unif2ace import UniF2aceEditingMixin
-from .hooks import publisher
+from .hooks import pipeline_code, publisher
 from .loading_unif2ace import (
     COMPONENTS,
     DOWNLOAD_ARGUMENTS,
@@ -35,6 +36,8 @@ from .understanding_unif2ace import UniF2aceUnderstandingMixin
 from .watermark_unif2ace import embed_watermark
 
 
+# Module and class in `model_index.json`. Named alike because diffusers names the file when it refuses to run code.
+PIPELINE_CLASS = ["UniF2acePipeline", "UniF2acePipeline"]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -146,10 +149,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         **kwargs,
     ):
         r"""
-        Save in diffusers' layout: `model_index.json` and one folder per component.
-
-        `model_index.json` names modules without their package, as diffusers expects of a repository that brings its
-        own classes.
+        Save in diffusers' layout: `model_index.json`, one folder per component, and the code with which
+        `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads the pipeline, with or without the
+        package. [`UniF2acePipeline.from_pretrained`] does not run that code.
 
         Args:
             save_directory (`str` or `os.PathLike`): Folder, made if needed.
@@ -178,7 +180,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         index.pop("_name_or_path", None)  # a place on the machine that saved
         for name, part in self.components.items():
             index[name] = _bare_name(part)
-        index["_class_name"] = _bare_name(self)
+        index["_class_name"] = PIPELINE_CLASS
+        for name, content in self._code().items():
+            (folder / name).write_bytes(content)
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if publish is not None:
             return publish(folder, kwargs.pop("repo_id", folder.resolve().name), **kwargs)
@@ -201,6 +205,15 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         """
         with TemporaryDirectory() as folder:
             return self.save_pretrained(Path(folder) / "model", push_to_hub=True, repo_id=repo_id, **kwargs)
+
+    def _code(self) -> dict[str, bytes]:
+        """The files of code beside the components, by their paths in the pipeline's folder."""
+        files = pipeline_code()
+        if files is None:  # this is such a copy itself, and so are the components
+            parts = {"": self, **{f"{name}/": part for name, part in self.components.items()}}
+            sources = {folder: Path(inspect.getfile(type(part))) for folder, part in parts.items()}
+            files = {f"{folder}{source.name}": source.read_bytes() for folder, source in sources.items()}
+        return files
 
     # Text to image
 
