@@ -7,15 +7,12 @@ Text never sees the image, so a prompt's keys and values are the same at every d
 one batch, and the head only at masked places. Nothing in a step waits for the device.
 """
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 from transformers.generation import GenerationMixin
 
 from .compat_unif2ace import CACHE, DynamicCache, rename_cache
 from .configuration_unif2ace import T2I
-from .face_alignment_unif2ace import align_largest_face
 from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan
 from .moe_unif2ace import ImageSpan, TaskRows, noise_feature
 from .sampling_unif2ace import (
@@ -31,13 +28,13 @@ class UniF2aceGenerationMixin(GenerationMixin):
     """Text and image generation of [`UniF2aceForConditionalGeneration`]."""
 
     static_image_shapes = False
-    _remembers_empty_prompt = False
     _empty_prompt: tuple[tuple, PromptCache] | None = None
 
     def prepare_inputs_for_generation(
         self,
         input_ids,
         pixel_values=None,
+        face_pixel_values=None,
         clip_features=None,
         face_features=None,
         is_first_iteration=False,
@@ -47,7 +44,12 @@ class UniF2aceGenerationMixin(GenerationMixin):
         kwargs.pop("mm_token_type_ids", None)
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
-            inputs.update(pixel_values=pixel_values, clip_features=clip_features, face_features=face_features)
+            inputs.update(
+                pixel_values=pixel_values,
+                face_pixel_values=face_pixel_values,
+                clip_features=clip_features,
+                face_features=face_features,
+            )
             # a static cache's ready-made causal mask knows nothing of the image span; forward makes the right one
             inputs["attention_mask"] = kwargs.get("attention_mask")
         return inputs
@@ -71,30 +73,28 @@ class UniF2aceGenerationMixin(GenerationMixin):
 
     def remember_unconditional_prompt(self, remember: bool = True):
         """
-        Keep the empty prompt's keys and values from its next use on: it is the same for every prompt, so it need be
-        computed once per model only.
-
-        Off by default, because a model cannot tell every change of its weights: an optimizer's steps are noticed, but
-        merged adapters leave no trace. Who switches it on, a server say, calls this again after such a change.
+        Compute the empty prompt's keys and values now and keep them: they are the same for every prompt. Off by
+        default, because a model cannot tell every change of its weights. An optimizer's steps, or a move to another
+        device or dtype, are noticed, and what was kept is then left aside; merged adapters leave no trace. Who
+        switches it on, a server say, calls this again after a change.
 
         Args:
             remember (`bool`, *optional*, defaults to `True`): Whether to keep them.
         """
-        self._remembers_empty_prompt = remember
         self._empty_prompt = None
+        if remember:
+            with torch.no_grad():
+                self._empty_prompt = self._empty_prompt_key(self.device), self._encode_empty_prompt(self.device)
+
+    def _empty_prompt_key(self, device: torch.device) -> tuple:
+        weights = self.model.language_model.parameters()
+        return device, self.dtype, sum(weight._version for weight in weights if not weight.is_inference())
 
     def _encode_empty_prompt(self, device: torch.device) -> PromptCache:
-        changes = sum(
-            weight._version for weight in self.model.language_model.parameters() if not weight.is_inference()
-        )
-        made_for = (device, self.dtype, changes)
-        if self._empty_prompt is not None and self._empty_prompt[0] == made_for:
+        if self._empty_prompt is not None and self._empty_prompt[0] == self._empty_prompt_key(device):
             return self._empty_prompt[1]
         input_ids = self.unconditional_prompt(device)
-        cache = self._encode_text(input_ids, torch.ones_like(input_ids))
-        if self._remembers_empty_prompt and not torch.is_grad_enabled():
-            self._empty_prompt = made_for, cache
-        return cache
+        return self._encode_text(input_ids, torch.ones_like(input_ids))
 
     def settled_codes(self, refresh_every: int) -> SettledCodes:
         """What `predict_codes` needs to reuse known codes in one loop; every `refresh_every` steps computes all."""
@@ -342,6 +342,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
         self,
         input_ids: torch.LongTensor,
         pixel_values: torch.FloatTensor | None = None,
+        face_pixel_values: torch.FloatTensor | None = None,
         clip_features: torch.FloatTensor | None = None,
         face_features: torch.FloatTensor | None = None,
     ) -> DynamicCache:
@@ -352,7 +353,8 @@ class UniF2aceGenerationMixin(GenerationMixin):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(images, length)`): The tokens up to end-of-image, without padding.
-            pixel_values, clip_features, face_features: The pictures, as `UniF2aceModel.forward` takes them.
+            pixel_values, face_pixel_values, clip_features, face_features:
+                The pictures, as `UniF2aceModel.forward` takes them.
 
         Returns:
             `DynamicCache` with one row for each picture.
@@ -361,6 +363,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
         self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
+            face_pixel_values=face_pixel_values,
             clip_features=clip_features,
             face_features=face_features,
             cache=cache,
@@ -390,25 +393,6 @@ class UniF2aceGenerationMixin(GenerationMixin):
     def encode_images(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
         """Image codes (batch_size, N) of `pixel_values` (batch_size, 3, R, R) in [-1, 1]."""
         return self.model.encode_images(pixel_values)
-
-    @torch.no_grad()
-    def encode_faces(self, images: list[Image.Image]) -> torch.FloatTensor | None:
-        """
-        Face embeddings (batch_size, face_feature_size), normalised, of RGB pictures: what `face_features` takes.
-
-        A face encoder whose configuration says `alignment="five_points"` gets the largest face of each picture, cut
-        out by its landmarks if a detector is installed (`face_alignment_unif2ace.py`); others get the whole picture.
-        `None` without a face encoder.
-        """
-        encoder = self.model.face_encoder
-        if encoder is None:
-            return None
-        size = encoder.config.image_size
-        if encoder.config.alignment == "five_points":
-            images = [align_largest_face(image, size) for image in images]
-        pixels = [torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BICUBIC))) for image in images]
-        pixels = torch.stack(pixels).permute(0, 3, 1, 2).to(encoder.device).float() / 127.5 - 1
-        return F.normalize(encoder(pixels.to(encoder.dtype)).embeddings.float(), dim=-1)
 
 
 __all__ = ["PromptCache", "PromptState", "SettledCodes", "UniF2aceGenerationMixin"]

@@ -6,11 +6,12 @@ import urllib.request
 
 import numpy as np
 from PIL import Image
-from transformers import image_utils
+from transformers import BatchFeature, image_utils
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .compat_unif2ace import PilBackend
+from .face_alignment_unif2ace import align_largest_face
 from .pictures_unif2ace import MAX_PIXELS, UniF2aceImageError, load_image
 
 
@@ -29,6 +30,10 @@ class UniF2aceImageProcessor(PilBackend):
         size (`dict[str, int]`, *optional*, defaults to `{"shortest_edge": 256}`): Length of the short side, pixels.
         crop_size (`dict[str, int]`, *optional*, defaults to `{"height": 256, "width": 256}`): The centre that is kept.
         max_pixels (`int`, *optional*, defaults to 64,000,000): Most pixels that a picture may have.
+        face_size (`int`, *optional*):
+            Also return `face_pixel_values`, float32, (images, 3, face_size, face_size) in [-1, 1]: the largest face of
+            each picture, cut out by its landmarks, for a face encoder with `alignment="five_points"`. The whole
+            picture is taken, and the log says so, where no face is found or no detector is installed.
         kwargs: The other arguments of transformers' image processors.
     """
 
@@ -44,9 +49,27 @@ class UniF2aceImageProcessor(PilBackend):
     do_normalize = True
     do_convert_rgb = True
 
-    def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs: Unpack[ImagesKwargs]):
+    def __init__(self, max_pixels: int = MAX_PIXELS, face_size: int | None = None, **kwargs: Unpack[ImagesKwargs]):
         super().__init__(**kwargs)
         self.max_pixels = max_pixels
+        self.face_size = face_size
+
+    def preprocess(self, images, *args, **kwargs) -> BatchFeature:
+        """`pixel_values` and, with `face_size`, `face_pixel_values`; see the class."""
+        if self.face_size is None:
+            return super().preprocess(images, *args, **kwargs)
+        images = self.fetch_images(images)
+        batch = super().preprocess(images, *args, **kwargs)
+        pictures = [_as_picture(image) for image in image_utils.make_flat_list_of_images(images)]
+        faces = [np.asarray(align_largest_face(picture, self.face_size)) for picture in pictures]
+        pixels = np.ascontiguousarray(np.stack(faces).transpose(0, 3, 1, 2), dtype=np.float32) / 127.5 - 1
+        batch["face_pixel_values"] = pixels
+        return batch.convert_to_tensors(kwargs.get("return_tensors"))
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what the processor returns."""
+        return ["pixel_values"] if self.face_size is None else ["pixel_values", "face_pixel_values"]
 
     def center_crop(self, image: np.ndarray, size, **kwargs) -> np.ndarray:
         """Cut out the centre, (C, H, W); a half pixel is rounded as torchvision, and so Show-o, rounds it."""
@@ -91,6 +114,16 @@ class UniF2aceImageProcessor(PilBackend):
             return load_image(bytes(content), self.max_pixels)
         except UniF2aceImageError as error:
             raise UniF2aceImageError(f"{address}: {error}") from error
+
+
+def _as_picture(image) -> Image.Image:
+    """An upright RGB picture from what `fetch_images` let pass: a picture, or an array or tensor of whole numbers."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = image_utils.to_numpy_array(image)
+    if image_utils.infer_channel_dimension_format(array) == image_utils.ChannelDimension.FIRST:
+        array = array.transpose(1, 2, 0)
+    return load_image(Image.fromarray(array.astype(np.uint8).squeeze(-1) if array.shape[-1] == 1 else array))
 
 
 __all__ = ["UniF2aceImageProcessor"]

@@ -417,15 +417,25 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         return output.hidden_states[self.config.vision_feature_layer][:, 1:]
 
     @torch.no_grad()
-    def encode_face(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor | None:
+    def encode_face(
+        self, pixel_values: torch.FloatTensor, face_pixel_values: torch.FloatTensor | None = None
+    ) -> torch.FloatTensor | None:
         """
-        Face embedding (B, face_feature_size), normalised, of `pixel_values` (B, 3, R, R) in [-1, 1], or `None`
-        without a face encoder. The whole picture is taken for the face; give `face_features` for aligned crops.
+        Face embedding (B, face_feature_size), normalised, of `face_pixel_values`, the aligned faces that the image
+        processor returns where the encoder wants them, else of `pixel_values` (B, 3, R, R), both in [-1, 1]; `None`
+        without a face encoder.
         """
-        if self.face_encoder is None:
+        encoder = self.face_encoder
+        if encoder is None:
             return None
-        pixels = _resize(pixel_values.float(), self.face_encoder.config.image_size).to(self.face_encoder.dtype)
-        return F.normalize(self.face_encoder(pixels).embeddings.float(), dim=-1)
+        if encoder.config.alignment == "five_points" and face_pixel_values is None:
+            logger.warning_once(
+                'the face encoder wants aligned faces (alignment="five_points") and gets whole pictures: give '
+                f"`face_pixel_values`, which an image processor with face_size={encoder.config.image_size} returns"
+            )
+        pixels = pixel_values if face_pixel_values is None else face_pixel_values
+        pixels = _resize(pixels.float(), encoder.config.image_size).to(encoder.dtype)
+        return F.normalize(encoder(pixels).embeddings.float(), dim=-1)
 
     def fill_image_tokens(self, input_ids, pixel_values, image_rows) -> torch.LongTensor:
         """Put the codes of `pixel_values` in place of the placeholders of the rows `image_rows`."""
@@ -587,6 +597,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         task_ids: torch.LongTensor | None = None,
+        face_pixel_values: torch.FloatTensor | None = None,
         clip_features: torch.FloatTensor | None = None,
         face_features: torch.FloatTensor | None = None,
         noise_features: torch.FloatTensor | None = None,
@@ -608,6 +619,8 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 Embeddings instead of ids, for text without image.
             task_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
                 0 text to image, 1 understanding. By default rows with `<|t2i|>` are text to image.
+            face_pixel_values (`torch.FloatTensor` of shape `(images, 3, size, size)`, *optional*):
+                The pictures' faces, aligned, for a face encoder that wants them so; `pixel_values` by default.
             clip_features (`torch.FloatTensor` of shape `(images, patches, clip_feature_size)`, *optional*):
                 Precomputed CLIP features; computed from `pixel_values` by default.
             face_features (`torch.FloatTensor` of shape `(images, face_feature_size)`, *optional*):
@@ -647,7 +660,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 if clip_features is None and (self.mm_projector is not None or "clip" in self.resamplers):
                     clip_features = self.encode_clip(pixel_values)
                 if face_features is None and "face" in self.resamplers:
-                    face_features = self.encode_face(pixel_values)
+                    face_features = self.encode_face(pixel_values, face_pixel_values)
             features = self.span_features(input_ids, span, clip_features, face_features, noise_features)
             blocks = self.attention_blocks(input_ids, attention_mask, span)
             if len(mmu_images):
@@ -734,6 +747,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         image_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         task_ids: torch.LongTensor | None = None,
+        face_pixel_values: torch.FloatTensor | None = None,
         clip_features: torch.FloatTensor | None = None,
         face_features: torch.FloatTensor | None = None,
         noise_features: torch.FloatTensor | None = None,
@@ -771,6 +785,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             task_ids=task_ids,
+            face_pixel_values=face_pixel_values,
             clip_features=clip_features,
             face_features=face_features,
             noise_features=noise_features,

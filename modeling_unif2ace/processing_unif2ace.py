@@ -1,5 +1,7 @@
 """Text and pictures in, the model's sequences out; the model's output back to text and pictures."""
 
+import threading
+
 import numpy as np
 import torch
 from PIL import Image
@@ -14,6 +16,10 @@ from .pictures_unif2ace import shorten
 
 
 logger = logging.get_logger(__name__)
+
+# A fast tokenizer keeps what a call asks for (padding, whether control tokens in a text are text) in the Rust object
+# that all calls share: of two threads that tokenize at once, one would get what the other one asked for.
+_TOKENIZING = threading.RLock()
 
 GENERATION_MODES = ("text", "image")
 _FORMATTED = "text_is_formatted"  # told by `apply_chat_template` to `__call__`
@@ -82,6 +88,8 @@ class UniF2aceProcessor(ProcessorMixin):
         chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     ```
+
+    Threads may share one: its calls tokenize one after the other. The tokenizer by itself makes no such promise.
 
     Args:
         image_processor ([`UniF2aceImageProcessor`]): Prepares pictures.
@@ -154,8 +162,10 @@ class UniF2aceProcessor(ProcessorMixin):
         resolution = config.vq_config.resolution
         if clip_input:  # understanding has no use for codes, but for every pixel that CLIP can see
             resolution = 336 if config.vision_config is None else config.vision_config.image_size
+        face = config.face_config
+        face_size = None if face is None or face.alignment == "whole" else face.image_size
         return cls(
-            UniF2aceImageProcessor.from_resolution(resolution),
+            UniF2aceImageProcessor.from_resolution(resolution, face_size=face_size),
             tokenizer,
             chat_template=CLIP_CHAT_TEMPLATE if clip_input else None,
             num_image_tokens=config.num_understanding_tokens,
@@ -196,7 +206,8 @@ class UniF2aceProcessor(ProcessorMixin):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask`, long, (batch, length). With `"text"` also
             `mm_token_type_ids`, long, (batch, length), 1 at the placeholders of a picture's codes; and, with images,
-            `pixel_values`, float32, (images, 3, resolution, resolution) in [-1, 1]. With `"image"` rows are
+            `pixel_values`, float32, (images, 3, resolution, resolution) in [-1, 1], and where the image processor
+            aligns faces `face_pixel_values`, float32, (images, 3, face_size, face_size). With `"image"` rows are
             `[PAD..][t2i][bos] text [eos]`, without the image that follows.
 
         Raises:
@@ -210,9 +221,12 @@ class UniF2aceProcessor(ProcessorMixin):
             return self._describe_wanted_image(images, text, **kwargs)
         _check_unicode(text)
         is_formatted = is_formatted or text is None or self._is_formatted(text)
-        if images is not None and not is_formatted:
-            return self._ask_about_images(images, text, kwargs)
-        return super().__call__(images=images, text=text, **kwargs)
+        if images is not None:
+            images = self.image_processor.fetch_images(images)  # a slow download must not hold the others up
+            if not is_formatted:
+                return self._ask_about_images(images, text, kwargs)
+        with _TOKENIZING:
+            return super().__call__(images=images, text=text, **kwargs)
 
     def apply_chat_template(
         self, conversation, *args, tokenize: bool = False, sanitize_control_tokens: bool | None = None, **kwargs
@@ -252,7 +266,7 @@ class UniF2aceProcessor(ProcessorMixin):
 
     def _ask_about_images(self, images, text: str | list[str], kwargs: dict) -> BatchFeature:
         """Plain texts become questions about one picture each."""
-        pictures = _flatten(self.image_processor.fetch_images(images))
+        pictures = _flatten(images)
         texts = [text] if isinstance(text, str) else list(text)
         if len(pictures) != len(texts):
             raise ValueError(f"{len(pictures)} images and {len(texts)} texts were given, expected one text per image")
@@ -284,10 +298,11 @@ class UniF2aceProcessor(ProcessorMixin):
             raise ValueError(
                 'a conversation was given with generation_mode="image", expected a plain description of the picture'
             )
-        # split_special_tokens: what looks like a control token in a user's text is text
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-        )
+        with _TOKENIZING:
+            # split_special_tokens: what looks like a control token in a user's text is text
+            encoded = self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+            )
         ids = encoded["input_ids"]
         limit = self.max_text_length - 2
         if len(ids) > limit:

@@ -86,6 +86,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler, processor=processor)
         self.image_processor = VaeImageProcessor(do_normalize=True)
+        encoder = transformer.model.face_encoder
+        if encoder is not None and encoder.config.alignment == "five_points":
+            processor.image_processor.face_size = encoder.config.image_size
 
     # Loading and saving
 

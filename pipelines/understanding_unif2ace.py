@@ -21,7 +21,15 @@ from .checks_unif2ace import as_list, check_count, check_texts
 DEFAULT_DESCRIBE_PROMPT = "Describe this face."
 
 # of `generate`: who gives one of these wants the pass over the whole prompt
-_WHOLE_PROMPT = {"cache", "past_key_values", "pixel_values", "clip_features", "face_features", "assistant_model"}
+_WHOLE_PROMPT = {
+    "cache",
+    "past_key_values",
+    "pixel_values",
+    "face_pixel_values",
+    "clip_features",
+    "face_features",
+    "assistant_model",
+}
 
 
 @dataclass(eq=False)
@@ -189,8 +197,6 @@ class UniF2aceUnderstandingMixin:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
         shared = self._shared_prefixes(pictures, inputs, generate_kwargs)
         arguments = {"do_sample": False, "max_new_tokens": max_new_tokens, **generate_kwargs, **(shared or inputs)}
-        if shared is None:
-            arguments.setdefault("face_features", self._aligned_faces(pictures))
         if stream:
             return self._stream(arguments)
         self._onload()
@@ -293,23 +299,13 @@ class UniF2aceUnderstandingMixin:
             places = (inputs["input_ids"][0] == self.transformer.config.image_token_id).nonzero()
             input_ids = inputs["input_ids"][:, : int(places.max()) + 2]  # the last placeholder, and end-of-image
             self._onload()
-            cache = self.transformer.prefill_images(
-                input_ids, inputs["pixel_values"], face_features=self._aligned_faces(pictures)
-            )
+            cache = self.transformer.prefill_images(input_ids, inputs["pixel_values"], inputs.get("face_pixel_values"))
             for row, (key, picture) in enumerate(zip(waiting, pictures, strict=True)):
                 own = slice(row, row + 1)
                 # clones, because a view would keep all pictures of the batch in memory
                 layers = [(layer.keys[own].clone(), layer.values[own].clone()) for layer in cache.layers]
                 done[key] = PrefilledImage(picture, input_ids[row], layers, made_for)
         return [done[id(item)] for item in images]
-
-    def _aligned_faces(self, pictures: list) -> torch.Tensor | None:
-        """`face_features`, where the face encoder wants faces cut out by landmarks and not the model's own pixels."""
-        encoder = self.transformer.model.face_encoder
-        pictures = [_picture(item) for item in pictures if item is not None]
-        if not pictures or encoder is None or encoder.config.alignment != "five_points":
-            return None
-        return self.transformer.encode_faces(self._fetch_images(pictures))
 
     def _shared_prefixes(self, pictures: list, inputs: Any, generate_kwargs: dict) -> dict[str, Any] | None:
         """

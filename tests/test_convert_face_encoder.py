@@ -8,11 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from unif2ace import UniF2aceForConditionalGeneration, cli
-from unif2ace.modeling_unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig, get_preset
+from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, cli
+from unif2ace.modeling_unif2ace import (
+    UniF2aceFaceEncoder,
+    UniF2aceFaceEncoderConfig,
+    UniF2aceImageProcessor,
+    get_preset,
+)
 from unif2ace.modeling_unif2ace.face_alignment_unif2ace import align_largest_face
 from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE
 from unif2ace.training.convert.face_encoder import convert_face_encoder, make_config, read_iresnet
+from unif2ace.training.data.collator import UniF2aceCollator
 
 
 onnx = pytest.importorskip("onnx")
@@ -258,39 +264,73 @@ def test_without_a_face_or_a_detector_the_whole_picture_is_taken_and_the_log_say
     assert np.array_equal(np.asarray(no_detector), np.asarray(whole))
 
 
-def test_the_model_aligns_for_encoders_that_want_it(monkeypatch):
-    from unif2ace.modeling_unif2ace import generation_unif2ace as module
-
-    torch.manual_seed(0)
-    model = UniF2aceForConditionalGeneration(get_preset("tiny")).eval()
-    image, landmarks = picture_with_face()
-    whole = model.encode_faces([image])
-    assert whole.shape == (1, model.config.face_feature_size)
-    torch.testing.assert_close(whole.norm(dim=-1), torch.ones(1))
-    monkeypatch.setattr(
-        module, "align_largest_face", lambda picture, size: align_largest_face(picture, size, lambda _: landmarks)
-    )
-    assert torch.equal(model.encode_faces([image]), whole)
-    model.model.face_encoder.config.alignment = "five_points"
-    assert not torch.allclose(model.encode_faces([image]), whole)
-    model.model.set_face_encoder(None)
-    assert model.encode_faces([image]) is None
-
-
-def test_the_pipeline_answers_from_aligned_faces(monkeypatch, caplog):
-    from unif2ace import UniF2acePipeline
+def with_landmarks(monkeypatch, landmarks, calls=None):
+    """A detector that finds one face, at `landmarks`."""
     from unif2ace.modeling_unif2ace import face_alignment_unif2ace as module
 
+    calls = [] if calls is None else calls
+    monkeypatch.setattr(module, "find_detector", lambda: lambda picture: calls.append(picture.shape) or landmarks)
+
+
+def test_the_image_processor_aligns_for_encoders_that_want_it(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    model = UniF2aceForConditionalGeneration(get_preset("tiny")).eval().model
+    size, (image, landmarks) = model.config.face_config.image_size, picture_with_face()
+    with_landmarks(monkeypatch, landmarks)
+    plain = UniF2aceImageProcessor.from_resolution(16)(image, return_tensors="pt")
+    assert set(plain) == {"pixel_values"}
+    UniF2aceImageProcessor.from_resolution(16, face_size=size).save_pretrained(tmp_path)
+    processor = UniF2aceImageProcessor.from_pretrained(tmp_path)
+    batch = processor([image, image.rotate(90)], return_tensors="pt")
+    assert torch.equal(batch["pixel_values"][:1], plain["pixel_values"])
+    aligned = torch.from_numpy(np.array(align_largest_face(image, size))).permute(2, 0, 1) / 127.5 - 1
+    faces = batch["face_pixel_values"]
+    assert faces.shape == (2, 3, size, size) and torch.equal(faces[0], aligned)
+    assert torch.equal(processor(np.asarray(image), return_tensors="pt")["face_pixel_values"], faces[:1])
+
+    whole = model.encode_face(plain["pixel_values"])
+    assert whole.shape == (1, model.config.face_feature_size)
+    torch.testing.assert_close(whole.norm(dim=-1), torch.ones(1))
+    found = model.encode_face(plain["pixel_values"], faces[:1])
+    torch.testing.assert_close(found, model.encode_face(aligned[None]))
+    assert not torch.allclose(found, whole)
+    model.set_face_encoder(None)
+    assert model.encode_face(plain["pixel_values"]) is None
+
+
+def test_every_door_sees_the_same_aligned_face(monkeypatch):
+    """Pipeline, prefilled picture, `generate`, `forward` and collator: all take the processor's pixels."""
     pipe = UniF2acePipeline.from_pretrained()
-    image, _ = picture_with_face()
-    image = image.resize((64, 64))  # the model's own size, so that whole pictures are the same either way
-    other = image.copy()  # one and the same picture would be read once
-    whole = pipe.answer([image, other], "Is she happy?", max_new_tokens=4)
-    calls = []
-    monkeypatch.setattr(module, "find_detector", lambda: lambda picture: calls.append(picture.shape))
-    pipe.transformer.model.face_encoder.config.alignment = "five_points"
-    assert pipe.answer([image, other], "Is she happy?", max_new_tokens=4) == whole
-    assert calls == [(64, 64, 3)] * 2
+    image, landmarks = picture_with_face()
+    calls, seen = [], []
+    with_landmarks(monkeypatch, landmarks, calls)
+    pipe.answer([image], "Is she happy?", max_new_tokens=2)
+    assert not calls  # this encoder takes whole pictures
+    model = pipe.transformer
+    encoder = model.model.face_encoder
+    encoder.config.alignment = "five_points"
+    pipe = UniF2acePipeline(model, pipe.scheduler, pipe.processor)
+    encode = model.model.encode_face
+    monkeypatch.setattr(model.model, "encode_face", lambda *pixels: seen.append(pixels[1]) or encode(*pixels))
+    words = pipe.answer([image, image.copy()], "Is she happy?", max_new_tokens=4)  # one object would be read once
+    pipe.prefill(image)
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Is she happy?"}]
+    inputs = pipe.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    written = model.generate(**inputs, max_new_tokens=4, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    assert pipe.processor.post_process_image_text_to_text(written) == words[:1]
+    model(**inputs)
+    collator = UniF2aceCollator(pipe.processor.tokenizer, model.config, pipe.processor.image_processor)
+    row = {"task": "mmu", "image": image, "turns": [("Is she happy?", "Yes.")]}
+    seen.append(collator([row])["face_pixel_values"])
+    size = encoder.config.image_size
+    wanted = torch.from_numpy(np.array(align_largest_face(image, size))).permute(2, 0, 1)[None] / 127.5 - 1
+    assert len(seen) == 5 and all(torch.equal(faces[:1], wanted) for faces in seen)
 
 
 def test_a_converted_encoder_serves_a_model(file, tmp_path):
@@ -300,6 +340,5 @@ def test_a_converted_encoder_serves_a_model(file, tmp_path):
 
     model = UniF2aceForConditionalGeneration(UniF2aceConfig(**values)).eval()
     model.model.set_face_encoder(UniF2aceFaceEncoder.from_pretrained(tmp_path / "encoder"))
-    image, _ = picture_with_face()
-    assert model.encode_faces([image, image]).shape == (2, 12)
+    assert model.model.encode_face(torch.zeros(2, 3, 16, 16)).shape == (2, 12)
     shutil.rmtree(tmp_path / "encoder")

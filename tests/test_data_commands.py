@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unif2ace.cli import main
-from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
+from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceImageProcessor, UniF2aceProcessor
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.inspection import contact_sheet, inspect_faces
 from unif2ace.training.data.prepare import PreparedFaces, encode, fingerprints, prepare, prepared_rows
@@ -115,16 +115,19 @@ def test_prepared_features_are_those_of_the_model(faces, tmp_path, parts):
 def test_a_face_encoder_that_wants_aligned_faces_gets_them(faces, parts, monkeypatch):
     model, processor = parts
     images = [record.image for record in open_faces(faces)][:2]
-    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    whole = encode(model, pixels, images)["face_features"]
+    size = model.face_encoder.config.image_size
     monkeypatch.setattr(model.face_encoder.config, "alignment", "five_points")
-    monkeypatch.setattr(
-        "unif2ace.training.data.prepare.align_largest_face", lambda image, size: image.rotate(180).resize((size, size))
-    )
-    aligned = encode(model, pixels, images)
-    turned = encode(model, pixels, [image.rotate(180) for image in images])["face_features"]
-    assert not np.allclose(aligned["face_features"], whole) and not np.allclose(aligned["face_features"], turned)
-    assert set(encode(model, pixels, images, features=False)) == {"codes"}
+    turn = lambda image, size: image.rotate(180).resize((size, size))  # noqa: E731
+    monkeypatch.setattr("unif2ace.modeling_unif2ace.image_processing_unif2ace.align_largest_face", turn)
+    aligning = UniF2aceImageProcessor.from_resolution(model.config.vq_config.resolution, face_size=size)
+    pixels = aligning(images, return_tensors="pt")
+    found = encode(model, pixels)["face_features"]
+    turned = torch.stack([torch.from_numpy(np.array(turn(image, size))) for image in images]).permute(0, 3, 1, 2)
+    wanted = model.encode_face(pixels["pixel_values"], turned / 127.5 - 1).numpy()
+    assert np.allclose(found, wanted, atol=2e-3, rtol=2e-3)
+    whole = encode(model, {"pixel_values": pixels["pixel_values"]})["face_features"]
+    assert not np.allclose(found, whole, atol=2e-3, rtol=2e-3)
+    assert set(encode(model, pixels, features=False)) == {"codes"}
 
 
 def test_an_interrupted_preparation_goes_on(faces, tmp_path, parts):

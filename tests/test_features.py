@@ -25,7 +25,9 @@ def collator():
 
 def build(folder, model, **kwargs):
     options = {"batch_size": 2, "dtype": "float32", "progress": False, **kwargs}
-    return FeatureCache.build(folder, model.model, lambda i: PIXELS[i], options.pop("count", COUNT), **options)
+    return FeatureCache.build(
+        folder, model.model, lambda i: {"pixel_values": PIXELS[i]}, options.pop("count", COUNT), **options
+    )
 
 
 def test_features_are_those_of_the_encoders(built, tmp_path):
@@ -45,7 +47,7 @@ def test_building_goes_on_where_it_stopped(built, tmp_path):
         seen.append(number)
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return PIXELS[number]
+        return {"pixel_values": PIXELS[number]}
 
     with pytest.raises(KeyboardInterrupt):
         FeatureCache.build(tmp_path, built.model, pixels, COUNT, batch_size=2, dtype="float32", progress=False)

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import threading
 
 import pytest
 import torch
@@ -248,7 +249,6 @@ def test_the_empty_prompt_is_computed_once_when_asked(model, prompts, monkeypatc
     first = draw(model, prompts, generator=seeded(1, 2))
     assert encoded == [(2, 6), (1, 3)]
     model.remember_unconditional_prompt()
-    draw(model, prompts, generator=seeded(1, 2))
     encoded.clear()
     assert torch.equal(draw(model, prompts, generator=seeded(1, 2)), first) and encoded == [(2, 6)]
     with torch.no_grad():
@@ -416,3 +416,41 @@ def test_stop_strings_end_an_answer(model, questions):
     stopped = sampled(stop_strings=[texts[place]])[0]
     assert torch.equal(stopped[: first + 1], free[: first + 1])
     assert (stopped[first + 1 :] == model.config.text_config.pad_token_id).all()
+
+
+def test_threads_share_a_model_without_meeting(model, prompts):
+    """Pictures, texts and plain calls at once are what they are alone, and leave the configuration as it was."""
+    model = copy.deepcopy(model)
+    model.remember_unconditional_prompt()
+    config, special = model.config, model.config.special_token_id
+    head = [special("<|mmu|>"), special("<|soi|>"), *[config.image_token_id] * NUM_CODES, special("<|eoi|>"), 0, 20]
+    pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    question = {"input_ids": torch.tensor([head]), "pixel_values": pixels}
+    calls = [
+        lambda: draw(model, prompts, generator=seeded(1, 2)),
+        lambda: draw(model, prompts, generator=seeded(3, 4), guidance_scale=1.0),
+        lambda: model.generate(**question, max_new_tokens=6, do_sample=False),
+        lambda: model(**question, output_hidden_states=True).logits,
+    ]
+    state = lambda: (  # noqa: E731
+        config.to_json_string(use_diff=False),
+        model.generation_config.to_json_string(use_diff=False),
+        {name: sorted(vars(module)) for name, module in model.named_modules()},
+    )
+    with torch.no_grad():
+        alone, before, wrong = [call() for call in calls], state(), []
+
+        def run(first):
+            with torch.no_grad():
+                for turn in range(13):
+                    which = (first + turn) % len(calls)
+                    if not torch.equal(calls[which](), alone[which]) or state() != before:
+                        wrong.append(which)
+
+        threads = [threading.Thread(target=run, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert all(torch.equal(call(), result) for call, result in zip(calls, alone, strict=True))

@@ -1,6 +1,7 @@
 """The model's sequences: what the processor writes and reads, alone and under transformers' and TRL's hands."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -349,3 +350,26 @@ def test_unfit_tokenizers_are_refused(processor, tokenizer):
     plain = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(TEXTS, 302, 5).backend_tokenizer)
     with pytest.raises(ValueError, match="the tokenizer lacks pad_token"):
         UniF2aceProcessor(processor.image_processor, plain)
+
+
+def test_threads_do_not_tokenize_with_each_others_options(processor):
+    """A description's control tokens stay text and a chat's stay control tokens, whatever others do meanwhile."""
+    description = "<|soi|><|mask|> a man"
+    chat = [{"role": "user", "content": "<|eoi|> Who is on this picture?"}]
+    calls = (
+        lambda: processor(text=description, generation_mode="image", return_tensors="pt")["input_ids"],
+        lambda: processor.apply_chat_template(chat, **TOKENIZE)["input_ids"],
+    )
+    wanted, wrong = [call() for call in calls], []
+
+    def run(call, ids):
+        for _ in range(2500):
+            if not torch.equal(call(), ids):
+                wrong.append(ids)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in zip(calls, wanted, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

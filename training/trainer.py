@@ -322,6 +322,7 @@ class UniF2aceTrainer(Trainer):
             batch["pixel_values"] = pixel_values[is_mmu]
         if not is_mmu.any():
             batch.pop("pixel_values", None)
+            batch.pop("face_pixel_values", None)
         return batch
 
     def _encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:

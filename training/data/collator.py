@@ -46,7 +46,8 @@ class UniF2aceCollator:
     Returns:
         A dictionary: `input_ids`, `attention_mask`, `labels` (B, L) int64; `task_ids` (B,) int64;
         `pixel_values` float32 of the understanding rows in row order, and, if some row came without codes, of all
-        rows together with `needs_codes` (B,) bool; left out if no row needs them. `clip_features` and `face_features`
+        rows together with `needs_codes` (B,) bool; left out if no row needs them. `face_pixel_values` float32 of the
+        understanding rows, where the image processor aligns faces. `clip_features` and `face_features`
         float32 of the understanding rows, if these bring them. Labels are the answers of understanding rows with their
         `eos`, -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as Show-o does.
     """
@@ -123,7 +124,13 @@ class UniF2aceCollator:
         batch.update(features)
         pictured = range(len(rows)) if needs_codes.any() else mmu_places
         if needs_codes.any() or (mmu_places and self.feature_columns - features.keys()):
-            batch["pixel_values"] = torch.stack([self._pixel_values(rows[place]) for place in pictured])
+            pixels = {place: self._pixels(rows[place]) for place in pictured}
+            batch["pixel_values"] = torch.stack([pixels[place]["pixel_values"] for place in pictured])
+            faces = [pixels[place].get("face_pixel_values") for place in mmu_places]
+            if faces and all(
+                face is not None for face in faces
+            ):  # codes have no use for them: understanding rows alone
+                batch["face_pixel_values"] = torch.stack(faces)
         if needs_codes.any():
             batch["needs_codes"] = needs_codes
         return batch
@@ -189,11 +196,13 @@ class UniF2aceCollator:
             features[name] = torch.stack([torch.as_tensor(row[name]).float() for row in rows])
         return features
 
-    def _pixel_values(self, row: dict[str, Any]) -> torch.Tensor:
+    def _pixels(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What the model sees of a row's picture: `pixel_values`, and its aligned face where one is wanted."""
         if row.get("pixel_values") is not None:
-            return torch.as_tensor(row["pixel_values"], dtype=torch.float32)
+            names = [name for name in ("pixel_values", "face_pixel_values") if row.get(name) is not None]
+            return {name: torch.as_tensor(row[name], dtype=torch.float32) for name in names}
         if row.get("image") is None:
             raise ValueError(f"a {row['task']} row has neither `pixel_values` nor `image`; give one of them")
         if self.image_processor is None:
             raise ValueError("a row has an `image` but the collator has no `image_processor`; give it one")
-        return self.image_processor(row["image"], return_tensors="pt")["pixel_values"][0]
+        return {name: value[0] for name, value in self.image_processor(row["image"], return_tensors="pt").items()}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class FeatureCache:
         cls,
         folder: str | Path,
         model: "UniF2aceModel",
-        pixel_values: Callable[[int], torch.Tensor],
+        pixels: Callable[[int], Mapping[str, torch.Tensor]],
         count: int,
         batch_size: int = 32,
         dtype: str = "float16",
@@ -67,7 +67,9 @@ class FeatureCache:
         Args:
             folder (`str` or `Path`): Where the arrays go.
             model ([`UniF2aceModel`]): Its image tokenizer and encoders; those that it lacks give no column.
-            pixel_values (callable): The picture of a number from 0 on, (3, R, R) in [-1, 1].
+            pixels (callable):
+                The picture of a number from 0 on, as the image processor returns it: `pixel_values` (3, R, R) and,
+                where it aligns faces, `face_pixel_values`, in [-1, 1].
             count (`int`): Pictures.
             batch_size (`int`, *optional*, defaults to 32): Pictures at a time.
             dtype (`str`, *optional*, defaults to `"float16"`):
@@ -102,9 +104,10 @@ class FeatureCache:
         with tqdm(total=count, initial=done, desc="features", unit="picture", disable=not progress) as bar:
             while done < count:
                 stop = min(done + batch_size, count)
-                features = encode_pictures(
-                    model, parts, torch.stack([pixel_values(i) for i in range(done, stop)]), dtype
-                )
+                found = [pixels(number) for number in range(done, stop)]
+                stacked = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+                faces = stacked.get("face_pixel_values")
+                features = encode_pictures(model, parts, stacked["pixel_values"], dtype, faces)
                 for name, values in features.items():
                     if name not in arrays:
                         arrays[name] = np.lib.format.open_memmap(
@@ -127,14 +130,21 @@ class FeatureCache:
 
 
 @torch.no_grad()
-def encode_pictures(model, parts: dict, pixels: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
-    """What `parts` of a model (names of `PARTS`) make of pictures (B, 3, R, R) in [-1, 1]; features as `dtype`."""
+def encode_pictures(
+    model, parts: dict, pixels: torch.Tensor, dtype: str, faces: torch.Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """
+    What `parts` of a model (names of `PARTS`) make of pictures (B, 3, R, R) in [-1, 1]; features as `dtype`. `faces`
+    are the image processor's `face_pixel_values`, where it returns them.
+    """
+    device = next(model.parameters()).device
+    faces = None if faces is None else faces.to(device)
     encoders = {
         "codes": model.encode_images,
         "clip_features": model.encode_clip,
-        "face_features": model.encode_face,
+        "face_features": lambda pixels: model.encode_face(pixels, faces),
     }
-    pixels = pixels.to(next(model.parameters()).device)
+    pixels = pixels.to(device)
     features = {name: encoders[name](pixels).cpu() for name in parts}
     return {
         name: values.to(torch.int32).numpy() if name == "codes" else values.float().numpy().astype(dtype)

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from ...modeling_unif2ace.face_alignment_unif2ace import align_largest_face
 from ...pipelines.files import replacing, write_json
 from .features import PARTS, encode_pictures, fingerprint
 from .records import FaceRecord
@@ -136,8 +134,7 @@ def _write_shard(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
-        pixels = image_processor([record.image for record in batch], return_tensors="pt")["pixel_values"]
-        encoded = encode(model, pixels, [record.image for record in batch], features)
+        encoded = encode(model, image_processor([record.image for record in batch], return_tensors="pt"), features)
         for place, record in enumerate(batch):
             rows.append(_as_row(record) | {name: values[place] for name, values in encoded.items()})
         bar.update(len(batch))
@@ -146,17 +143,13 @@ def _write_shard(
 
 
 @torch.no_grad()
-def encode(
-    model: "UniF2aceModel", pixel_values: torch.Tensor, images: Sequence[Image.Image], features: bool = True
-) -> dict[str, np.ndarray]:
+def encode(model: "UniF2aceModel", pixels: Mapping[str, torch.Tensor], features: bool = True) -> dict[str, np.ndarray]:
     """
     What the frozen parts of a model make of pictures.
 
     Args:
         model ([`UniF2aceModel`]): The model.
-        pixel_values (`torch.Tensor` of shape `(pictures, 3, R, R)`): In [-1, 1].
-        images (`Sequence[PIL.Image.Image]`):
-            The same pictures in RGB: a face encoder that wants aligned faces gets the largest face of each.
+        pixels (`Mapping[str, torch.Tensor]`): What the image processor returned for them.
         features (`bool`, *optional*, defaults to `True`): Whether the encoders are asked too, as far as there are any.
 
     Returns:
@@ -165,14 +158,7 @@ def encode(
     """
     names = PARTS if features else ("codes",)
     parts = {name: part for name in names if (part := getattr(model, PARTS[name])) is not None}
-    found = encode_pictures(model, parts, pixel_values, "float16")
-    if "face_features" in found and model.face_encoder.config.alignment == "five_points":
-        size = model.face_encoder.config.image_size
-        faces = np.stack([np.asarray(align_largest_face(image, size)) for image in images])
-        pixels = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
-        face_features = model.encode_face(pixels.to(model.face_encoder.device))
-        found["face_features"] = face_features.cpu().numpy().astype("float16")
-    return found
+    return encode_pictures(model, parts, pixels["pixel_values"], "float16", pixels.get("face_pixel_values"))
 
 
 def _as_row(record: FaceRecord) -> dict[str, Any]:

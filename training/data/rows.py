@@ -387,13 +387,13 @@ def make_rows(
 
 
 def _features(folder: Path, records: Sequence[FaceRecord], model, image_processor, progress: bool) -> FeatureCache:
-    def pixel_values(number: int) -> torch.Tensor:
+    def pixels(number: int) -> dict[str, torch.Tensor]:
         image = records[number].image
         if image is None:
             raise ValueError(f"record {number} has no picture to compute features from")
-        return image_processor(image, return_tensors="pt")["pixel_values"][0]
+        return {name: value[0] for name, value in image_processor(image, return_tensors="pt").items()}
 
-    return FeatureCache.build(folder, model, pixel_values, len(records), progress=progress)
+    return FeatureCache.build(folder, model, pixels, len(records), progress=progress)
 
 
 # For fine-tuning
