@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline, UniF2aceTrainer, UniF2aceTrainingArguments
+from unif2ace.modeling_unif2ace.pictures_unif2ace import load_image
 from unif2ace.pipelines.files import replacing, write_json, write_text
 from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.adapters import PRESETS
@@ -138,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict:
     pipe = UniF2acePipeline.from_pretrained(options.base)
     pipe.set_progress_bar_config(disable=True)
 
-    known = [Image.open(path).convert("RGB") for path in sorted(faces.glob("*.png"))]
+    known = [load_image(path) for path in sorted(faces.glob("*.png"))]
     center = F.normalize(embed(pipe, known).mean(0), dim=0)
     new = [person_picture(options.person, options.count + number, SPLIT) for number in range(options.prompts)]
     paintings = [paint(*painting) for painting in new]

@@ -31,6 +31,7 @@ from reporting import put_section, table
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline
+from unif2ace.modeling_unif2ace.pictures_unif2ace import load_image
 from unif2ace.pipelines import detect_watermark, embed_watermark, watermark_unif2ace
 from unif2ace.pipelines.files import write_json
 from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
@@ -52,7 +53,7 @@ def jpeg(quality: int) -> Callable:
     def change(image, rng):
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality)
-        return Image.open(file)
+        return load_image(file.getvalue())
 
     return change
 

@@ -1,7 +1,6 @@
 """`unif2ace data`: look at face data sets, and prepare them for training."""
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,6 +194,12 @@ def _add_clean(parser: argparse.ArgumentParser) -> None:
         help="near-duplicates differ in at most so many of 256 bits; -1 keeps them (default: %(default)s)",
     )
     parser.add_argument("--seed", type=seed_int, default=0, help="of the division (default: %(default)s)")
+    parser.add_argument(
+        "--split-by",
+        choices=("person", "picture"),
+        default="person",
+        help="what stays together; picture: a person may be in several splits (default: %(default)s)",
+    )
 
 
 def _clean(arguments: argparse.Namespace) -> None:
@@ -202,7 +207,8 @@ def _clean(arguments: argparse.Namespace) -> None:
 
     splits = parse_splits(arguments.splits)
     stream = open_source(arguments, need_text=False)
-    done = clean(stream, arguments.output, splits, arguments.distance, arguments.seed, arguments.overwrite)
+    names = ("distance", "seed", "overwrite", "split_by")
+    done = clean(stream, arguments.output, splits, **{name: getattr(arguments, name) for name in names})
     print_broken(stream)
     for name, earlier in done.left_out[:10]:
         print(f"left out {name}: looks like {earlier}")
@@ -327,6 +333,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from ..pipelines.files import read_json
     from ..training.data.prepare import fingerprints, prepare
 
     stream = open_source(arguments)
@@ -345,7 +352,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         features=not arguments.codes_only,
         overwrite=arguments.overwrite,
     )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path)
     rows = sum(shard["rows"] for shard in manifest["shards"])
     print_broken(stream)
     print(f"{arguments.output}: {rows} pictures in {len(manifest['shards'])} files")
@@ -389,8 +396,9 @@ examples:
   unif2ace data clean photos/ -o cleaned/
   unif2ace data clean celeba:/data/celeba -o cleaned/ --splits train=0.9,validation=0.05,test=0.05
 
-Each split is a folder of pictures with metadata.jsonl. Near-duplicates are found by perceptual hash over the whole
-data set, so none is left on the two sides of a split. A picture whose person is not known is a person of its own.
+Each split is a folder of pictures with metadata.jsonl. Near-duplicates are found by perceptual hash and a look at
+both pictures over the whole data set, so none is left on the two sides of a split. A picture whose person is not known
+is a person of its own.
 """,
         _add_clean,
         _clean,

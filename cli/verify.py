@@ -4,8 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from PIL import Image
-
+from ..modeling_unif2ace.pictures_unif2ace import open_image
 from ..pipelines.provenance_unif2ace import read_provenance
 from ..pipelines.watermark_unif2ace import DEFAULT_KEY, detect_watermark
 from .common import EXIT_NO, open_picture
@@ -33,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     all_found = True
     for path in arguments.images:
         picture = open_picture(path)
-        with Image.open(path) as file:  # its text is lost when it becomes RGB
+        with open_image(path) as file:  # its text is lost when it becomes RGB
             provenance = read_provenance(file)
         watermark = detect_watermark(picture, arguments.key)
         found = watermark.found or provenance is not None

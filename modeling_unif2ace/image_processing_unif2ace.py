@@ -6,13 +6,22 @@ import urllib.request
 
 import numpy as np
 from PIL import Image
-from transformers import BatchFeature, image_utils
+from transformers import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .compat_unif2ace import PilBackend
 from .face_alignment_unif2ace import align_largest_face
-from .pictures_unif2ace import MAX_PIXELS, UniF2aceImageError, load_image
+from .pictures_unif2ace import (
+    MAX_PIXELS,
+    UniF2aceImageError,
+    as_array,
+    as_images,
+    as_levels,
+    is_list,
+    is_pixels,
+    load_image,
+)
 
 
 MAX_DOWNLOAD_BYTES = 64 * 2**20
@@ -24,7 +33,8 @@ class UniF2aceImageProcessor(PilBackend):
     Resize the short side (bicubic), crop the centre, bring pixels to [-1, 1]: Show-o's preprocessing.
 
     Pictures may be paths, bytes, PIL pictures (see [`load_image`]), http(s) addresses (fetched within limits of size
-    and time), or uint8 arrays and tensors.
+    and time), or arrays and tensors: uint8, or floating point from 0 to 1. With `do_rescale=False` arrays are taken as
+    they are.
 
     Args:
         size (`dict[str, int]`, *optional*, defaults to `{"shortest_edge": 256}`): Length of the short side, pixels.
@@ -60,7 +70,7 @@ class UniF2aceImageProcessor(PilBackend):
             return super().preprocess(images, *args, **kwargs)
         images = self.fetch_images(images)
         batch = super().preprocess(images, *args, **kwargs)
-        pictures = [_as_picture(image) for image in image_utils.make_flat_list_of_images(images)]
+        pictures = [load_image(image) for image in as_images(images)]
         faces = [np.asarray(align_largest_face(picture, self.face_size)) for picture in pictures]
         pixels = np.ascontiguousarray(np.stack(faces).transpose(0, 3, 1, 2), dtype=np.float32) / 127.5 - 1
         batch["face_pixel_values"] = pixels
@@ -87,13 +97,19 @@ class UniF2aceImageProcessor(PilBackend):
     def fetch_images(self, image_url_or_urls):
         """Load one picture or nested lists of them; arrays and tensors pass unchanged."""
         source = image_url_or_urls
-        if isinstance(source, (list, tuple)):
+        if is_pixels(source):
+            return list(source) if source.ndim == 4 else source
+        if is_list(source):
             return [self.fetch_images(item) for item in source]
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             return self._download(source)
-        if image_utils.is_valid_image(source) and not isinstance(source, Image.Image):
-            return source
         return load_image(source, self.max_pixels)
+
+    def process_image(self, image, do_rescale: bool | None = True, **kwargs) -> np.ndarray:
+        """One picture as an array (channels, height, width); pixels from 0 to 1 become levels from 0 to 255."""
+        if is_pixels(image) and do_rescale:
+            image = as_levels(as_array(image))
+        return super().process_image(image, **kwargs)
 
     def _download(self, address: str) -> Image.Image:
         """A picture from the internet: not larger than `MAX_DOWNLOAD_BYTES`, not later than `DOWNLOAD_SECONDS`."""
@@ -114,16 +130,6 @@ class UniF2aceImageProcessor(PilBackend):
             return load_image(bytes(content), self.max_pixels)
         except UniF2aceImageError as error:
             raise UniF2aceImageError(f"{address}: {error}") from error
-
-
-def _as_picture(image) -> Image.Image:
-    """An upright RGB picture from what `fetch_images` let pass: a picture, or an array or tensor of whole numbers."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    array = image_utils.to_numpy_array(image)
-    if image_utils.infer_channel_dimension_format(array) == image_utils.ChannelDimension.FIRST:
-        array = array.transpose(1, 2, 0)
-    return load_image(Image.fromarray(array.astype(np.uint8).squeeze(-1) if array.shape[-1] == 1 else array))
 
 
 __all__ = ["UniF2aceImageProcessor"]

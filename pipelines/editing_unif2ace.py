@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from ..modeling_unif2ace.pictures_unif2ace import as_images, load_image
 from .checks_unif2ace import as_list, check_count, check_share, check_texts
 from .regions_unif2ace import mask_picture, outpaint_canvas
 from .scheduling_unif2ace import MASKED_CODE, mask_codes, row_generators
@@ -36,7 +37,7 @@ class UniF2aceEditingMixin:
         cropped as for describing them; `decode_latents` gives the pictures back.
         """
         self._onload()
-        pictures = self.processor.image_processor.fetch_images(as_list(images))
+        pictures = self.processor.image_processor.fetch_images(as_images(images))
         pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         model = self.transformer
         return model.encode_images(pixels.to(self._execution_device, model.dtype))
@@ -73,12 +74,12 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if numbers or sizes of pictures, masks and prompts do not fit together.
         """
-        pictures = self.processor.image_processor.fetch_images(as_list(image))
+        pictures = self.processor.image_processor.fetch_images(as_images(image))
         masks = [mask] if isinstance(mask, tuple) else as_list(mask)
         if len(masks) not in (1, len(pictures)):
             raise ValueError(f"{len(masks)} masks for {len(pictures)} images; give one for all, or one for each")
         masks = masks * len(pictures) if len(masks) == 1 else masks
-        pictures = [item if isinstance(item, Image.Image) else _as_picture(item) for item in pictures]
+        pictures = [load_image(item) for item in pictures]
         masks = [mask_picture(item, picture.size) for item, picture in zip(masks, pictures, strict=True)]
         chosen = self._mask_pixels(masks)
         grid_size = self.transformer.config.vq_config.grid_size
@@ -116,8 +117,8 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if the margins are no margins, or the result is not square.
         """
-        pictures = self.processor.image_processor.fetch_images(as_list(image))
-        pictures = [item if isinstance(item, Image.Image) else _as_picture(item) for item in pictures]
+        pictures = self.processor.image_processor.fetch_images(as_images(image))
+        pictures = [load_image(item) for item in pictures]
         canvases, masks = zip(*(outpaint_canvas(picture, margins) for picture in pictures), strict=True)
         return self.inpaint(prompt, list(canvases), list(masks), **kwargs)
 
@@ -263,7 +264,7 @@ class UniF2aceEditingMixin:
         """Prompts, and the codes of their pictures, a row for each picture to make."""
         check_texts("prompt", prompt)
         check_count("num_images_per_prompt", num_images_per_prompt)
-        prompts, images = as_list(prompt), as_list(image)
+        prompts, images = as_list(prompt), as_images(image)
         count = max(len(prompts), len(images))
         if {len(prompts), len(images)} - {1, count}:
             raise ValueError(f"{len(images)} images and {len(prompts)} prompts; give as many, or one of either")
@@ -302,10 +303,6 @@ def codes_under_mask(pixels: torch.Tensor, grid_size: int) -> torch.BoolTensor:
 def _rows_for(rows: torch.Tensor, count: int, num_images_per_prompt: int) -> torch.Tensor:
     """One row or `count` rows as a row for each picture to make."""
     return rows.expand(count, -1).repeat_interleave(num_images_per_prompt, dim=0)
-
-
-def _as_picture(pixels: Any) -> Image.Image:
-    raise TypeError(f"an image is of type {type(pixels).__name__}, expected a path or a PIL picture")
 
 
 __all__ = ["UniF2aceEditingMixin", "codes_under_mask"]

@@ -1,4 +1,7 @@
-"""Files that are complete or absent: written under another name first, then put in place in one step."""
+"""
+Files that are complete or absent: written under another name first, then put in place in one step. And JSON and
+names of files that may come from strangers, read so that nothing of theirs ends a program or leaves its folder.
+"""
 
 import json
 import os
@@ -79,6 +82,64 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file, indented, in one step."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def parse_json(text: str | bytes, name: str = "the text") -> Any:
+    """
+    The content of a JSON text from anywhere.
+
+    Raises:
+        ValueError: if it is none, or so deep that Python cannot read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{name} is not JSON that can be read (too deep): look at it in an editor") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not JSON ({error}): mend it, or take the file anew from where it came") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """
+    The content of a JSON file (UTF-8, with or without a mark of byte order).
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no JSON.
+    """
+    return parse_json(Path(path).read_bytes(), str(path))
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    r"""
+    The entries of a file of JSON lines, with the numbers of their lines from 1 on; empty lines are passed over.
+
+    Lines end at `\n` alone: JSON texts may hold U+2028, U+0085 and others at which Python's `splitlines` splits too.
+
+    Raises:
+        ValueError: if a line is no JSON.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, parse_json(line, f"{path}, line {number}")
+
+
+def plain_name(name: Any, source: str | Path) -> str:
+    """
+    A file's name out of a manifest or an index, if it is the plain name of a file in the same folder.
+
+    Args:
+        name: What the manifest says.
+        source (`str` or `Path`): The manifest, for the message.
+
+    Raises:
+        ValueError: if it is something else: `../x`, a path, an address, a drive, a name that no file can have.
+    """
+    bad = not isinstance(name, str) or not name or len(name.encode(errors="replace")) > 255
+    if bad or name in (".", "..") or any(sign in name for sign in '/\\:*?"<>|\0'):
+        raise ValueError(f"{source} names the file {str(name)[:100]!r}, expected a plain file name: do not trust it")
+    return name
 
 
 def _umask() -> int:

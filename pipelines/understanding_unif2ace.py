@@ -15,7 +15,8 @@ from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.cache_utils import DynamicCache
 
-from .checks_unif2ace import as_list, check_count, check_texts
+from ..modeling_unif2ace.pictures_unif2ace import as_images, is_batch
+from .checks_unif2ace import check_count, check_texts
 
 
 DEFAULT_DESCRIBE_PROMPT = "Describe this face."
@@ -133,7 +134,7 @@ class UniF2aceUnderstandingMixin:
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
             for image, text in zip(images, questions, strict=True)
         ]
-        is_batched = isinstance(image, (list, tuple)) or not isinstance(question, str)
+        is_batched = is_batch(image) or not isinstance(question, str)
         return self._converse(conversations, is_batched, max_new_tokens, stream, generate_kwargs)
 
     def chat(
@@ -259,11 +260,11 @@ class UniF2aceUnderstandingMixin:
         """
         prefilled = self._prefill(self._fetch_images(image))
         self.maybe_free_model_hooks()
-        return prefilled if isinstance(image, (list, tuple)) else prefilled[0]
+        return prefilled if is_batch(image) else prefilled[0]
 
     def _fetch_images(self, image: Any) -> list:
         """Pictures, loaded. One that is given several times is loaded once, and stays one object."""
-        images = as_list(image)
+        images = as_images(image)
         if not images:
             raise ValueError("the list of images is empty, expected at least one")
         loaded = {

@@ -211,6 +211,7 @@ def test_bands_find_exactly_what_comparing_all_finds(distance, monkeypatch):
             value ^= 1 << place
         values.append(value)
     monkeypatch.setattr("unif2ace.training.data.cleaning.perceptual_hash", lambda image: image)
+    monkeypatch.setattr("unif2ace.training.data.cleaning.thumbnail", lambda image: np.zeros((24, 24, 3), np.uint8))
     duplicates, kept = NearDuplicates(distance), []
     for number, value in enumerate(values):
         found = duplicates.add(value, str(number))

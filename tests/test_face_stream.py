@@ -91,7 +91,7 @@ def break_folder(folder):
         (folder / name).with_suffix(".txt").write_text("a face")
     (folder / "silent.txt").write_text(" \n ")
     (folder / "textless.txt").unlink()
-    (folder / "binary.txt").write_bytes(b"\xff\xfe\x00caption")
+    (folder / "binary.txt").write_bytes(b"caption of \x80\xff")
     return set(broken)
 
 
@@ -104,11 +104,11 @@ def test_broken_samples_are_named_and_passed_over(folder):
     assert set(problems) == broken
     for name, words in {
         "truncated.jpg": "truncated",
-        "text.png": "not one that Pillow can read",
+        "text.png": "not a picture that Pillow can read",
         "silent.png": "empty",
         "textless.png": "missing",
         "binary.png": "not UTF-8",
-        "bomb.png": "limit 64,000,000",
+        "bomb.png": "limit is 64,000,000",
     }.items():
         assert words in problems[name], problems[name]
 
@@ -135,7 +135,8 @@ def test_names_may_not_leave_the_folder(tmp_path):
     stream = open_faces(inside)
     assert ids(stream) == []
     problems = [problem for _, problem in stream.broken.named]
-    assert [("leaves the folder" in problem) for problem in problems] == [True, True, True, False, False]
+    assert [("leaves the folder" in problem) for problem in problems] == [True, True, False, False, False]
+    assert "is a link out of" in problems[2] and "zero byte" in problems[3] and "is missing" in problems[4]
 
 
 def test_wrong_types_and_lines(tmp_path):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from PIL import Image
 
+from ..modeling_unif2ace.pictures_unif2ace import load_image
+
 
 CURVES = (
     ("mask_loss", "masked cross-entropy, nats a code"),
@@ -29,7 +31,7 @@ def _figure(columns: int, width: float, height: float):
 def _picture(figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    return Image.open(buffer).convert("RGB")
+    return load_image(buffer.getvalue())
 
 
 def plot_losses(entries: Sequence[Mapping[str, float]]) -> Image.Image:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ...pipelines.files import write_json
+from ...pipelines.files import parse_json, read_json, write_json
 from .records import FaceRecord
 from .sources import BrokenSamples, FaceStream
 
@@ -210,7 +210,7 @@ def parse_questions(answer: str) -> list[dict[str, str]]:
     text = _FENCE.sub("", answer.strip())
     start, stop = text.find("["), text.rfind("]")
     try:
-        entries = json.loads(text[start : stop + 1]) if 0 <= start < stop else None
+        entries = parse_json(text[start : stop + 1]) if 0 <= start < stop else None
     except ValueError as error:
         raise AnswerError(f"the answer holds JSON that is broken ({error}): {answer[:80]!r}") from error
     if not isinstance(entries, list) or not entries:
@@ -228,12 +228,13 @@ def read_done(path: Path) -> dict[str, dict[str, Any]]:
     """The faces that an output file has captions of; half a line at its end is passed over."""
     done = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
-                entry = json.loads(line)
-                done[entry["file_name"]] = entry
-            except (ValueError, KeyError, TypeError):
-                continue
+        with open(path, "rb") as file:  # lines end at \n alone
+            for line in file:
+                try:
+                    entry = parse_json(line)
+                    done[entry["file_name"]] = entry
+                except (ValueError, KeyError, TypeError):
+                    continue
     return done
 
 
@@ -267,7 +268,7 @@ def write_captions(
     done = read_done(output)
     report = output.with_suffix(".report.json")
     if report.exists():
-        writer.earlier_attempts = json.loads(report.read_text(encoding="utf-8"))["attempts"]
+        writer.earlier_attempts = read_json(report)["attempts"]
     failed = BrokenSamples(f"captions of {stream.name}", max_failed)
     output.parent.mkdir(parents=True, exist_ok=True)
     written = 0
@@ -347,7 +348,7 @@ def classifier_labels(folder: Path, threshold: float) -> Callable[[Any], dict[st
     path = folder / ACCURACY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: train a classifier with `unif2ace data classifier`")
-    names = useful_labels(json.loads(path.read_text(encoding="utf-8")))
+    names = useful_labels(read_json(path))
     if not names:
         raise ValueError(f"the classifier in {folder} reads no label better than by guessing: train it longer")
     model = UniF2aceJudge.from_pretrained(folder).eval()

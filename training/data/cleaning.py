@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -14,11 +15,18 @@ from .sources import FaceStream
 
 _HASH_SIDE = 16  # of the perceptual hash: 256 bits tell aligned portraits apart, of which the usual 64 confuse many
 _BITS = _HASH_SIDE**2
+_SMALL_SIDE = 24  # pixels of a thumbnail
+_COLOUR_SHIFT = 12  # levels of 255 by which the mean colour of a copy may differ, beside its brightness
+SPLIT_BY = ("person", "picture")
 
 
 class NearDuplicates:
     """
-    Finds pictures that look like an earlier one, by the perceptual hash (DCT) of the package `imagehash`.
+    Finds copies of earlier pictures: recompressed, resized, a little brighter.
+
+    The perceptual hash (DCT) of the package `imagehash` finds candidates, small colour pictures decide: two different
+    pictures of one person may have nearly equal hashes, but differ in a place (mouth, glasses) or in colours; what
+    happens to copies on the web changes every place a little.
 
     Hashes within the distance share, by the pigeonhole principle, one of `distance + 1` bands of bits exactly; only
     pictures that share a band are compared.
@@ -38,6 +46,7 @@ class NearDuplicates:
         self.bounds = [_BITS * band // (distance + 1) for band in range(distance + 2)]
         self.hashes: list[int] = []
         self.names: list[str] = []
+        self.thumbnails: list[bytes] = []
         self.bands: list[dict[int, list[int]]] = [{} for _ in range(distance + 1)]
 
     def add(self, image: Image.Image, name: str) -> str | None:
@@ -47,18 +56,40 @@ class NearDuplicates:
         Returns:
             The name of the earlier picture, or `None`.
         """
-        value = perceptual_hash(image)
+        value, small = perceptual_hash(image), thumbnail(image)
         edges = zip(self.bounds, self.bounds[1:], strict=False)
         keys = [(value >> low) & ((1 << (high - low)) - 1) for low, high in edges]
         for band, key in zip(self.bands, keys, strict=True):
             for place in band.get(key, ()):
                 if (self.hashes[place] ^ value).bit_count() <= self.distance:
-                    return self.names[place]
+                    other = np.frombuffer(self.thumbnails[place], np.uint8).reshape(small.shape)
+                    if same_picture(small, other):
+                        return self.names[place]
         for band, key in zip(self.bands, keys, strict=True):
             band.setdefault(key, []).append(len(self.hashes))
         self.hashes.append(value)
         self.names.append(name)
+        self.thumbnails.append(small.tobytes())
         return None
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """A picture as 24 x 24 pixels, uint8."""
+    return np.asarray(image.convert("RGB").resize((_SMALL_SIDE, _SMALL_SIDE), Image.Resampling.HAMMING))
+
+
+def same_picture(first: np.ndarray, second: np.ndarray) -> bool:
+    """
+    Whether two thumbnails are of one picture, whatever its brightness and contrast: their greatest difference is small
+    everywhere, and their colours are the same.
+    """
+    pictures = [np.asarray(picture, dtype=np.float64) for picture in (first, second)]
+    colours = [picture.mean((0, 1)) - picture.mean() for picture in pictures]
+    if np.abs(colours[0] - colours[1]).max() > _COLOUR_SHIFT:
+        return False
+    evened = [(picture - picture.mean((0, 1))) / (picture.std() + 6) for picture in pictures]
+    difference = np.abs(evened[0] - evened[1]).mean(-1)
+    return difference.mean() <= 0.1 and np.quantile(difference, 0.99) <= 0.2 and difference.max() <= 0.3
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -91,7 +122,7 @@ def parse_splits(text: str) -> dict[str, float]:
     return splits
 
 
-def split_of(record: FaceRecord, splits: dict[str, float], seed: int = 0) -> str:
+def split_of(record: FaceRecord, splits: dict[str, float], seed: int = 0, split_by: str = "person") -> str:
     """
     The split of a record: decided by its person alone, so that all pictures of a person are in one split, on every
     machine and whatever else is in the data set.
@@ -100,8 +131,10 @@ def split_of(record: FaceRecord, splits: dict[str, float], seed: int = 0) -> str
         record ([`FaceRecord`]): The record; without identity, its source and name stand for the person.
         splits (`dict[str, float]`): Name to share; shares add up to one.
         seed (`int`, *optional*, defaults to 0): Another one gives another division.
+        split_by (`str`, *optional*, defaults to `"person"`): `"picture"` divides the pictures of a person too.
     """
-    person = f"identity {record.identity}" if record.identity is not None else f"picture {record.source} {record.id}"
+    known = record.identity is not None and split_by == "person"
+    person = f"identity {record.identity}" if known else f"picture {record.source} {record.id}"
     digest = hashlib.sha256(f"{seed} {person}".encode()).digest()
     place, total = int.from_bytes(digest[:8]) / 2**64, 0.0
     for name, share in splits.items():
@@ -127,6 +160,7 @@ def clean(
     distance: int = 16,
     seed: int = 0,
     overwrite: bool = False,
+    split_by: str = "person",
 ) -> Cleaned:
     """
     Write a data set without its near-duplicates, one folder a split, no person in two of them.
@@ -138,10 +172,11 @@ def clean(
         distance (`int`, *optional*, defaults to 16): Bits in which near-duplicates differ at most; -1 keeps them.
         seed (`int`, *optional*, defaults to 0): Seed of the division.
         overwrite (`bool`, *optional*, defaults to `False`): Whether folders that exist may be replaced.
+        split_by (`str`, *optional*, defaults to `"person"`): `"picture"` lets a person be in several splits.
 
     Raises:
         FileExistsError: if a folder exists and `overwrite` is not given.
-        ValueError: if there is no usable sample.
+        ValueError: if there is no usable sample, or a split would be empty; nothing is written then.
     """
     output = Path(output)
     duplicates = NearDuplicates(distance) if distance >= 0 else None
@@ -151,11 +186,18 @@ def clean(
         for record in tqdm(stream, desc="cleaning", unit="face", disable=None):
             earlier = duplicates.add(record.image, record.id) if duplicates else None
             if earlier is None:
-                writers[split_of(record, splits, seed)].add(record)
+                writers[split_of(record, splits, seed, split_by)].add(record)
             else:
                 left_out.append((record.id, earlier))
         if not any(writer.count for writer in writers.values()):
             raise ValueError(f"{stream.name} has no usable sample")
+        if empty := [name for name, writer in writers.items() if not writer.count]:
+            people = sum(len(writer.people) for writer in writers.values())
+            pictures = sum(writer.count for writer in writers.values())
+            raise ValueError(
+                f"the split {empty[0]} would be empty: {pictures} pictures of {people or 0} known people, none of "
+                "whom is put into two splits; give larger shares, fewer splits, another --seed, or --split-by picture"
+            )
     return Cleaned(
         {name: writer.count for name, writer in writers.items()},
         {name: len(writer.people) for name, writer in writers.items()},

@@ -1,16 +1,18 @@
 """Face records as the conversations that TRL trains on: for supervised tuning and for preferences."""
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...modeling_unif2ace.pictures_unif2ace import load_image
+from ...pipelines.files import json_lines
 from .language.attributes import ATTRIBUTES
 from .language.captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
 from .language.visibility import assumed_visible
 from .records import FaceRecord
 from .rows import read_faces
 from .sources import SOURCES, open_faces
+from .sources.samples import file_below
 
 
 METADATA = "metadata.jsonl"
@@ -121,17 +123,17 @@ def folder_preferences(folder: str | Path) -> list[dict] | None:
     file = Path(folder) / METADATA
     if not file.is_file():
         return None
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line for _, line in json_lines(file)]
+    if not all(isinstance(line, dict) for line in lines):
+        raise ValueError(f"{file} has lines that are no JSON objects, expected file_name, chosen and rejected in each")
     with_both = ["chosen" in line and "rejected" in line for line in lines]
     if not any(with_both):
         return None
     if not all(with_both):
         raise ValueError(f"{file}, line {with_both.index(False) + 1} lacks chosen or rejected, other lines have them")
-    from ...modeling_unif2ace.pictures_unif2ace import load_image
-
     return [
         {
-            "images": [load_image(Path(folder) / line["file_name"])],
+            "images": [load_image(file_below(folder, str(line.get("file_name", ""))))],
             "prompt": _user(line.get("prompt") or DESCRIBE_PROMPTS[0]),
             "chosen": _assistant(line["chosen"]),
             "rejected": _assistant(line["rejected"]),

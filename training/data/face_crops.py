@@ -6,7 +6,6 @@ them at the first use, those of insightface for non-commercial research only) or
 faces gives its largest one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
+from ...pipelines.files import read_json
 from .records import FolderWriter
 from .sources import BrokenSampleError, BrokenSamples, FaceStream
 
@@ -114,7 +114,7 @@ class LandmarkFile:
 
     def __init__(self, path: Path):
         if path.suffix == ".json":
-            entries: Mapping[str, Sequence] = json.loads(path.read_text(encoding="utf-8"))
+            entries: Mapping[str, Sequence] = read_json(path)
         else:
             from .sources.labelled import read_label_table
 

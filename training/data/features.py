@@ -1,7 +1,6 @@
 """Image codes, CLIP features and face embeddings, computed once and kept on disk."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...pipelines.files import write_json
+from ...pipelines.files import read_json, write_json
 
 
 if TYPE_CHECKING:
@@ -154,7 +153,13 @@ def encode_pictures(
 
 def _description(folder: Path) -> dict | None:
     path = folder / DESCRIPTION
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    description = read_json(path)
+    known = isinstance(description, dict) and set(description.get("columns", [None])) <= set(PARTS)
+    if not known or not isinstance(description.get("done"), int) or not isinstance(description.get("count"), int):
+        raise ValueError(f"{path} is no description of features that this package wrote: delete the folder {folder}")
+    return description
 
 
 def fingerprint(part: torch.nn.Module) -> str:

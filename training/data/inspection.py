@@ -31,6 +31,7 @@ class Inspection:
         records (`int`): Usable samples.
         sizes (`Counter`): Pictures of each (width, height).
         small (`list[str]`): Pictures whose short side is less than 64 pixels, by name.
+        with_words (`int`): Samples that have a caption or a question.
         duplicates (`int`): Pictures whose pixels are exactly those of an earlier one.
         caption_words (`list[int]`): Words of each caption.
         caption_attributes (`list[int]`): Attributes that the template engine's parser reads in each caption.
@@ -40,12 +41,14 @@ class Inspection:
         labels (`dict[str, Counter]`): Values of each attribute or label.
         identities (`Counter`): Pictures of each person.
         broken (`int`), broken_samples (`list`): Broken samples: how many, and the first of them.
+        not_read (`list[str]`): What of the data set is not read: other files, columns, splits.
     """
 
     source: str
     records: int = 0
     sizes: Counter = field(default_factory=Counter)
     small: list[str] = field(default_factory=list)
+    with_words: int = 0
     duplicates: int = 0
     caption_words: list[int] = field(default_factory=list)
     caption_attributes: list[int] = field(default_factory=list)
@@ -57,10 +60,12 @@ class Inspection:
     identities: Counter = field(default_factory=Counter)
     broken: int = 0
     broken_samples: list[tuple[str, str]] = field(default_factory=list)
+    not_read: list[str] = field(default_factory=list)
 
     def add(self, record: FaceRecord) -> None:
         """Count one record."""
         self.records += 1
+        self.with_words += bool(record.captions or record.questions)
         if record.image is not None:
             self.sizes[record.image.size] += 1
             if min(record.image.size) < SMALL_SIDE:
@@ -95,6 +100,10 @@ class Inspection:
         """The summary for people."""
         lines = [f"{self.source}: {self.records} usable samples, {self.broken} broken"]
         lines += [f"  broken: {name}: {problem}" for name, problem in self.broken_samples]
+        lines += [f"  not read: {note}" for note in self.not_read]
+        wordless = self.records - self.with_words
+        if wordless:
+            lines.append(f"  without a caption or question: {wordless} of {self.records} pictures")
         pictures = sum(self.sizes.values())
         if pictures:
             sides = [min(size) for size in self.sizes.elements()]
@@ -158,7 +167,7 @@ def inspect_faces(
     Returns:
         The [`Inspection`] and the drawn records, in the order of the data set.
     """
-    found, rng = Inspection(stream.name), random.Random(seed)
+    found, rng = Inspection(stream.name, not_read=list(stream.notes)), random.Random(seed)
     drawn: list[tuple[int, FaceRecord]] = []
     seen: set[bytes] = set()
     for record in tqdm(stream, total=limit, desc="inspecting", unit="face", disable=None if progress else True):

@@ -8,6 +8,7 @@ after the last of them, so that a run that was cut off goes on there.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...pipelines.files import replacing, write_json
+from ...pipelines.files import plain_name, read_json, replacing, write_json
 from .features import PARTS, encode_pictures, fingerprint
 from .records import FaceRecord
 from .rows import FaceRows
@@ -100,8 +101,7 @@ def prepare(
 def _manifest(folder: Path, path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """The manifest to go on with; those of files that were made otherwise are refused, or removed with their files."""
     manifest: dict[str, Any] = {"settings": settings, "shards": [], "state": None, "complete": False}
-    for other in sorted(folder.glob("prepared*.json")):
-        found = json.loads(other.read_text(encoding="utf-8"))
+    for other, found in _manifests(folder):
         if found["settings"] == settings:
             manifest = found if other == path else manifest
             continue
@@ -113,8 +113,36 @@ def _manifest(folder: Path, path: Path, settings: dict[str, Any], overwrite: boo
             )
         for shard in found["shards"]:
             (folder / shard["file"]).unlink(missing_ok=True)
+            (folder / shard["file"]).with_suffix(".arrow").unlink(missing_ok=True)
         other.unlink()
     return manifest
+
+
+_SHARD = re.compile(r"part-\d{3,}-\d{5,}\.parquet")
+
+
+def _manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """
+    The manifests of a folder. What they say may come from strangers: it decides which files are read and deleted.
+
+    Raises:
+        ValueError: if one is none that [`prepare`] wrote, or names a file that [`prepare`] would not write.
+    """
+    found = []
+    for path in sorted(folder.glob("prepared*.json")):
+        content = read_json(path)
+        if not isinstance(content, dict) or not isinstance(content.get("shards"), list):
+            raise ValueError(f"{path} is no manifest of `unif2ace data prepare`: delete it, or choose another folder")
+        for shard in content["shards"]:
+            name = plain_name(shard.get("file") if isinstance(shard, dict) else shard, path)
+            if not _SHARD.fullmatch(name) or (folder / name).is_symlink():
+                raise ValueError(
+                    f"{path} names the file {name!r}, expected part-NUMBER-NUMBER.parquet: do not trust it"
+                )
+        if not isinstance(content.get("settings"), dict):
+            raise ValueError(f"{path} lacks its settings: delete it, or choose another folder")
+        found.append((path, {"state": None, "complete": False} | content))
+    return found
 
 
 def _write_shard(
@@ -265,10 +293,10 @@ class PreparedFaces(Sequence):
 
 
 def _shards(folder: Path) -> Iterator[dict[str, Any]]:
-    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("prepared*.json"))]
+    manifests = [content for _, content in _manifests(folder)]
     if not manifests:
         raise FileNotFoundError(f"{folder} holds no prepared data: make them with `unif2ace data prepare`")
-    wanted = manifests[0]["settings"]["parts"]
+    wanted = manifests[0]["settings"].get("parts", 1)
     complete = sum(manifest["complete"] for manifest in manifests)
     if complete < wanted:
         raise FileNotFoundError(

@@ -3,6 +3,7 @@
 import inspect
 import random
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -14,12 +15,14 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from ...modeling_unif2ace.configuration_unif2ace import TASKS
+from ...modeling_unif2ace.pictures_unif2ace import load_image
 from .features import FeatureCache
 from .language.captions import DESCRIBE_PROMPTS, write_caption
 from .language.questions import Question, write_questions
 from .language.visibility import assumed_visible
 from .records import FaceRecord
 from .sources import FaceStream, TooManyBrokenSamplesError, open_faces
+from .sources.readers import undecoded
 
 
 PICTURES = ("image", "pixel_values", "codes")
@@ -283,7 +286,7 @@ class Records(Sequence):
     """
 
     def __init__(self, dataset: Any):
-        self.dataset = dataset
+        self.dataset = undecoded(dataset) if "image" in dataset.column_names else dataset
         self.columns = [field.name for field in fields(FaceRecord) if field.name in dataset.column_names]
 
     def __len__(self) -> int:
@@ -292,6 +295,8 @@ class Records(Sequence):
     def __getitem__(self, number: int) -> FaceRecord:
         row = self.dataset[number]
         values = {name: row[name] for name in self.columns if row[name] is not None}
+        if "image" in values:
+            values["image"] = load_image(values["image"])
         values["questions"] = [q if isinstance(q, Question) else Question(**q) for q in values.get("questions", ())]
         for name, value in values.items():  # a struct column has all keys in every row
             if isinstance(value, dict):
@@ -399,17 +404,22 @@ def _features(folder: Path, records: Sequence[FaceRecord], model, image_processo
 # For fine-tuning
 
 
-def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
+def read_faces(source: str, trigger: str | None = None, trigger_only: bool = False) -> list[FaceRecord]:
     """
     Read all faces of a data set; of those that people fine-tune on, none may be broken.
 
+    Pictures that will be trained with the trigger alone are counted on stderr, as is everything that was not read.
+
     Args:
         source (`str`):
-            A folder of pictures, each with a `.txt` file of the same name (one caption a line), or with a line of
+            A folder of pictures, each with a text file of the same name (one caption a line), or named in
             `metadata.jsonl`; or any other data set that [`~unif2ace.training.data.sources.open_faces`] knows.
         trigger (`str`, *optional*):
             A name for who is to be seen. Captions without it get it in front, and a picture without caption has it for
             a caption.
+        trigger_only (`bool`, *optional*, defaults to `False`):
+            Whether it is meant that most pictures have no caption of their own. Otherwise that is refused, unless
+            there is nothing in the data set that could be one.
 
     Returns:
         `list[FaceRecord]` with pictures in RGB.
@@ -417,12 +427,13 @@ def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
     Raises:
         FileNotFoundError: if there is no such data set or no picture in it.
         ValueError: if a face cannot be used: the picture or its caption cannot be read, or it has no caption and there
-            is no trigger.
+            is no trigger; or if most have none.
     """
     try:
-        records = list(open_faces(source, max_broken=0, need_text=False))
+        stream = open_faces(source, max_broken=0, need_text=False)
+        records = list(stream)
     except TooManyBrokenSamplesError as error:
-        found = re.search(r"\((.*)\): mend them", str(error))  # its advice is for data sets that may have holes
+        found = re.search(r"\((.*)\): mend them", str(error), re.S)  # its advice is for data sets that may have holes
         what = found.group(1) if found else str(error)
         raise ValueError(f"a face of {source} cannot be used: {what}; mend it or take it out") from error
     if not records:
@@ -433,13 +444,23 @@ def read_faces(source: str, trigger: str | None = None) -> list[FaceRecord]:
             f"{len(bare)} of {len(records)} pictures of {source} have no caption, first {bare[0]}: write one into a "
             ".txt file of the same name or into metadata.jsonl, or name the person with --trigger"
         )
+    if bare and not trigger_only:
+        unread = f" Not read: {'; '.join(stream.notes)}." if stream.notes else ""
+        if 2 * len(bare) > len(records) and (len(bare) < len(records) or stream.notes):
+            raise ValueError(
+                f"{len(bare)} of {len(records)} pictures of {source} have no caption that was understood, first "
+                f"{bare[0]}: they would be trained with {trigger!r} alone.{unread} Write captions as .txt files or "
+                "metadata.jsonl, or say that it is meant with --trigger-only"
+            )
+    if bare:
+        print(f"{source}: {len(bare)} of {len(records)} pictures are trained with {trigger!r} alone", file=sys.stderr)
     for record in records:
         record.captions = [_with_trigger(caption, trigger) for caption in record.captions or ([""] if trigger else [])]
     return records
 
 
 def _with_trigger(caption: str, trigger: str | None) -> str:
-    if not trigger or trigger.lower() in caption.lower():
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
         return caption
     if not caption:
         return trigger

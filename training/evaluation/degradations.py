@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ...modeling_unif2ace.pictures_unif2ace import load_image
+
 
 SEVERITIES = (1, 2, 3)
 
@@ -55,7 +57,7 @@ def compression(image: Image.Image, severity: int, rng: np.random.Generator) -> 
     """Saved too small: JPEG of low quality."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=_QUALITY[severity - 1])
-    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+    return load_image(buffer.getvalue())
 
 
 DEGRADATIONS: dict[str, Callable[[Image.Image, int, np.random.Generator], Image.Image]] = {

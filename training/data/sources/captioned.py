@@ -1,6 +1,5 @@
 """Adapters of caption data sets: FaceCaption, MM-CelebA-HQ, FFHQ-Text, and records written by this package."""
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from ..records import FaceRecord
 from .columns import texts, value_of
 from .folders import open_folder
 from .labelled import image_folder
-from .readers import from_generator, ranges, read_json
+from .readers import BROKEN, from_generator, ranges, read_json, rows_of
 from .samples import IMAGE_SUFFIXES, BrokenSampleError, open_picture
 
 
@@ -110,7 +109,7 @@ def open_mm_celeba_hq(folder: Path, images: Path | None = None, texts: Path | No
     place = next((Path(path) for path in places if path is not None and Path(path).is_dir()), None)
     if place is None:
         raise FileNotFoundError(f"{folder} has no captions, expected {folder}/text/celeba-caption/<number>.txt")
-    return open_folder(image_folder(folder, images), texts=place)
+    return open_folder(image_folder(folder, images), texts=place)[:2]
 
 
 # FFHQ-Text
@@ -133,15 +132,15 @@ def open_ffhq_text(folder: Path, images: Path | None = None, texts: Path | None 
         place = texts or next(
             (folder / name for name in ("text", "texts", "captions") if (folder / name).is_dir()), None
         )
-        return open_folder(pictures, texts=place)
+        return open_folder(pictures, texts=place)[:2]
     entries = tuple((name, tuple(dict.fromkeys(lines))) for name, lines in sorted(captions.items()))
     return from_generator(_caption_rows, ranges(len(entries)), entries=entries), NamedCaptions(pictures)
 
 
 def _named_captions(path: Path) -> Iterator[tuple[str, list[str]]]:
     if path.suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            entries: Any = list(csv.DictReader(file))
+        rows = (row for row in rows_of(path) if BROKEN not in row)
+        entries: Any = [{name: value for name, value in row.items() if name != "__key__"} for row in rows]
     else:
         entries = read_json(path)
     if isinstance(entries, dict) and all(isinstance(value, (str, list)) for value in entries.values()):

@@ -4,25 +4,33 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
 from ..language.questions import OPEN_QUESTION, Question
 from ..records import FaceRecord
+from .readers import BROKEN
 from .samples import IMAGE_SUFFIXES, BrokenSampleError, open_picture
 
 
 # Usual names, the likeliest first; compared in lower case without separators.
 _NAMES: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "picture", "photo", "face", "jpg", "jpeg", "png", "webp", "imagebytes", "imagepath",
-              "imgpath", "filename", "imagefile", "imagename", "file", "path"),
+              "imgpath", "filename", "imagefilename", "filenames", "imagefile", "imagename", "file", "filepath",
+              "path", "image1", "name"),
     "caption": ("caption", "captions", "facecaption", "refinedcaption", "longcaption", "description", "descriptions",
-                "text", "texts", "txt", "prompt", "jsoncaption", "laioncaption", "recaption"),
+                "text", "texts", "txt", "prompt", "prompts", "jsoncaption", "laioncaption", "recaption",
+                "imagecaption", "blipcaption", "captiontext", "texten", "captionen", "encaption", "entext", "sentence",
+                "sentences", "alttext", "alt", "title", "labeltext", "additionalfeature", "instanceprompt", "tags",
+                "taglist", "tagstring", "wd14tags", "wdtags", "keywords"),
     "question": ("question", "questions", "query", "instruction"),
     "answer": ("answer", "answers", "response", "label"),
     "conversations": ("conversations", "conversation", "messages", "vqa", "qa", "qapairs", "dialog", "dialogue"),
-    "identity": ("identity", "celebid", "personid", "identityid", "subject", "subjectid"),
+    "identity": ("identity", "celebid", "personid", "identityid", "subject", "subjectid", "person"),
     "id": ("id", "imageid", "key", "uid", "sampleid", "questionid"),
 }  # fmt: skip
+SAMPLE = 100  # rows that a guess looks at
+_VALUES_KEPT = 50  # of one column, for the guess
 _ASKING = ("human", "user", "question")
 _ANSWERING = ("gpt", "assistant", "model", "answer")
 _PLACEHOLDER = re.compile(r"\s*<(image|img|ImageHere)>\s*")
@@ -90,33 +98,108 @@ def column_names(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def guess_columns(row: Mapping[str, Any]) -> ColumnMap:
+def sample_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """
-    Guess the map from the names and the content of a first row.
+    The columns of some rows with the first values of each that are not empty; of pictures their kind alone is kept.
 
     Args:
-        row (`Mapping`): A row; pictures are not decoded.
+        rows (`Iterable[Mapping]`): Rows, pictures not decoded; the first 100 are looked at, broken ones passed over.
+    """
+    found: dict[str, list[Any]] = {}
+    for row in islice((row for row in rows if not row.get(BROKEN)), SAMPLE):
+        for name in column_names(row):
+            values = found.setdefault(name, [])
+            value = value_of(row, name)
+            if not _is_empty(value) and len(values) < _VALUES_KEPT:
+                values.append(_light(value))
+    return found
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
+        return not (value.get("bytes") or value.get("path"))
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)
+        or (hasattr(value, "__len__") and not len(value))
+    )
+
+
+def _light(value: Any) -> Any:
+    """A value for looking at: not the bytes of whole pictures."""
+    if isinstance(value, Mapping) and "bytes" in value:
+        return {"bytes": value["bytes"][:16] if value["bytes"] else None, "path": value.get("path")}
+    return value[:16] if isinstance(value, (bytes, bytearray)) else value
+
+
+def guess_columns(rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> ColumnMap:
+    """
+    Guess the map from the names and the contents of rows.
+
+    A column counts as what most of its values are that are not empty: one row may lack what all others have, or have
+    something else. A single column of free text is taken for the caption, whatever its name is.
+
+    Args:
+        rows (`Mapping` or `Iterable[Mapping]`): A row or rows; pictures are not decoded.
 
     Returns:
         [`ColumnMap`]: What was found; kinds that were not found are `None`.
     """
-    names = column_names(row)
+    columns = sample_columns([rows] if isinstance(rows, Mapping) else rows)
+    return guess_from(columns)
+
+
+def guess_from(columns: Mapping[str, list[Any]]) -> ColumnMap:
+    """[`guess_columns`] from what [`sample_columns`] found."""
+    names = list(columns)
     found: dict[str, str] = {}
+
+    def fits(kind: str, name: str) -> bool:
+        values = columns[name]
+        if not values:  # nothing says what it is: its name does, where that is a word for texts
+            return kind in ("caption", "question", "answer")
+        return 2 * sum(_fits(kind, value) for value in values) > len(values)
+
     for kind, usual in _NAMES.items():
         by_name = {_plain(name.rpartition(".")[2]): name for name in reversed(names)}
         by_name |= {_plain(name): name for name in reversed(names)}
-        for name in usual:
-            column = by_name.get(name)
-            if column and column not in found.values() and _fits(kind, value_of(row, column)):
-                found[kind] = column
-                break
+        known = [by_name[name] for name in usual if name in by_name]
+        fitting = [column for column in known if column not in found.values() and fits(kind, column)]
+        # a column that is empty as far as one sees comes after those that are not
+        best = next((column for column in fitting if columns[column]), fitting[0] if fitting else None)
+        if best:
+            found[kind] = best
     if "image" not in found:  # no usual name: take what looks like a picture
-        pictures = [name for name in names if _fits("image", value_of(row, name)) and name not in found.values()]
+        pictures = [name for name in names if columns[name] and fits("image", name) and name not in found.values()]
         if pictures:
             found["image"] = pictures[0]
     if "answer" in found and "question" not in found:
         del found["answer"]
+    if not {"caption", "question", "conversations"} & set(found) or not _says(columns, found):
+        prose = [name for name in names if name not in found.values() and _is_prose(columns[name])]
+        if len(prose) == 1:
+            found["caption"] = prose[0]
     return ColumnMap(**found)
+
+
+def _says(columns: Mapping[str, list[Any]], found: Mapping[str, str]) -> bool:
+    return any(columns[found[kind]] for kind in ("caption", "question", "conversations") if kind in found)
+
+
+def _is_prose(values: list[Any]) -> bool:
+    """Whether most values are texts of several words, and not the same few again and again."""
+    texts = [value for value in values if isinstance(value, str) and len(value.split()) > 2]
+    return bool(texts) and 2 * len(texts) > len(values) and 2 * len(set(texts)) >= min(len(texts), 4)
+
+
+def unread_columns(columns: Mapping[str, list[Any]], used: ColumnMap) -> list[str]:
+    """The columns that hold something and that a map does not name, without the bookkeeping of this package."""
+    named = {name for item in fields(used) for name in used.columns(item.name)}
+    named |= {name.partition(".")[0] for name in named}
+    return [name for name in columns if name not in named and columns[name] and name.partition(".")[0] not in _OWN]
+
+
+_OWN = ("source", "labels", "attributes", "visible", "draft", "known", "models", "prompts")
 
 
 def _plain(name: str) -> str:
@@ -129,11 +212,15 @@ def _fits(kind: str, value: Any) -> bool:
             return "bytes" in value or "path" in value
         if isinstance(value, str):
             return any(value.lower().endswith(suffix) for suffix in IMAGE_SUFFIXES)
+        if _is_list(value):
+            return len(value) == 1 and _fits(kind, value[0])
         return isinstance(value, (bytes, bytearray)) or hasattr(value, "getexif")
     if kind == "conversations":
         return _is_list(value) and (not value or isinstance(value[0], Mapping))
     if kind in ("identity", "id"):
         return isinstance(value, (str, int))
+    if kind in ("question", "answer") and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return kind == "answer"
     return isinstance(value, str) or (_is_list(value) and all(isinstance(item, str) for item in value))
 
 
@@ -141,39 +228,39 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def describe_row(row: Mapping[str, Any]) -> str:
-    """The columns of a row with their types and beginnings, one a line: what a person needs to write the map."""
+def describe_columns(columns: Mapping[str, list[Any]]) -> str:
+    """Columns with a first value of each, one a line: what a person needs to write the map."""
     lines = []
-    for name in column_names(row):
-        value = value_of(row, name)
+    for name, values in columns.items():
+        value = values[0] if values else None
         shown = repr(value)
-        if isinstance(value, Mapping) and "bytes" in value:
-            shown = "a picture" if value["bytes"] else f"a picture's file, {value.get('path')!r}"
+        if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
+            shown = "a picture" if value.get("bytes") else f"a picture's file, {value.get('path')!r}"
         elif isinstance(value, (bytes, bytearray)):
-            shown = f"{len(value)} bytes"
-        lines.append(f"  {name} ({type(value).__name__}): {shown if len(shown) <= 60 else shown[:57] + '...'}")
+            shown = "bytes"
+        kind = type(value).__name__ if values else "nothing in the first rows"
+        lines.append(f"  {name} ({kind}): {shown if len(shown) <= 60 else shown[:57] + '...'}")
     return "\n".join(lines)
 
 
-def announce_guess(source: str, row: Mapping[str, Any], guess: ColumnMap) -> None:
+def announce_guess(source: str, columns: Mapping[str, list[Any]], guess: ColumnMap) -> None:
     """Print, to stderr, which columns there are and what was made of them."""
-    print(
-        f"{source} has the columns\n{describe_row(row)}\nread as --columns {guess or '(none)'}; name others if wrong",
-        file=sys.stderr,
-    )
+    print(f"{source} has the columns\n{describe_columns(columns)}", file=sys.stderr)
+    print(f"read as --columns {guess or '(none)'}; name others if wrong", file=sys.stderr)
 
 
-def check_map(columns: ColumnMap, row: Mapping[str, Any], source: str, need_text: bool = True) -> None:
+def check_map(columns: ColumnMap, names: Iterable[str], source: str, need_text: bool = True) -> None:
     """
     See that a map names columns that exist and is enough to train with.
 
     Raises:
         ValueError: if not; the message lists the columns.
     """
-    names = column_names(row)
+    names = list(names)
+    outer = {name.partition(".")[0] for name in names} | {"__key__"}
     for item in fields(columns):
         for name in columns.columns(item.name):
-            if name not in names and name not in row:
+            if name not in names and name not in outer:
                 raise ValueError(f"{source} has no column {name!r} ({item.name}); it has {', '.join(names)}")
     if not columns.image:
         raise ValueError(
@@ -218,8 +305,7 @@ class MappedRows:
         identity = value_of(row, columns.identity) if columns.identity else None
         # a picture's file is its name, where there is no other
         name = value_of(row, columns.id) if columns.id else stored if isinstance(stored, str) else None
-        captions = [text for column in columns.columns("caption") for text in texts(value_of(row, column), column)]
-        questions = self._questions(row)
+        captions, questions = self.words(row)
         if self.need_text and not captions and not questions:
             asked = columns.columns("caption") + columns.columns("question") + columns.columns("conversations")
             raise BrokenSampleError(f"the caption is empty (of the columns {', '.join(asked)})")
@@ -227,14 +313,24 @@ class MappedRows:
             image=picture,
             captions=captions,
             questions=questions,
-            identity=None if identity is None else str(identity),
-            id="" if name is None else str(name),
+            identity=plain_text(identity) or None,
+            id=plain_text(name),
         )
+
+    def words(self, row: Mapping[str, Any]) -> tuple[list[str], list[Question]]:
+        """
+        Captions and questions of a row.
+
+        Raises:
+            BrokenSampleError: if they are no texts.
+        """
+        columns = self.columns.columns("caption")
+        return [text for column in columns for text in texts(value_of(row, column), column)], self._questions(row)
 
     def _questions(self, row: Mapping[str, Any]) -> list[Question]:
         columns = self.columns
         asked = [text for column in columns.columns("question") for text in texts(value_of(row, column), column)]
-        answered = [text for column in columns.columns("answer") for text in texts(value_of(row, column), column)]
+        answered = [text for column in columns.columns("answer") for text in answers(value_of(row, column), column)]
         if len(asked) != len(answered):
             raise BrokenSampleError(f"there are {len(asked)} questions with {len(answered)} answers")
         pairs = list(zip(asked, answered, strict=True))
@@ -255,13 +351,31 @@ def texts(value: Any, name: str) -> list[str]:
     Raises:
         BrokenSampleError: if it is something else.
     """
-    if value is None:
-        return []
     values = list(value) if _is_list(value) else [value]
+    values = [None if isinstance(item, float) and item != item else item for item in values]  # pandas' nothing
     for item in values:
         if item is not None and not isinstance(item, str):
             raise BrokenSampleError(f"{name} has type {type(item).__name__}, expected a text")
     return [item.strip() for item in values if item and item.strip()]
+
+
+def answers(value: Any, name: str) -> list[str]:
+    """As [`texts`], but numbers are answers too: "How many?" """
+    values = list(value) if _is_list(value) else [value]
+    return texts([plain_text(item) if _is_number(item) else item for item in values], name)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def plain_text(value: Any) -> str:
+    """
+    A name or a number as text, `""` for nothing: texts as they are (`0012`, `None`, `NA`), whole numbers without `.0`.
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def turns(value: Any) -> list[tuple[str, str]]:
@@ -277,7 +391,8 @@ def turns(value: Any) -> list[tuple[str, str]]:
     asked: str | None = None
     for turn in value:
         if "question" in turn:
-            pairs.append((_text(turn["question"]), _text(turn.get("answer"))))
+            answer = turn.get("answer")
+            pairs.append((_text(turn["question"]), _text(plain_text(answer) if _is_number(answer) else answer)))
             continue
         speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if speaker in _ASKING:
@@ -285,7 +400,7 @@ def turns(value: Any) -> list[tuple[str, str]]:
         elif speaker in _ANSWERING:
             if asked is None:
                 raise BrokenSampleError("a conversation has an answer without a question")
-            pairs.append((asked, _text(text)))
+            pairs.append((asked, _text(plain_text(text) if _is_number(text) else text)))
             asked = None
         elif speaker != "system":
             raise BrokenSampleError(f"a turn is from {speaker!r}, expected human, user, gpt or assistant")

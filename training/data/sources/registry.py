@@ -1,16 +1,29 @@
 """The data sets that this package knows, and the one function that opens any of them."""
 
 import os
+import re
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .captioned import RECORD_COLUMNS, FaceCaptionRows, StoredRecords, open_ffhq_text, open_mm_celeba_hq
 from .clips import open_celebv_hq, open_celebv_text
-from .columns import ColumnMap, MappedRows, announce_guess, check_map, guess_columns
-from .folders import METADATA_NAMES, open_folder
+from .columns import (
+    SAMPLE,
+    ColumnMap,
+    MappedRows,
+    announce_guess,
+    check_map,
+    guess_from,
+    sample_columns,
+    unread_columns,
+)
+from .folders import SPLITS, has_pictures, open_folder, same_split
 from .labelled import LABEL_FILES, FairFaceRows, LabelRows, is_label_table, open_celeba_dialog, open_celeba_files
 from .readers import BROKEN, TABLE_SUFFIXES, files_of, read_rows, undecoded
 from .samples import DEFAULT_MAX_BROKEN
@@ -53,9 +66,8 @@ SOURCES: dict[str, Source] = {
     for source in (
         Source(
             "folder",
-            "pictures with a .txt each, or with metadata.jsonl / metadata.csv",
+            "pictures with a text file each (.txt, .caption), or with metadata.jsonl / .csv / ...; kohya's forms",
             "yours",
-            folder=lambda folder, images: open_folder(folder),
         ),
         Source("table", "any parquet, CSV, JSON (lines), WebDataset or Hub data set, by a column map", "its own"),
         Source(
@@ -158,14 +170,17 @@ def open_faces(
         columns = ColumnMap.parse(columns)
     name, place = split_source(source)
     made = SOURCES[name].made if name else None
+    notes: list[str] = []
     if made is not None:
         module, _, function = made.partition(":")
         rows, convert = undecoded(getattr(import_module(module), function)(place, split, seed)), StoredRecords()
     elif Path(place).exists() or _is_pattern(place):
-        rows, convert, name = _open_local(name, Path(place), columns, images, need_text)
+        rows, convert = _open_local(name, Path(place), split, columns, images, need_text, notes)
     else:
-        rows, convert, name = _open_hub(name, place, split, config, columns, images, need_text)
-    return FaceStream(rows, convert, str(source), max_broken, seed, need_text)
+        rows, convert = _open_hub(name, place, split, config, columns, images, need_text, notes)
+    for note in notes:
+        print(f"{source}: {note}", file=sys.stderr)
+    return FaceStream(rows, convert, str(source), max_broken, seed, need_text, notes)
 
 
 def split_source(source: str | os.PathLike) -> tuple[str | None, str]:
@@ -206,40 +221,84 @@ def recognise_folder(folder: Path) -> str:
         return "mm-celeba-hq"
     if any(folder.glob("text/*/*.txt")):
         return "celebv-text"
-    if any((folder / name).is_file() for name in METADATA_NAMES):
+    if any(path.stem.startswith(("metadata", "captions", "meta_")) for path in _tables_in(folder)):
         return "folder"
-    if any(path.suffix in TABLE_SUFFIXES for path in folder.iterdir()):
+    if _has_tables(folder) or (_table_files(folder) and not has_pictures(folder)):
         return "table"
     return "folder"
 
 
-def _open_local(name: str | None, place: Path, columns: ColumnMap | None, images, need_text: bool):
+def _tables_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_SUFFIXES]
+
+
+def _table_files(folder: Path) -> list[Path]:
+    """The tables of a folder, or else of the folders below it: `data/train-00000-of-00001.parquet`."""
+    hidden = [path for path in folder.rglob("*") if path.suffix.lower() in TABLE_SUFFIXES]
+    below = [path for path in sorted(hidden) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    return _tables_in(folder) or below
+
+
+def _files_of_split(files: list[Path], folder: Path, split: str, notes: list[str]) -> list[Path]:
+    """The files of a split, where names of files or folders say `train`, `validation`, `test`; else all."""
+
+    def split_name(path: Path) -> str | None:
+        words = re.split(r"[^a-z]+", path.relative_to(folder).with_suffix("").as_posix().lower())
+        return next((same_split(word) for word in words if word in SPLITS), None)
+
+    said = {path: split_name(path) for path in files}
+    if len(set(said.values())) < 2:  # none, or all of one split
+        return files
+    wanted = [path for path in files if said[path] == same_split(split)]
+    left = [path for path in files if said[path] != same_split(split)]
+    if not wanted:
+        names = ", ".join(sorted({name for name in said.values() if name}))
+        raise ValueError(f"{folder} has the splits {names}, but split={split!r} is asked for: name one (--split)")
+    if left:
+        notes.append(f"{len(left)} files are not of the split {split}, first {left[0].relative_to(folder)} (--split)")
+    return wanted
+
+
+def _open_local(name: str | None, place: Path, split: str, columns, images, need_text: bool, notes: list[str]):
     if place.is_dir():
         if (place / "state.json").is_file() and (place / "dataset_info.json").is_file():
             from datasets import load_from_disk  # a folder of Dataset.save_to_disk
 
             stored = load_from_disk(str(place))
             rows = stored.to_iterable_dataset(num_shards=max(1, min(16, len(stored))))
-            return _table(name, undecoded(rows), place, columns, images, need_text)
+            return _table(name, undecoded(rows), place, columns, images, need_text, notes)
         name = name or recognise_folder(place)
         known = SOURCES[name]
         if name == "folder":
-            rows, convert = open_folder(place, columns, need_text=need_text)
-            return rows, convert, name
+            rows, convert, found = open_folder(place, columns, need_text=need_text, split=split)
+            notes += found
+            return rows, convert
         if known.folder is not None and (known.rows is None or not _has_tables(place)):
-            rows, convert = known.folder(place, Path(images) if images is not None else None)
-            return rows, convert, name
+            return known.folder(place, Path(images) if images is not None else None)
+        files = _files_of_split(_table_files(place), place, split, notes)
+        if not files:
+            files = files_of(place)  # says what is missing
+        endings = Counter(file.suffix.lower() for file in files)
+        ending = max(endings, key=lambda kind: (kind in _PACKED, endings[kind]))
+        others = [file for file in files if file.suffix.lower() != ending]
+        if others:
+            notes.append(f"{len(others)} files are not read beside the {ending} files, first {others[0].name}")
+        files = [file for file in files if file.suffix.lower() == ending]
     elif name == "celebv-hq":
-        return *open_celebv_hq(place, Path(images) if images is not None else None), name
-    files = files_of(place)
-    return _table(name, read_rows(files), place, columns, images or files[0].parent, need_text)
+        return open_celebv_hq(place, Path(images) if images is not None else None)
+    else:
+        files = files_of(place)
+    return _table(name, read_rows(files), place, columns, images or files[0].parent, need_text, notes)
+
+
+_PACKED = (".parquet", ".tar", ".arrow")
 
 
 def _has_tables(folder: Path) -> bool:
-    return any(path.suffix in (".parquet", ".tar", ".arrow") for path in folder.iterdir())
+    return any(path.suffix.lower() in _PACKED for path in folder.iterdir())
 
 
-def _open_hub(name: str | None, place: str, split: str, config: str | None, columns, images, need_text: bool):
+def _open_hub(name, place: str, split: str, config: str | None, columns, images, need_text: bool, notes: list[str]):
     from datasets import load_dataset
 
     if name is None:
@@ -254,31 +313,34 @@ def _open_hub(name: str | None, place: str, split: str, config: str | None, colu
             f"the data set {place} cannot be read from the Hub ({type(error).__name__}: {error}): check its name, its "
             "terms of access, the split and the network, or download it and give its folder"
         ) from error
-    return _table(name, undecoded(rows), place, columns, images, need_text)
+    return _table(name, undecoded(rows), place, columns, images or f"hf://datasets/{place}", need_text, notes)
 
 
-def _table(name: str | None, rows, place, columns: ColumnMap | None, images, need_text: bool):
-    """The converter of a table: that of a known data set, or a column map, given or guessed."""
-    first = _first_readable(rows, str(place))
+def _table(name: str | None, rows, place, columns: ColumnMap | None, images, need_text: bool, notes: list[str]):
+    """Rows and converter of a table: the converter of a known data set, or a column map, given or guessed."""
+    readable = (row for row in rows.take(SAMPLE) if not row.get(BROKEN))
+    first = next(readable, None)
+    if first is None:
+        raise ValueError(f"{place} has no row that can be read")
     if columns is None:
         known = SOURCES.get(name or "")
         if known is not None and known.rows is not None:
-            return rows, known.rows(images), name
+            return rows, known.rows(images)
         if RECORD_COLUMNS <= set(first):
-            return rows, StoredRecords(images), "records"
+            return rows, StoredRecords(images)
         if is_label_table(first):
-            return rows, LabelRows(images), "celeba"
-        columns = guess_columns(first)
-        announce_guess(str(place), first, columns)
-    check_map(columns, first, str(place), need_text)
-    return rows, MappedRows(columns, images, need_text), name or "table"
-
-
-def _first_readable(rows, place: str) -> dict[str, Any]:
-    for row in rows.take(100):
-        if not row.get(BROKEN):
-            return row
-    raise ValueError(f"{place} has no row that can be read")
+            return rows, LabelRows(images)
+    found = sample_columns(chain([first], readable))
+    for column in rows.features or ():  # a column may be empty in all of these rows
+        if not any(seen.partition(".")[0] == column for seen in found):
+            found[column] = []
+    if columns is None:
+        columns = guess_from(found)
+        announce_guess(str(place), found, columns)
+    check_map(columns, found, str(place), need_text)
+    if unread := unread_columns(found, columns):
+        notes.append(f"columns that are not read: {', '.join(unread[:12])} (name them with --columns)")
+    return rows, MappedRows(columns, images, need_text)
 
 
 __all__ = ["SOURCES", "Source", "open_faces", "recognise_folder", "split_source"]

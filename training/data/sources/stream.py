@@ -11,7 +11,7 @@ from ..language.captions import write_caption
 from ..language.questions import TABLE_QUESTION_KINDS, write_questions
 from ..records import FaceRecord
 from .readers import BROKEN
-from .samples import DEFAULT_MAX_BROKEN, BrokenSampleError, BrokenSamples
+from .samples import DEFAULT_MAX_BROKEN, SAMPLE_ERRORS, BrokenSampleError, BrokenSamples
 
 
 COVERAGES = (1.0, 0.7, 0.4)  # of the captions, as for painted faces
@@ -62,6 +62,7 @@ class FaceStream(torch.utils.data.IterableDataset):
         max_broken (`int`, *optional*, defaults to 100): Most broken samples that are accepted; -1 for any number.
         seed (`int`, *optional*, defaults to 0): Seed of the words and of [`shuffle`].
         need_text (`bool`, *optional*, defaults to `True`): Whether a record that says nothing is broken.
+        notes (`Sequence[str]`, *optional*): What of the data set is not read, in sentences.
 
     Attributes:
         broken (`BrokenSamples`): The broken samples so far (of this process).
@@ -75,9 +76,10 @@ class FaceStream(torch.utils.data.IterableDataset):
         max_broken: int = DEFAULT_MAX_BROKEN,
         seed: int = 0,
         need_text: bool = True,
+        notes: Sequence[str] = (),
     ):
         super().__init__()
-        self.rows, self.convert, self.name, self.seed = rows, convert, name, seed
+        self.rows, self.convert, self.name, self.seed, self.notes = rows, convert, name, seed, list(notes)
         self.max_broken, self.need_text, self.epoch = max_broken, need_text, 0
         self.broken = BrokenSamples(name, max_broken)
 
@@ -106,7 +108,7 @@ class FaceStream(torch.utils.data.IterableDataset):
         """
         try:
             return self._make(row, decode)
-        except (ValueError, TypeError) as error:  # what converting and validating raise for bad data
+        except SAMPLE_ERRORS as error:
             self.broken.add(str(row.get("__key__") or f"row {number}"), error)
             return None
 
@@ -126,7 +128,7 @@ class FaceStream(torch.utils.data.IterableDataset):
         return record.validate()
 
     def _with(self, rows) -> "FaceStream":
-        other = FaceStream(rows, self.convert, self.name, self.max_broken, self.seed, self.need_text)
+        other = FaceStream(rows, self.convert, self.name, self.max_broken, self.seed, self.need_text, self.notes)
         other.epoch = self.epoch
         return other
 

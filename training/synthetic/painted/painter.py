@@ -1,10 +1,10 @@
 """Painted faces: attributes and identity parameters -> SVG -> picture, the same on every machine."""
 
-import io
 from collections.abc import Mapping
 
 from PIL import Image, ImageFilter
 
+from ....modeling_unif2ace.pictures_unif2ace import load_image
 from ...data.language.attributes import IDENTITY_PARAMETERS, validate_attributes
 from .features import FeaturePainter
 from .geometry import BACKGROUND_COLORS, CENTER_X, FaceColors, FaceGeometry, Pen, mix
@@ -114,7 +114,7 @@ def rasterize(svg: str, size: int, blurry: bool = False) -> Image.Image:
         raise ImportError('painted faces are drawn by resvg-py: pip install ".[synthetic]"') from error
     # Without skip_system_fonts resvg scans all fonts of the machine for every picture.
     data = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
-    image = Image.open(io.BytesIO(bytes(data))).convert("RGB")
+    image = load_image(bytes(data))
     return image.filter(ImageFilter.GaussianBlur(size * 0.025)) if blurry else image
 
 
