@@ -49,8 +49,6 @@ OPTIONS = [
     Option("guidance on the last three quarters", {"guidance_interval": (0.25, 1.0)}),
     Option("guidance on the first half", {"guidance_interval": (0.0, 0.5)}),
     Option("no guidance", {"guidance_scale": 1.0}),
-    Option("settled codes refreshed every 2nd step", {"refresh_settled_every": 2}),
-    Option("settled codes refreshed every 4th step", {"refresh_settled_every": 4}),
     Option("bf16", weights="bf16"),
     Option("int8 weights", weights="int8_weight_only"),
     Option("int8 weights and activations", weights="int8_dynamic"),

@@ -7,27 +7,158 @@ Text never sees the image, so a prompt's keys and values are the same at every d
 one batch, and the head only at masked places. Nothing in a step waits for the device.
 """
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
 
-from .compat_unif2ace import CACHE, DynamicCache, rename_cache
+from .compat_unif2ace import CACHE, Cache, DynamicCache, rename_cache
 from .configuration_unif2ace import T2I
-from .image_decoding_unif2ace import PromptCache, PromptState, SettledCodes, SettledSpan
-from .moe_unif2ace import ImageSpan, TaskRows, noise_feature
-from .sampling_unif2ace import (
-    confidence_temperatures,
-    masked_positions,
-    maskgit_step,
-    num_masked_codes,
-    row_generators,
-)
+from .moe_unif2ace import ImageSpan, TaskRows, sinusoidal_embedding
+from .sampling_unif2ace import MASKED_CODE, DecodingPlan, ImageSampling, masked_positions
+
+
+class PromptCache:
+    """
+    Keys and values of a prompt that attention layers read and never write.
+
+    Looks like a cache to attention: `update` returns the prompt's keys and values followed by the given ones.
+    """
+
+    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]):
+        self.layers = layers
+
+    @classmethod
+    def from_cache(cls, cache: Cache) -> "PromptCache":
+        """What a finished forward pass left in `cache`."""
+        return cls([(layer.keys, layer.values) for layer in cache.layers])
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
+        """The prompt's keys and values with the given ones behind them; nothing is stored."""
+        keys, values = self.layers[layer_idx]
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Length of the prompt, padding included."""
+        return self.layers[layer_idx][0].shape[-2]
+
+    def map(self, function) -> "PromptCache":
+        """A cache with `function` applied to every tensor (rows, heads, length, head_dim)."""
+        return PromptCache([(function(keys), function(values)) for keys, values in self.layers])
+
+
+@dataclass
+class PromptState:
+    """
+    Encoded text-to-image prompts.
+
+    Args:
+        cache (`PromptCache`): The rows' keys and values; with guidance first all prompts, then all negative prompts.
+        attention_mask (`torch.LongTensor` of shape `(rows, length)`, *optional*): 0 at padding; `None` without any.
+        batch_size (`int`): Images: prompts times images per prompt.
+        guided (`bool`): Whether the second half holds the negative prompts.
+    """
+
+    cache: PromptCache
+    attention_mask: torch.LongTensor | None
+    batch_size: int
+    guided: bool
+
+    def prompts_only(self) -> "PromptState":
+        """The same without the negative prompts."""
+        if not self.guided:
+            return self
+        mask = None if self.attention_mask is None else self.attention_mask[: self.batch_size]
+        return PromptState(self.cache.map(lambda states: states[: self.batch_size]), mask, self.batch_size, False)
+
+
+def merge_prompts(states: list[PromptState]) -> PromptState:
+    """
+    Prompts of several requests as one state, padded on the left; the rows of each request stay together.
+
+    Guidance is not the state's matter any more: prompts and negative prompts are rows like others.
+    """
+    length = max(state.cache.get_seq_length() for state in states)
+
+    def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # (rows, heads, length, size)
+        return torch.cat([F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
+
+    layers = [
+        (merge([keys for keys, _ in layer]), merge([values for _, values in layer]))
+        for layer in zip(*(state.cache.layers for state in states), strict=True)
+    ]
+    masks = []
+    for state in states:
+        keys, mask = state.cache.layers[0][0], state.attention_mask
+        if mask is None:
+            mask = torch.ones(keys.shape[0], keys.shape[-2], dtype=torch.long, device=keys.device)
+        masks.append(F.pad(mask, (length - mask.shape[-1], 0)))
+    mask = torch.cat(masks)
+    return PromptState(PromptCache(layers), None if bool(mask.all()) else mask, len(mask), guided=False)
+
+
+@dataclass(eq=False)
+class ImageDecoding:
+    """
+    Pictures of one request under way. [`UniF2aceGenerationMixin.start_decoding`] makes it, `decode_step` moves it on.
+
+    Args:
+        prompt (`PromptState`): The encoded prompts.
+        plan ([`DecodingPlan`]): What each step reveals.
+        codes (`torch.LongTensor` of shape `(batch_size, N)`): Codes so far, -1 where not known. May be set between
+            steps; with `everywhere`, where it then has more masked codes than the plan knows of.
+        generators: What the steps draw from.
+        everywhere (`bool`, *optional*, defaults to `False`): Whether `logits` are made at known codes too.
+        step (`int`, *optional*, defaults to 0): Steps made.
+        drawn (`torch.LongTensor` of shape `(batch_size, N)`, *optional*): All codes, as the last step drew them.
+        logits (`torch.FloatTensor` of shape `(batch_size, K or N, codebook_size)`, *optional*): Of the last step.
+        positions (`torch.LongTensor` of shape `(batch_size, K)`, *optional*): The places of `logits`; `None`: all.
+    """
+
+    prompt: PromptState
+    plan: DecodingPlan
+    codes: torch.LongTensor
+    generators: torch.Generator | list[torch.Generator] | None
+    everywhere: bool = False
+    step: int = 0
+    drawn: torch.LongTensor | None = None
+    logits: torch.FloatTensor | None = None
+    positions: torch.LongTensor | None = None
+    finished_early: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all codes are known."""
+        return self.finished_early or self.step == self.plan.num_steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the next step; 1 outside of the guidance interval."""
+        start, stop = (math.ceil(share * self.plan.num_steps) for share in self.plan.numbers.guidance_interval)
+        return self.plan.numbers.guidance_scale if start <= self.step < stop else 1.0
+
+    @property
+    def max_masked(self) -> int:
+        """The most codes of a row that can be masked now."""
+        num_tokens = self.codes.shape[1]
+        return num_tokens if self.everywhere else self.plan.max_masked(self.step, num_tokens)
+
+    def advance(self, logits: torch.FloatTensor, positions: torch.LongTensor | None):
+        """Take the step whose `logits` (batch_size, K or N, codebook_size), guided, were made at `positions`."""
+        plan, self.logits, self.positions = self.plan, logits, positions
+        self.codes, self.drawn = plan.step(logits, self.codes, self.step, self.generators, positions)
+        self.step += 1
+        if plan.may_finish_early:
+            self.finished_early = not bool((self.codes == MASKED_CODE).any())
 
 
 class UniF2aceGenerationMixin(GenerationMixin):
     """Text and image generation of [`UniF2aceForConditionalGeneration`]."""
 
-    static_image_shapes = False
+    static_image_shapes = False  # set by `compile_image_decoding`
     _empty_prompt: tuple[tuple, PromptCache] | None = None
 
     def prepare_inputs_for_generation(
@@ -95,10 +226,6 @@ class UniF2aceGenerationMixin(GenerationMixin):
             return self._empty_prompt[1]
         input_ids = self.unconditional_prompt(device)
         return self._encode_text(input_ids, torch.ones_like(input_ids))
-
-    def settled_codes(self, refresh_every: int) -> SettledCodes:
-        """What `predict_codes` needs to reuse known codes in one loop; every `refresh_every` steps computes all."""
-        return SettledCodes(refresh_every)
 
     def compile_image_decoding(self, **options):
         """
@@ -177,7 +304,6 @@ class UniF2aceGenerationMixin(GenerationMixin):
         prompt: PromptState,
         guidance_scale: float = 1.0,
         positions: torch.LongTensor | None = None,
-        settled: SettledCodes | None = None,
     ) -> torch.FloatTensor:
         """
         Logits of image codes: one denoising step's forward pass over the image span.
@@ -190,24 +316,20 @@ class UniF2aceGenerationMixin(GenerationMixin):
             positions (`torch.LongTensor` of shape `(batch_size, K)`, *optional*):
                 Places whose logits are wanted ([`masked_positions`]); all N when not given. The head's columns are
                 the most expensive thing in a small model.
-            settled (`SettledCodes`, *optional*):
-                Reuses keys and values of known codes from earlier steps; needs `positions`. Not exact.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, N or K, codebook_size)`, float32.
 
         Raises:
-            ValueError: if guidance is asked for without negative prompts, or `settled` without `positions`.
+            ValueError: if guidance is asked for without negative prompts.
         """
         guided = guidance_scale != 1.0
         if guided and not prompt.guided:
             raise ValueError(f"guidance_scale={guidance_scale} needs a prompt encoded with guidance=True")
-        if settled is not None and positions is None:
-            raise ValueError("settled codes need `positions`, the places of the masked ones")
         if not guided:
             prompt = prompt.prompts_only()
         copies = 2 if guided else 1
-        hidden_states = self._run_image_span(codes.repeat(copies, 1), prompt, positions, settled)
+        hidden_states = self._run_image_span(codes.repeat(copies, 1), prompt)
         if positions is not None:
             index = positions.repeat(copies, 1)[..., None].expand(-1, -1, hidden_states.shape[-1])
             hidden_states = hidden_states.gather(1, index)
@@ -217,33 +339,20 @@ class UniF2aceGenerationMixin(GenerationMixin):
             logits = unconditional + guidance_scale * (conditional - unconditional)
         return logits
 
-    def _run_image_span(
-        self,
-        codes: torch.LongTensor,
-        prompt: PromptState,
-        positions: torch.LongTensor | None,
-        settled: SettledCodes | None,
-    ) -> torch.FloatTensor:
-        """The last hidden state at every code, (rows, N, H); with `settled` zeros where nothing was computed."""
-        config, (num_rows, num_tokens) = self.config, codes.shape
-        device = codes.device
-        computed = None if settled is None else settled.begin(num_rows, positions)
+    def _run_image_span(self, codes: torch.LongTensor, prompt: PromptState) -> torch.FloatTensor:
+        """The last hidden state at every code, (rows, N, H)."""
+        config, (num_rows, num_tokens), device = self.config, codes.shape, codes.device
         ids = torch.where(codes < 0, config.mask_token_id, codes + config.image_code_offset)
+        ids = F.pad(ids, (1, 0), value=config.special_token_id("<|soi|>"))
+        ids = F.pad(ids, (0, 1), value=config.special_token_id("<|eoi|>"))
         start = config.max_text_length + 1  # the place of start-of-image
-        if computed is None:
-            ids = F.pad(ids, (1, 0), value=config.special_token_id("<|soi|>"))
-            ids = F.pad(ids, (0, 1), value=config.special_token_id("<|eoi|>"))
-            place_in_span = torch.arange(1, num_tokens + 1, device=device).expand(num_rows, -1)
-            position_ids = torch.arange(start, start + ids.shape[1], device=device)[None]
-        else:
-            ids = ids.gather(1, computed)
-            place_in_span = torch.arange(ids.shape[1], device=device).expand(num_rows, -1)
-            position_ids = start + 1 + computed
         rows = torch.arange(num_rows, device=device)
         task_ids = torch.full_like(rows, T2I)
-        fields = {"rows": rows, "positions": place_in_span, "task_ids": task_ids, "only": T2I, "places": computed}
-        span = ImageSpan(**fields) if settled is None else SettledSpan(**fields, settled=settled)
-        noise_features = noise_feature(codes < 0, config.noise_feature, config.noise_feature_size)
+        places = torch.arange(1, num_tokens + 1, device=device).expand(num_rows, -1)
+        span = ImageSpan(rows=rows, positions=places, task_ids=task_ids, only=T2I)
+        noise_features = None
+        if config.noise_feature == "mask_ratio":
+            noise_features = sinusoidal_embedding((codes < 0).float().mean(-1), config.noise_feature_size)
         mask = None
         if prompt.attention_mask is not None:  # all see the prompt's real tokens and the whole span
             seen = F.pad(prompt.attention_mask, (0, num_tokens + 2), value=1)[:, None, None]
@@ -254,19 +363,88 @@ class UniF2aceGenerationMixin(GenerationMixin):
             inputs_embeds=self.model.embed(ids, span),
             attention_mask=mask,
             prepared_mask=True,
-            position_ids=position_ids,
-            cache=prompt.cache if settled is None else settled.behind(prompt.cache),
+            position_ids=torch.arange(start, start + ids.shape[1], device=device)[None],
+            cache=prompt.cache,
             use_cache=False,
             is_causal=False,
             task_rows=TaskRows(task_ids, only=T2I),
             image_span=span,
             span_features=self.model.span_features(ids, span, noise_features=noise_features),
         )
-        if computed is None:
-            return outputs.last_hidden_state[:, 1:-1]
-        hidden_states = outputs.last_hidden_state.new_zeros(num_rows, num_tokens, outputs.last_hidden_state.shape[-1])
-        index = computed[..., None].expand(-1, -1, hidden_states.shape[-1])
-        return hidden_states.scatter(1, index, outputs.last_hidden_state)
+        return outputs.last_hidden_state[:, 1:-1]
+
+    def start_decoding(
+        self,
+        prompt: PromptState,
+        numbers: ImageSampling,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        codes: torch.LongTensor | None = None,
+        everywhere: bool = False,
+    ) -> ImageDecoding:
+        """
+        Begin to draw pictures.
+
+        Args:
+            prompt (`PromptState`): From `encode_prompt`, with `guidance=True` if `numbers` ask for guidance.
+            numbers ([`ImageSampling`]): How to draw.
+            generator (`torch.Generator` or list of them, *optional*): One for all, or one per picture.
+            codes (`torch.LongTensor` of shape `(batch_size, N)`, *optional*):
+                What is known already, -1 elsewhere (inpainting); nothing by default.
+            everywhere (`bool`, *optional*, defaults to `False`): Whether to make logits at known codes too.
+        """
+        batch_size, initially_masked = prompt.batch_size, None
+        device = prompt.cache.layers[0][0].device
+        if codes is None:
+            codes = torch.full((batch_size, self.config.num_image_tokens), MASKED_CODE, device=device)
+        else:
+            initially_masked = (codes == MASKED_CODE).sum(-1).tolist()
+        plan = DecodingPlan(numbers, initially_masked, device)
+        decoding = ImageDecoding(prompt, plan, codes, plan.generators(generator, batch_size))
+        decoding.everywhere = everywhere or self.static_image_shapes
+        decoding.finished_early = initially_masked is not None and not any(initially_masked)
+        return decoding
+
+    @torch.no_grad()
+    def decode_step(self, decodings: list[ImageDecoding], merged: PromptState | None = None):
+        """
+        One step of every request in `decodings`, in one forward pass, wherever each stands. A request alone is
+        computed with guidance in one batch; several are rows of one batch, and each is as alone up to the rounding of
+        sums.
+
+        Args:
+            decodings (`list[ImageDecoding]`): Requests that are not done.
+            merged (`PromptState`, *optional*):
+                `merge_prompts` of their prompts, where the caller keeps it from step to step.
+        """
+        if len(decodings) == 1 and merged is None:
+            (one,) = decodings
+            positions = None if one.everywhere else one.plan.positions(one.codes, one.step)
+            one.advance(self.predict_codes(one.codes, one.prompt, one.guidance_scale, positions), positions)
+            return
+        if merged is None:
+            merged = merge_prompts([one.prompt for one in decodings])
+        codes = torch.cat([one.codes.repeat(2 if one.prompt.guided else 1, 1) for one in decodings])
+        positions = None
+        if not self.static_image_shapes:
+            positions = masked_positions(codes, max(one.max_masked for one in decodings))
+        logits, first = self.predict_codes(codes, merged, positions=positions), 0
+        for one in decodings:
+            size = one.prompt.batch_size
+            own, places = logits[first : first + size], None if positions is None else positions[first : first + size]
+            if one.prompt.guided:
+                unconditional = logits[first + size : first + 2 * size]
+                own = unconditional + one.guidance_scale * (own - unconditional)
+            one.advance(own, places)
+            first += 2 * size if one.prompt.guided else size
+
+    def decode(self, decoding: ImageDecoding) -> Iterator[int]:
+        """
+        The decoding loop: moves `decoding` on until all its codes are known, and yields after each step how many were
+        made. `generate`, the pipeline, the server and reward training all run this one, or its `decode_step`.
+        """
+        while not decoding.is_done:
+            self.decode_step([decoding])
+            yield decoding.step
 
     @torch.no_grad()
     def generate_image_codes(
@@ -275,49 +453,36 @@ class UniF2aceGenerationMixin(GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         negative_input_ids: torch.LongTensor | None = None,
         negative_attention_mask: torch.LongTensor | None = None,
-        guidance_scale: float = 4.0,
-        num_inference_steps: int = 16,
         num_images_per_prompt: int = 1,
-        temperature: float | None = None,
-        confidence_temperature: float | None = None,
-        masking_schedule: str = "cosine",
         generator: torch.Generator | list[torch.Generator] | None = None,
+        generation_config: GenerationConfig | None = None,
+        **numbers,
     ) -> torch.LongTensor:
         """
-        Image codes (batch_size, N) of text-to-image prompts by MaskGIT decoding: draw all masked codes, keep the most
-        confident, mask the others again, fewer at each step.
+        Image codes (batch_size, N) of text-to-image prompts.
 
-        The arguments are those of `encode_prompt`, `predict_codes` and `maskgit_step`; the two temperatures are those
-        of the checkpoint's `generation_config` (`image_temperature`, `image_confidence_temperature`) when it has them,
-        else 1. `UniF2acePipeline` offers more: schedulers, callbacks, pictures as output.
+        Args:
+            input_ids, attention_mask, negative_input_ids, negative_attention_mask, num_images_per_prompt:
+                As in `encode_prompt`.
+            generator (`torch.Generator` or list of them, *optional*): One for all, or one per picture.
+            generation_config (`GenerationConfig`, *optional*): Where the numbers stand; the model's by default.
+            numbers: Fields of [`ImageSampling`], such as `num_inference_steps` and `guidance_scale`, to use instead.
+
+        `UniF2acePipeline` offers more: callbacks, pictures as output.
         """
-        if temperature is None:
-            temperature = getattr(self.generation_config, "image_temperature", 1.0)
-        if confidence_temperature is None:
-            confidence_temperature = getattr(self.generation_config, "image_confidence_temperature", 1.0)
+        numbers = ImageSampling.from_generation_config(generation_config or self.generation_config, **numbers)
         prompt = self.encode_prompt(
             input_ids,
             attention_mask,
             negative_input_ids,
             negative_attention_mask,
-            guidance=guidance_scale != 1.0,
+            guidance=numbers.guidance_scale != 1.0,
             num_images_per_prompt=num_images_per_prompt,
         )
-        num_tokens = self.config.num_image_tokens
-        codes = input_ids.new_full((prompt.batch_size, num_tokens), -1)
-        generators = row_generators(generator, prompt.batch_size)
-        noise_levels = confidence_temperatures("linear", confidence_temperature, num_inference_steps)
-        masked, positions = num_tokens, None
-        for step, noise_level in enumerate(noise_levels, start=1):
-            if not self.static_image_shapes:
-                positions = masked_positions(codes, masked)
-            logits = self.predict_codes(codes, prompt, guidance_scale, positions)
-            # a step reveals at least one code, also where the schedule would keep as many
-            masked = min(
-                num_masked_codes(masking_schedule, step / num_inference_steps, num_tokens), max(masked - 1, 1)
-            )
-            codes, _ = maskgit_step(logits, codes, masked, noise_level, generators, temperature, positions)
-        return codes
+        decoding = self.start_decoding(prompt, numbers, generator)
+        for _ in self.decode(decoding):
+            pass
+        return decoding.codes
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_mode: str = "text", **kwargs):
@@ -395,4 +560,4 @@ class UniF2aceGenerationMixin(GenerationMixin):
         return self.model.encode_images(pixel_values)
 
 
-__all__ = ["PromptCache", "PromptState", "SettledCodes", "UniF2aceGenerationMixin"]
+__all__ = ["ImageDecoding", "PromptCache", "PromptState", "UniF2aceGenerationMixin", "merge_prompts"]

@@ -1,5 +1,6 @@
 """
-Sampling of image codes: mask schedules, one MaskGIT, ancestral or entropy-bounded step. Pure functions on tensors.
+Sampling of image codes: the numbers it takes, mask schedules, and the steps: MaskGIT, ancestral, entropy-bounded, and
+Show-o's own. A sampler is one entry of `SAMPLERS`; `generate`, pipeline, server and reward training all draw by it.
 
 Conventions: `codes` is `(batch_size, num_image_tokens)` int64 with values in `[0, codebook_size)`, or `MASKED_CODE`
 where the code is not known yet. `progress` runs from 0 (everything masked) to 1 (nothing masked). No step reads a
@@ -11,13 +12,17 @@ each row ([`masked_positions`]). Without them logits are for all places. The cod
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 
 
 MASKED_CODE = -1
+"""Stands for a code that is not known."""
 MASK_SCHEDULES = ("cosine", "linear", "pow", "sigmoid", "arccos", "log", "exp")
 CONFIDENCE_SCHEDULES = ("linear", "showo")
+SHOWO_SCHEDULES = ("cosine", "linear", "pow", "sigmoid")
 
 # A seed is drawn as a non-negative int64.
 _SEED_LIMIT = 2**63 - 1
@@ -25,6 +30,8 @@ _SEED_LIMIT = 2**63 - 1
 _COUNT_TOLERANCE = 1e-6
 # Steepness of the sigmoid schedule, as in Show-o's and open-MUSE's code.
 _SIGMOID_RANGE = 3.0
+# What Show-o clamps all schedules but the cosine to, and what its logarithms take.
+_SMALLEST, _SMALLEST_LOG = 1e-6, 1e-20
 # "pow" with an exponent: pow0.5, pow3, ...
 _POWER = re.compile(r"pow(\d+(?:\.\d+)?)?")
 
@@ -368,6 +375,117 @@ def entropy_bounded_step(
     return predicted.masked_fill(masked & ~reveal, MASKED_CODE), predicted
 
 
+def showo_mask_ratio(schedule: str, progress: torch.Tensor) -> torch.Tensor:
+    r"""
+    Show-o's mask ratio, elementwise in the precision of `progress`: near whole numbers of codes the rounding decides.
+
+    Args:
+        schedule (`str`): `"cosine"`, `"linear"`, `"pow"` (the square; `"pow3"`, ... for other exponents) or
+            `"sigmoid"`.
+        progress (`torch.FloatTensor`): u in [0, 1].
+
+    Raises:
+        ValueError: if Show-o has no such schedule.
+    """
+    if schedule == "cosine":
+        return torch.cos(progress * math.pi * 0.5)
+    if schedule == "linear":
+        ratio = 1.0 - progress
+    elif schedule.startswith("pow"):
+        ratio = 1.0 - progress ** float(schedule.removeprefix("pow") or 2)
+    elif schedule == "sigmoid":
+        ends = torch.tensor([-_SIGMOID_RANGE, _SIGMOID_RANGE]).sigmoid()
+        value = (progress * 2 * _SIGMOID_RANGE - _SIGMOID_RANGE).sigmoid()
+        ratio = (ends[1] - value) / (ends[1] - ends[0])
+    else:
+        raise ValueError(f"Show-o has no mask schedule {schedule!r}, expected one of {', '.join(SHOWO_SCHEDULES)}")
+    return ratio.clamp(_SMALLEST, 1.0)
+
+
+def showo_step(
+    logits: torch.Tensor,
+    codes: torch.Tensor,
+    schedule: str,
+    progress: float,
+    confidence_temperature: float,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    temperature: float = 1.0,
+    positions: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    Draw all codes, keep the most confident ones, as Show-o's `t2i_generate` does, random numbers included: the same
+    weights, prompt and seed give the original's picture.
+
+    What differs from [`maskgit_step`]: one generator draws for the whole batch, so that a picture depends on the
+    others in its batch; the number of masked codes is computed in float32 and on the whole image; and a known code is
+    protected by its confidence only, which a very hot temperature can overcome.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
+        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far, `MASKED_CODE` if unknown.
+        schedule (`str`): As in [`showo_mask_ratio`].
+        progress (`float`): Progress *after* the step, (k + 1) / T.
+        confidence_temperature (`float`): τ of this step.
+        generator (`torch.Generator`, *optional*):
+            Draws for the whole batch, first an exponential number for each place and code (what `torch.multinomial`
+            draws), then a uniform one for each place. A list of generators runs every row on its own.
+        temperature (`float`, *optional*, defaults to 1.0): Divides the logits; Show-o has no such number.
+        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+            `logits` are for these places only, among them every masked one. The random numbers are the same.
+
+    Returns:
+        `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
+
+    Raises:
+        ValueError: if Show-o has no such schedule, or `temperature` is not above 0.
+    """
+    if temperature <= 0:
+        raise ValueError(f'temperature is {temperature}, but sampling="showo" draws codes: expected a number above 0')
+    if isinstance(generator, (list, tuple)):
+        rows = [
+            showo_step(
+                logits[row : row + 1],
+                codes[row : row + 1],
+                schedule,
+                progress,
+                confidence_temperature,
+                own,
+                temperature,
+                None if positions is None else positions[row : row + 1],
+            )
+            for row, own in enumerate(generator)
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    source = codes.device if generator is None else generator.device
+    probabilities = (logits.float() / temperature).softmax(-1)  # (B, P, K)
+    exponential = torch.empty(*codes.shape, logits.shape[-1], device=source).exponential_(1, generator=generator)
+    exponential = exponential.to(logits.device)
+    before = codes
+    if positions is not None:
+        exponential = exponential.gather(1, positions[..., None].expand_as(probabilities))
+        before = codes.gather(1, positions)
+    masked = before == MASKED_CODE
+    drawn = torch.where(masked, (probabilities / exponential).argmax(-1), before)
+    chosen = probabilities.gather(-1, drawn[..., None]).squeeze(-1)
+    sure = torch.finfo(chosen.dtype).max
+    chosen = chosen.masked_fill(~masked, sure)
+    predicted = drawn
+    if positions is not None:
+        predicted = codes.scatter(1, positions, drawn)
+        chosen = chosen.new_full(codes.shape, sure).scatter(1, positions, chosen)
+
+    uniform = torch.zeros(codes.shape, device=source).uniform_(0, 1, generator=generator).to(logits.device)
+    gumbel = -(-uniform.clamp(min=_SMALLEST_LOG).log()).clamp(min=_SMALLEST_LOG).log()
+    confidence = chosen.clamp(min=_SMALLEST_LOG).log() + confidence_temperature * gumbel
+    num_masked = (codes.shape[1] * showo_mask_ratio(schedule, torch.tensor(progress))).floor().to(logits.device)
+    unknown = (codes == MASKED_CODE).sum(-1, keepdim=True)
+    again = torch.minimum(unknown - 1, num_masked).clamp(min=1).long().clamp(max=codes.shape[1] - 1)
+    threshold = confidence.sort(dim=-1).values.gather(1, again)
+    if progress >= 1:
+        return predicted, predicted
+    return predicted.masked_fill(confidence < threshold, MASKED_CODE), predicted
+
+
 def mask_codes(codes: torch.Tensor, num_masked: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
     r"""
     The forward process with exact counts: mask random positions.
@@ -388,10 +506,247 @@ def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
+@dataclass(frozen=True)
+class ImageSampling:
+    """
+    The numbers by which pictures are drawn. Their home is a checkpoint's `generation_config.json`, where each has the
+    name that it has here with `image_` before it: `image_temperature`, `image_num_inference_steps`, ...
+
+    Args:
+        sampling (`str`, *optional*, defaults to `"maskgit"`): One of [`SAMPLERS`].
+        num_inference_steps (`int`, *optional*, defaults to 16): Steps in which the codes are revealed.
+        guidance_scale (`float`, *optional*, defaults to 4.0):
+            `uncond + guidance_scale · (cond − uncond)`; 1 is none. Show-o's scale is this minus one.
+        guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+            Share of the steps at which guidance starts and stops; the others cost half.
+        masking_schedule (`str`, *optional*, defaults to `"cosine"`): See [`mask_ratio`].
+        temperature (`float`, *optional*, defaults to 1.0):
+            Divides the logits before codes are drawn; 0 takes the most likely code.
+        confidence_temperature (`float`, *optional*, defaults to 1.0):
+            Weight of the Gumbel noise on the confidence at the start (`"maskgit"` and `"showo"`).
+        confidence_schedule (`str`, *optional*, defaults to `"linear"`): See [`confidence_temperatures`].
+        entropy_bound (`float`, *optional*, defaults to 8.0): Nats that a step of `"entropy_bounded"` may lose.
+        early_exit_entropy (`float`, *optional*):
+            Finish a row at once when the entropies of its masked codes add to less than this many nats.
+
+    Raises:
+        ValueError: if a number is not one of its values; the message names them.
+    """
+
+    sampling: str = "maskgit"
+    num_inference_steps: int = 16
+    guidance_scale: float = 4.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    masking_schedule: str = "cosine"
+    temperature: float = 1.0
+    confidence_temperature: float = 1.0
+    confidence_schedule: str = "linear"
+    entropy_bound: float = 8.0
+    early_exit_entropy: float | None = None
+
+    def __post_init__(self):
+        check_mask_schedule(self.masking_schedule)
+        for name, allowed in (("sampling", SAMPLERS), ("confidence_schedule", CONFIDENCE_SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if self.sampling == "showo":
+            showo_mask_ratio(self.masking_schedule, torch.zeros(()))  # has fewer schedules, and says which
+        for name in ("temperature", "confidence_temperature", "entropy_bound", "early_exit_entropy"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {self.num_inference_steps}, expected at least 1")
+
+    @classmethod
+    def from_generation_config(cls, config, **given) -> "ImageSampling":
+        """
+        The numbers of a checkpoint.
+
+        Args:
+            config (`GenerationConfig`): The model's `generation_config`; what it does not name has its default.
+            given: Fields to use instead, unless they are `None`.
+        """
+        unknown = sorted(given.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            names = ", ".join(field.name for field in fields(cls))
+            raise TypeError(f"there is no number {unknown[0]!r} of image sampling, expected one of {names}")
+        known = {field.name: getattr(config, f"image_{field.name}", None) for field in fields(cls)}
+        chosen = known | {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: value for name, value in chosen.items() if value is not None})
+
+    def write_to(self, config):
+        """Put the numbers that are not the defaults into a `GenerationConfig`, and take the others out."""
+        for field in fields(self):
+            name, value = f"image_{field.name}", getattr(self, field.name)
+            if value != field.default:
+                setattr(config, name, value)
+            elif hasattr(config, name):
+                delattr(config, name)
+
+
+@dataclass(frozen=True)
+class DecodingStep:
+    """
+    A step's place in the plan, as a sampler sees it.
+
+    Args:
+        progress (`float`): After the step, in (0, 1].
+        ratio, next_ratio (`float`): Shares of masked codes before and after the step.
+        num_masked (`int` or `torch.LongTensor` of shape `(batch_size, 1)`): Codes that stay masked; 0 at the end.
+        confidence_temperature (`float`): τ of this step.
+        is_last (`bool`): Whether all codes must be known after it.
+    """
+
+    progress: float
+    ratio: float
+    next_ratio: float
+    num_masked: int | torch.Tensor
+    confidence_temperature: float
+    is_last: bool
+
+
+def _maskgit(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
+    noise = step.confidence_temperature
+    return maskgit_step(logits, codes, step.num_masked, noise, generators, numbers.temperature, positions)
+
+
+def _ancestral(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
+    return ancestral_step(logits, codes, step.ratio, step.next_ratio, generators, numbers.temperature, positions)
+
+
+def _entropy_bounded(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
+    bound = math.inf if step.is_last else numbers.entropy_bound
+    return entropy_bounded_step(logits, codes, bound, generators, numbers.temperature, positions)
+
+
+def _showo(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
+    schedule, noise = numbers.masking_schedule, step.confidence_temperature
+    return showo_step(logits, codes, schedule, step.progress, noise, generators, numbers.temperature, positions)
+
+
+SAMPLERS: dict[str, Callable] = {
+    "maskgit": _maskgit,
+    "ancestral": _ancestral,
+    "entropy_bounded": _entropy_bounded,
+    "showo": _showo,
+}
+"""
+Samplers by name. Each takes logits, codes, [`DecodingStep`], [`ImageSampling`], generators and positions, and returns
+the codes after the step and all codes as drawn, both `(batch_size, num_image_tokens)`. A new one is one entry.
+"""
+
+
+class DecodingPlan:
+    """
+    The steps of one request, planned: what each reveals. Holds nothing that a step changes.
+
+    Args:
+        numbers ([`ImageSampling`]): How to draw.
+        initially_masked (`list[int]`, *optional*):
+            How many codes of each row are masked before the first step, if not all (inpainting): the schedule is then
+            spread over these.
+        device (`torch.device`, *optional*): Where the codes are; needed with `initially_masked`.
+    """
+
+    def __init__(
+        self,
+        numbers: ImageSampling,
+        initially_masked: list[int] | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.numbers = numbers
+        self.num_steps = steps = numbers.num_inference_steps
+        self._initially_masked = initially_masked
+        self._noise = confidence_temperatures(numbers.confidence_schedule, numbers.confidence_temperature, steps)
+        # number k: the share of masked codes before step k
+        self._ratios = [mask_ratio(numbers.masking_schedule, 1 - (steps - k) / steps) for k in range(steps + 1)]
+        self._num_masked = None
+        if initially_masked is not None:  # made here, because a step must not send it to the device
+            plan = [[[self._planned(step, count)] for count in initially_masked] for step in range(steps)]
+            self._num_masked = list(torch.tensor(plan, device=device).unbind())  # each (rows, 1)
+
+    def _planned(self, step: int, num_codes: int) -> int:
+        """Of `num_codes` how many stay masked after step number `step`."""
+        left = self.num_steps - 1 - step
+        return num_masked_codes(self.numbers.masking_schedule, 1 - left / self.num_steps, num_codes)
+
+    def generators(self, generator: torch.Generator | list[torch.Generator] | None, batch_size: int):
+        """
+        What every step of a loop draws from: one generator per row ([`row_generators`]), so that a picture does not
+        depend on its batch; with `sampling="showo"` the caller's own, which draws for the batch as a whole.
+        """
+        return generator if self.numbers.sampling == "showo" else row_generators(generator, batch_size)
+
+    @property
+    def may_finish_early(self) -> bool:
+        """Whether all codes can be known before the last step; a loop that looks waits for the device at each step."""
+        return self.numbers.sampling == "entropy_bounded" or self.numbers.early_exit_entropy is not None
+
+    def max_masked(self, step: int, num_image_tokens: int) -> int:
+        """
+        The most codes that can be masked in a row before step number `step`: so many places need logits. Known
+        without a look at the device.
+        """
+        first = num_image_tokens if self._initially_masked is None else max(self._initially_masked, default=0)
+        if self.numbers.sampling != "maskgit" or step == 0:
+            return first
+        # a step reveals at least one code, also where the schedule would keep as many
+        return max(1, min(self._planned(step - 1, first), first - step))
+
+    def positions(self, codes: torch.LongTensor, step: int) -> torch.LongTensor:
+        """The places of `codes` that need logits at step number `step`, (batch_size, `max_masked(step)`)."""
+        return masked_positions(codes, self.max_masked(step, codes.shape[-1]))
+
+    def step(
+        self,
+        logits: torch.Tensor,
+        codes: torch.LongTensor,
+        step: int,
+        generators: torch.Generator | list[torch.Generator] | None,
+        positions: torch.LongTensor | None = None,
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """
+        Reveal some of the masked codes.
+
+        Args:
+            logits (`torch.Tensor` of shape `(batch_size, N or K, codebook_size)`): Scores, at `positions` if given.
+            codes (`torch.LongTensor` of shape `(batch_size, N)`): Codes so far, `MASKED_CODE` where not known.
+            step (`int`): Its number, from 0 on.
+            generators: What [`generators`] returned.
+            positions (`torch.LongTensor` of shape `(batch_size, K)`, *optional*): See [`positions`].
+
+        Returns:
+            `tuple` of two `(batch_size, N)` int64 tensors: the codes after the step, and all as drawn.
+        """
+        place = DecodingStep(
+            progress=(step + 1) / self.num_steps,
+            ratio=self._ratios[step],
+            next_ratio=self._ratios[step + 1],
+            num_masked=self._planned(step, codes.shape[-1]) if self._num_masked is None else self._num_masked[step],
+            confidence_temperature=self._noise[step],
+            is_last=step == self.num_steps - 1,
+        )
+        after, predicted = SAMPLERS[self.numbers.sampling](logits, codes, place, self.numbers, generators, positions)
+        if self.numbers.early_exit_entropy is not None:
+            entropy = code_entropies(logits, codes, positions).sum(-1, keepdim=True)
+            after = torch.where(entropy < self.numbers.early_exit_entropy, predicted, after)
+        return after, predicted
+
+    def ratio(self, step: int) -> float:
+        """The share of codes that is masked before step number `step`."""
+        return self._ratios[step]
+
+
 __all__ = [
     "CONFIDENCE_SCHEDULES",
     "MASKED_CODE",
     "MASK_SCHEDULES",
+    "SAMPLERS",
+    "SHOWO_SCHEDULES",
+    "DecodingPlan",
+    "DecodingStep",
+    "ImageSampling",
     "ancestral_step",
     "check_mask_schedule",
     "code_entropies",
@@ -404,5 +759,7 @@ __all__ = [
     "maskgit_step",
     "num_masked_codes",
     "row_generators",
+    "showo_mask_ratio",
+    "showo_step",
     "uniform_noise",
 ]

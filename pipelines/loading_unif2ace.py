@@ -153,7 +153,9 @@ def load_components(folders: CheckpointFolders, given: dict[str, Any], **model_o
     if "scheduler" not in components:
         found = (folders.scheduler / "scheduler_config.json").is_file()
         components["scheduler"] = (
-            UniF2aceScheduler.from_pretrained(folders.scheduler) if found else UniF2aceScheduler()
+            UniF2aceScheduler.from_pretrained(folders.scheduler)
+            if found
+            else UniF2aceScheduler.from_generation_config(components["transformer"].generation_config)
         )
     return components
 

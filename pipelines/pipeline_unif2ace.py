@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -379,7 +378,6 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         watermark: bool = True,
         latents: torch.LongTensor | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        refresh_settled_every: int = 1,
         height: int | None = None,
         width: int | None = None,
     ) -> UniF2acePipelineOutput | tuple:
@@ -417,10 +415,6 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 relatives make them.
             guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
                 Share of the steps at which guidance starts and stops; the others cost half. Trades quality for time.
-            refresh_settled_every (`int`, *optional*, defaults to 1):
-                Compute all codes only every so many steps, in between only those masked at the step before, and
-                reuse keys and values of the others. 1 is exact; more trades quality for time. Of use with
-                `sampling="maskgit"`, whose plan says how many codes a step can reveal.
             height, width (`int`, *optional*): The model's resolution, which is the only size there is.
 
         Returns:
@@ -441,53 +435,51 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             callback_on_step_end_tensor_inputs,
         )
         check_interval("guidance_interval", guidance_interval)
-        check_count("refresh_settled_every", refresh_settled_every)
         check_size(height, width, self.transformer.config.vq_config.resolution)
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * len(prompt) if negative_prompt.strip() else None
         device = self._execution_device
         batch_size = len(prompt) * num_images_per_prompt
-        generators = self.scheduler.prepare_generators(generator, batch_size)
+        numbers = self.scheduler.sampling_numbers(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=tuple(guidance_interval),
+        )
         self._onload()
         state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt, device)
-        initially_masked = None
+        mask_token_id = self.scheduler.config.mask_token_id
         if latents is not None:
-            initially_masked = (latents == self.scheduler.config.mask_token_id).sum(-1).tolist()
-        latents = self.prepare_latents(batch_size, device, latents)
-        self.scheduler.set_timesteps(num_inference_steps, device=device, initially_masked=initially_masked)
+            latents = self.prepare_latents(batch_size, device, latents)
+            latents = latents.masked_fill(latents == mask_token_id, MASKED_CODE)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
         self._num_timesteps = len(self.scheduler.timesteps)
-        self._interrupt = initially_masked is not None and not any(initially_masked)
-        settled = self.transformer.settled_codes(refresh_settled_every) if refresh_settled_every > 1 else None
-        guided_steps = range(*(math.ceil(share * num_inference_steps) for share in guidance_interval))
-        everywhere = self.transformer.static_image_shapes and settled is None
+        decoding = self.transformer.start_decoding(state, numbers, generator, latents)
+        self._interrupt = decoding.is_done
         with self.progress_bar(total=num_inference_steps) as progress_bar:
-            for i, t in enumerate(self.scheduler.timesteps):
-                if self.interrupt:
-                    break
-                codes = latents.masked_fill(latents == self.scheduler.config.mask_token_id, MASKED_CODE)
-                positions = None if everywhere else self.scheduler.masked_positions(latents, t)
-                scale = guidance_scale if i in guided_steps else 1.0
-                logits = self.transformer.predict_codes(codes, state, scale, positions, settled)
-                output = self.scheduler.step(logits, t, latents, generator=generators, positions=positions)
-                latents, pred_original_sample = output.prev_sample, output.pred_original_sample
+            for i, _ in enumerate(self.transformer.decode(decoding)):
                 if callback_on_step_end is not None:
+                    latents = decoding.codes.masked_fill(decoding.codes == MASKED_CODE, mask_token_id)
                     available = {
                         "latents": latents,
-                        "logits": logits,
-                        "positions": positions,
-                        "pred_original_sample": pred_original_sample,
+                        "logits": decoding.logits,
+                        "positions": decoding.positions,
+                        "pred_original_sample": decoding.drawn,
                     }
                     tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
-                    changed = callback_on_step_end(self, i, t, tensors).get("latents", latents)
+                    timestep = self.scheduler.timesteps[i]
+                    changed = callback_on_step_end(self, i, timestep, tensors).get("latents", latents)
                     if changed is not latents:  # it may have masked more than the plan knows of
-                        latents, settled, everywhere = changed, None, True
+                        decoding.codes = changed.masked_fill(changed == mask_token_id, MASKED_CODE)
+                        decoding.everywhere = True
                     if self.interrupt:
-                        unknown = latents == self.scheduler.config.mask_token_id
-                        latents = torch.where(unknown, pred_original_sample, latents)
-                if self.scheduler.may_finish_early and not self.interrupt:
-                    self._interrupt = not bool((latents == self.scheduler.config.mask_token_id).any())
+                        unknown = decoding.codes == MASKED_CODE
+                        decoding.codes = torch.where(unknown, decoding.drawn, decoding.codes)
                 progress_bar.update()
+                self._interrupt = self.interrupt or decoding.finished_early
+                if self.interrupt:
+                    break
+        latents = decoding.codes
         images = self.decode_latents(latents, output_type, watermark, generator)
         self.maybe_free_model_hooks()
         return UniF2acePipelineOutput(images=images, codes=latents) if return_dict else (images, latents)

@@ -1,6 +1,5 @@
 """The sampling of image codes as a diffusers scheduler."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,25 +7,25 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from ..modeling_unif2ace.sampling_showo_unif2ace import showo_mask_ratio, showo_step
 from ..modeling_unif2ace.sampling_unif2ace import (
-    CONFIDENCE_SCHEDULES,
     MASKED_CODE,
-    ancestral_step,
-    check_mask_schedule,
-    code_entropies,
-    confidence_temperatures,
-    entropy_bounded_step,
+    DecodingPlan,
+    ImageSampling,
     mask_codes,
-    mask_ratio,
-    masked_positions,
-    maskgit_step,
-    num_masked_codes,
     row_generators,
 )
 
 
-SAMPLINGS = ("maskgit", "ancestral", "entropy_bounded", "showo")
+# fields that the scheduler shares with ImageSampling
+_NUMBERS = (
+    "sampling",
+    "masking_schedule",
+    "temperature",
+    "confidence_temperature",
+    "confidence_schedule",
+    "entropy_bound",
+    "early_exit_entropy",
+)
 
 
 @dataclass
@@ -95,31 +94,28 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         entropy_bound: float = 8.0,
         early_exit_entropy: float | None = None,
     ):
-        check_mask_schedule(masking_schedule)
-        for name, value, allowed in (
-            ("sampling", sampling, SAMPLINGS),
-            ("confidence_schedule", confidence_schedule, CONFIDENCE_SCHEDULES),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
-        if sampling == "showo":
-            showo_mask_ratio(masking_schedule, torch.zeros(()))  # has fewer schedules, and says which
-        for name, value in (
-            ("temperature", temperature),
-            ("confidence_temperature", confidence_temperature),
-            ("entropy_bound", entropy_bound),
-            ("early_exit_entropy", early_exit_entropy or 0.0),
-        ):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+        self.sampling_numbers()  # refuses what is wrong
         if mask_token_id >= 0:
             raise ValueError(f"mask_token_id is {mask_token_id}, a valid code; expected a negative number")
         self.num_inference_steps: int | None = None
         self.timesteps: torch.LongTensor | None = None
-        self._mask_ratios: list[float] = []
-        self._confidence_temperatures: list[float] = []
-        self._initially_masked: list[int] | None = None
-        self._num_masked: list[torch.LongTensor] | None = None
+        self._plan: DecodingPlan | None = None
+
+    @classmethod
+    def from_generation_config(cls, config) -> "UniF2aceScheduler":
+        """The scheduler of a checkpoint's sampling numbers, which stand in its `generation_config`."""
+        numbers = ImageSampling.from_generation_config(config)
+        return cls(**{name: getattr(numbers, name) for name in _NUMBERS})
+
+    def sampling_numbers(self, **others) -> ImageSampling:
+        """
+        The numbers of this scheduler, as the model's `start_decoding` takes them.
+
+        Args:
+            others: Fields of [`~unif2ace.modeling_unif2ace.sampling_unif2ace.ImageSampling`] that the scheduler has
+                not: `num_inference_steps`, `guidance_scale`, `guidance_interval`.
+        """
+        return ImageSampling(**{name: self.config[name] for name in _NUMBERS}, **others)
 
     def prepare_generators(
         self, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
@@ -128,12 +124,12 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         What a loop over the steps hands to each `step`: one generator per row (`row_generators`), so that a picture
         does not depend on its batch; with `sampling="showo"` the caller's own, which draws for the batch as a whole.
         """
-        return generator if self.config.sampling == "showo" else row_generators(generator, batch_size)
+        return DecodingPlan(self.sampling_numbers()).generators(generator, batch_size)
 
     @property
     def may_finish_early(self) -> bool:
         """Whether all codes can be known before the last step; a loop that looks waits for the device at each step."""
-        return self.config.sampling == "entropy_bounded" or self.config.early_exit_entropy is not None
+        return DecodingPlan(self.sampling_numbers()).may_finish_early
 
     def set_timesteps(
         self,
@@ -158,27 +154,10 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         """
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}, expected at least 1")
-        config = self.config
         self.num_inference_steps = num_inference_steps
         self.timesteps = torch.arange(num_inference_steps - 1, -1, -1)
-        # number t: the mask ratio after the step at timestep t, so that the one before it is number t + 1
-        self._mask_ratios = [
-            mask_ratio(config.masking_schedule, 1 - t / num_inference_steps) for t in range(num_inference_steps + 1)
-        ]
-        self._confidence_temperatures = confidence_temperatures(
-            config.confidence_schedule, config.confidence_temperature, num_inference_steps
-        )[::-1]
-        self._initially_masked = initially_masked
-        self._num_masked = None
-        if initially_masked is not None:  # made here, because a step must not send it to the device
-            plan = [
-                [[self._planned(index, count)] for count in initially_masked] for index in range(num_inference_steps)
-            ]
-            self._num_masked = list(torch.tensor(plan, device=device).unbind())  # each (rows, 1)
-
-    def _planned(self, index: int, num_image_tokens: int) -> int:
-        """Codes that stay masked after the step at timestep `index`."""
-        return num_masked_codes(self.config.masking_schedule, 1 - index / self.num_inference_steps, num_image_tokens)
+        numbers = self.sampling_numbers(num_inference_steps=num_inference_steps)
+        self._plan = DecodingPlan(numbers, initially_masked, device)
 
     def max_masked(self, timestep: int | torch.Tensor, num_image_tokens: int) -> int:
         """
@@ -189,12 +168,7 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
             timestep (`int` or `torch.Tensor`): One of `timesteps`.
             num_image_tokens (`int`): Codes of an image.
         """
-        index = self._index(timestep)
-        first = num_image_tokens if self._initially_masked is None else max(self._initially_masked, default=0)
-        if self.config.sampling != "maskgit" or index == self.num_inference_steps - 1:
-            return first
-        # a step reveals at least one code, also where the schedule would keep as many
-        return max(1, min(self._planned(index + 1, first), first - (self.num_inference_steps - 1 - index)))
+        return self._plan.max_masked(self._step_number(timestep), num_image_tokens)
 
     def masked_positions(self, sample: torch.LongTensor, timestep: int | torch.Tensor) -> torch.LongTensor:
         """
@@ -202,7 +176,7 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         them: (batch_size, `max_masked(timestep)`).
         """
         codes = sample.masked_fill(sample == self.config.mask_token_id, MASKED_CODE)
-        return masked_positions(codes, self.max_masked(timestep, sample.shape[-1]))
+        return self._plan.positions(codes, self._step_number(timestep))
 
     def step(
         self,
@@ -236,32 +210,11 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if `set_timesteps` was not called, the timestep is not one of its steps, or shapes do not fit.
         """
-        config, index = self.config, self._index(timestep)
+        config, number = self.config, self._step_number(timestep)
         before = sample.masked_fill(sample == config.mask_token_id, MASKED_CODE)
-        common = {"temperature": config.temperature, "positions": positions}
-        if config.sampling == "showo":
-            progress = (self.num_inference_steps - index) / self.num_inference_steps
-            noise = self._confidence_temperatures[index]
-            codes, predicted = showo_step(
-                model_output, before, config.masking_schedule, progress, noise, generator, **common
-            )
-        else:
-            common["generators"] = self._generators(generator, sample.shape[0])
-        if config.sampling == "maskgit":
-            num_masked = (
-                self._planned(index, sample.shape[-1]) if self._num_masked is None else self._num_masked[index]
-            )
-            noise = self._confidence_temperatures[index]
-            codes, predicted = maskgit_step(model_output, before, num_masked, noise, **common)
-        elif config.sampling == "ancestral":
-            ratio, next_ratio = self._mask_ratios[index + 1], self._mask_ratios[index]
-            codes, predicted = ancestral_step(model_output, before, ratio, next_ratio, **common)
-        elif config.sampling == "entropy_bounded":
-            bound = config.entropy_bound if index else math.inf
-            codes, predicted = entropy_bounded_step(model_output, before, bound, **common)
-        if config.early_exit_entropy is not None:
-            entropy = code_entropies(model_output, before, positions).sum(-1, keepdim=True)
-            codes = torch.where(entropy < config.early_exit_entropy, predicted, codes)
+        if config.sampling != "showo":
+            generator = self._generators(generator, sample.shape[0])
+        codes, predicted = self._plan.step(model_output, before, number, generator, positions)
         prev_sample = codes.masked_fill(codes == MASKED_CODE, config.mask_token_id)
         if not return_dict:
             return (prev_sample, predicted)
@@ -296,7 +249,7 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("add_noise needs either `timesteps` or `mask_ratio`, one of the two")
         if mask_ratio is None:
             per_row = torch.as_tensor(timesteps).expand(batch_size).tolist()
-            ratios = [self._mask_ratios[self._index(t) + 1] for t in per_row]
+            ratios = [self._plan.ratio(self._step_number(t)) for t in per_row]
         elif 0 <= mask_ratio <= 1:
             ratios = [mask_ratio] * batch_size
         else:
@@ -305,13 +258,13 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         noisy = mask_codes(original_samples, num_masked, self._generators(generator, batch_size))
         return noisy.masked_fill(noisy == MASKED_CODE, self.config.mask_token_id)
 
-    def _index(self, timestep: int | torch.Tensor) -> int:
+    def _step_number(self, timestep: int | torch.Tensor) -> int:
         if self.num_inference_steps is None:
             raise ValueError("the scheduler has no steps yet: call `set_timesteps` first")
         index = int(timestep)
         if not 0 <= index < self.num_inference_steps:
             raise ValueError(f"timestep {index} is not one of the {self.num_inference_steps} steps")
-        return index
+        return self.num_inference_steps - 1 - index
 
     @staticmethod
     def _generators(generator, batch_size: int) -> list[torch.Generator]:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from accelerate import cpu_offload_with_hook
 from PIL import Image
+from transformers import GenerationConfig
 
 from unif2ace import UniF2acePipeline, UniF2acePipelineOutput, UniF2aceScheduler
 from unif2ace.modeling_unif2ace import UniF2aceImageError
+from unif2ace.modeling_unif2ace.sampling_unif2ace import SAMPLERS
+from unif2ace.pipelines.serving.image_engine import ImageEngine, ImageRequest
 
 
 STEPS = 4
@@ -139,7 +142,7 @@ def test_a_callback_may_mask_codes_again(pipe):
             tensors["latents"] = torch.full_like(tensors["latents"], -1)
         return tensors
 
-    codes = codes_of(pipe, "a man", seeded(1), callback_on_step_end=forget, refresh_settled_every=2)
+    codes = codes_of(pipe, "a man", seeded(1), callback_on_step_end=forget)
     assert (codes >= 0).all()
 
 
@@ -156,15 +159,45 @@ def test_guidance_on_an_interval(pipe, monkeypatch):
             codes_of(pipe, "a man with a hat", seeded(1), guidance_interval=wrong)
 
 
-def test_reuse_of_settled_codes_is_the_same_alone_and_in_a_batch(pipe):
-    prompts = ["a man with a hat and a beard", "a woman"]
-    both = codes_of(pipe, prompts, seeded(1, 2), refresh_settled_every=3)
-    assert (both >= 0).all()
-    for row, prompt in enumerate(prompts):
-        alone = codes_of(pipe, prompt, seeded(row + 1), refresh_settled_every=3)
-        assert torch.equal(alone, both[row : row + 1])
-    with pytest.raises(ValueError, match="refresh_settled_every is 0"):
-        codes_of(pipe, prompts, seeded(1, 2), refresh_settled_every=0)
+@pytest.mark.parametrize("sampling", sorted(SAMPLERS))
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_every_door_draws_the_same_codes(pipe, sampling, guidance_scale):
+    """Pipeline, `generate`, server and a loop of one's own, for one seed."""
+    confidence = "showo" if sampling == "showo" else "linear"
+    scheduler = UniF2aceScheduler(
+        sampling=sampling, temperature=0.7, confidence_temperature=3.0, confidence_schedule=confidence
+    )
+    numbers = {"num_inference_steps": 4, "guidance_scale": guidance_scale}
+    other = UniF2acePipeline(pipe.transformer, scheduler, pipe.processor)
+    other.set_progress_bar_config(disable=True)
+    prompts = ["a man with a hat", "a woman"]
+    seeded_one = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+    wanted = [
+        other(prompt, generator=seeded_one(seed), output_type="latent", **numbers).codes
+        for seed, prompt in enumerate(prompts)
+    ]
+    model, config = pipe.transformer, GenerationConfig()
+    scheduler.sampling_numbers(**numbers).write_to(config)
+    again = UniF2aceScheduler.from_generation_config(config)
+    assert again.sampling_numbers(**numbers) == scheduler.sampling_numbers(**numbers)
+    states = []
+    for seed, prompt in enumerate(prompts):
+        inputs = pipe.processor(text=prompt, generation_mode="image", return_tensors="pt")
+        drawn = model.generate(**inputs, generation_mode="image", generation_config=config, generator=seeded_one(seed))
+        assert torch.equal(drawn, wanted[seed])
+        state = model.encode_prompt(**inputs, guidance=guidance_scale != 1)
+        states.append(model.start_decoding(state, scheduler.sampling_numbers(**numbers), seeded_one(seed)))
+    while any(not state.is_done for state in states):  # as the server does: all that are under way in one pass
+        model.decode_step([state for state in states if not state.is_done])
+    assert all(torch.equal(state.codes, codes) for state, codes in zip(states, wanted, strict=True))
+    engine = ImageEngine(other)
+    try:
+        requests = [ImageRequest(prompt, seed, 4, guidance_scale) for seed, prompt in enumerate(prompts)]
+        pictures = [future.result(60) for future in engine.submit(requests)]
+    finally:
+        engine.close()
+    for picture, codes in zip(pictures, wanted, strict=True):
+        assert picture.tobytes() == other.decode_latents(codes, "pil")[0].tobytes()
 
 
 @pytest.mark.parametrize("settings", [{"sampling": "entropy_bounded"}, {"early_exit_entropy": 1e6}])

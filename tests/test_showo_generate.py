@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from unif2ace import UniF2acePipeline, UniF2aceScheduler
-from unif2ace.modeling_unif2ace.sampling_showo_unif2ace import showo_mask_ratio, showo_step
-from unif2ace.modeling_unif2ace.sampling_unif2ace import MASKED_CODE, mask_ratio, masked_positions
+from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    MASKED_CODE,
+    mask_ratio,
+    masked_positions,
+    showo_mask_ratio,
+    showo_step,
+)
 
 
 @pytest.fixture(scope="module")

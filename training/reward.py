@@ -29,8 +29,8 @@ from peft import get_peft_model
 from PIL import Image
 from tqdm import tqdm
 
-from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, row_generators
-from ..pipelines import UniF2acePipeline, UniF2aceScheduler
+from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, ImageSampling
+from ..pipelines import UniF2acePipeline
 from .adapters import lora_config, restrict_to_tasks
 from .data.language.captions import write_caption
 from .data.language.visibility import assumed_visible
@@ -326,18 +326,17 @@ class GenerationRewardTrainer:
     def rollout(self, prompts: list[Prompt], generator: torch.Generator) -> Rollouts:
         """Draw a group of pictures for each prompt."""
         args, transformer = self.args, self.pipe.transformer
-        scheduler = UniF2aceScheduler(sampling=args.sampling)
-        scheduler.set_timesteps(args.num_inference_steps)
-        state = self._encode(prompts)
-        generators = row_generators(generator, state.batch_size)
-        shape = (state.batch_size, transformer.config.num_image_tokens)
-        codes = torch.full(shape, MASKED_CODE, device=transformer.device)
-        states, distributions = [codes], []
-        for timestep in scheduler.timesteps:
-            logits = self._logits(codes, state)
-            codes = scheduler.step(logits, timestep, codes, generator=generators).prev_sample
-            states.append(codes)
-            distributions.append(logits)
+        numbers = ImageSampling(
+            sampling=args.sampling,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+        )
+        decoding = transformer.start_decoding(self._encode(prompts), numbers, generator, everywhere=True)
+        states, distributions = [decoding.codes], []
+        for _ in transformer.decode(decoding):
+            states.append(decoding.codes)
+            distributions.append(decoding.logits)
+        codes = decoding.codes
         log_probs = [code_log_probs(logits, codes) for logits in distributions]
         images = self.pipe.processor.post_process_multimodal_output(
             transformer.decode_image_tokens(codes), generation_mode="image"

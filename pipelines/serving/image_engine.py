@@ -13,21 +13,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 
-from ...modeling_unif2ace.image_decoding_unif2ace import PromptCache, PromptState
-from ...modeling_unif2ace.sampling_unif2ace import MASKED_CODE, masked_positions, row_generators
+from ...modeling_unif2ace.generation_unif2ace import ImageDecoding, PromptState, merge_prompts
 
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..pipeline_unif2ace import UniF2acePipeline
-    from ..scheduling_unif2ace import UniF2aceScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -77,19 +74,7 @@ class _Picture:
 
     request: ImageRequest
     future: Future
-    state: PromptState | None = None
-    scheduler: "UniF2aceScheduler | None" = None
-    codes: torch.LongTensor | None = None  # (1, N)
-    generators: list[torch.Generator] = field(default_factory=list)
-    step: int = 0
-
-    @property
-    def rows(self) -> int:
-        return 2 if self.state.guided else 1
-
-    @property
-    def timestep(self) -> torch.Tensor:
-        return self.scheduler.timesteps[self.step]
+    decoding: ImageDecoding | None = None
 
 
 class ImageEngine:
@@ -212,11 +197,12 @@ class ImageEngine:
         device = pipe._execution_device
         negative = None if request.negative_prompt is None else [request.negative_prompt]
         guidance = request.guidance_scale != 1
-        picture.state = pipe.encode_prompt([request.prompt], negative, guidance, 1, device)
-        picture.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-        picture.scheduler.set_timesteps(request.num_inference_steps, device=device)
-        picture.generators = row_generators(torch.Generator().manual_seed(request.seed), 1)
-        picture.codes = pipe.prepare_latents(1, device)
+        state = pipe.encode_prompt([request.prompt], negative, guidance, 1, device)
+        numbers = pipe.scheduler.sampling_numbers(
+            num_inference_steps=request.num_inference_steps, guidance_scale=request.guidance_scale
+        )
+        generator = torch.Generator().manual_seed(request.seed)
+        picture.decoding = pipe.transformer.start_decoding(state, numbers, generator)
 
     def _turn(self):
         """One step of all pictures under way; an error ends these, not the engine."""
@@ -227,7 +213,7 @@ class ImageEngine:
                 return
             num_pictures = len(self._active)
             self._step()
-            finished = [item for item in self._active if item.step == item.request.num_inference_steps]
+            finished = [item for item in self._active if item.decoding.is_done]
             images = self._decode(finished)
         except Exception as error:
             logger.exception("a denoising step failed")
@@ -258,65 +244,20 @@ class ImageEngine:
 
     @torch.inference_mode()
     def _step(self):
-        pictures = self._active
+        decodings = [picture.decoding for picture in self._active]
         if self._merged is None:
-            self._merged = merge_prompt_states([picture.state for picture in pictures])
-        mask_token_id = self.pipe.scheduler.config.mask_token_id
-        rows = torch.cat([picture.codes.expand(picture.rows, -1) for picture in pictures])
-        codes = rows.masked_fill(rows == mask_token_id, MASKED_CODE)
-        needed = max(picture.scheduler.max_masked(picture.timestep, codes.shape[1]) for picture in pictures)
-        positions = masked_positions(codes, needed)
-        logits = self.pipe.transformer.predict_codes(codes, self._merged, positions=positions)
-        first = 0
-        for picture in pictures:
-            own = logits[first : first + picture.rows]
-            if picture.state.guided:
-                own = own[1:] + picture.request.guidance_scale * (own[:1] - own[1:])
-            picture.codes = picture.scheduler.step(
-                own,
-                picture.timestep,
-                picture.codes,
-                generator=picture.generators,
-                positions=positions[first : first + 1],
-            ).prev_sample
-            first += picture.rows
-            picture.step += 1
+            self._merged = merge_prompts([decoding.prompt for decoding in decodings])
+        self.pipe.transformer.decode_step(decodings, self._merged)
 
     @torch.inference_mode()
     def _decode(self, pictures: list[_Picture]) -> list["Image.Image"]:
         # one by one: in a batch sums are rounded otherwise, and some pixel falls on the other side of a half
         return [
             self.pipe.decode_latents(
-                picture.codes, "pil", generator=torch.Generator().manual_seed(picture.request.seed)
+                picture.decoding.codes, "pil", generator=torch.Generator().manual_seed(picture.request.seed)
             )[0]
             for picture in pictures
         ]
-
-
-def merge_prompt_states(states: list[PromptState]) -> PromptState:
-    """
-    Prompts of several requests as one state, padded on the left; the rows of each request stay together.
-
-    Guidance is not the state's matter any more: prompts and negative prompts are rows like others.
-    """
-    length = max(state.cache.get_seq_length() for state in states)
-
-    def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # (rows, heads, length, size)
-        return torch.cat([F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
-
-    layers = [
-        (merge([keys for keys, _ in layer]), merge([values for _, values in layer]))
-        for layer in zip(*(state.cache.layers for state in states), strict=True)
-    ]
-    masks = []
-    for state in states:
-        keys = state.cache.layers[0][0]
-        mask = state.attention_mask
-        if mask is None:
-            mask = torch.ones(keys.shape[0], keys.shape[-2], dtype=torch.long, device=keys.device)
-        masks.append(F.pad(mask, (length - mask.shape[-1], 0)))
-    mask = torch.cat(masks)
-    return PromptState(PromptCache(layers), None if bool(mask.all()) else mask, len(mask), guided=False)
 
 
 def _fail(picture: _Picture, error: Exception):
@@ -325,4 +266,4 @@ def _fail(picture: _Picture, error: Exception):
         picture.future.set_exception(error)
 
 
-__all__ = ["EngineClosedError", "ImageEngine", "ImageRequest", "QueueFullError", "merge_prompt_states"]
+__all__ = ["EngineClosedError", "ImageEngine", "ImageRequest", "QueueFullError"]
