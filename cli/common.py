@@ -20,7 +20,9 @@ SEED_LIMIT = 2**32
 def add_model_arguments(parser: argparse.ArgumentParser):
     """`--model` and `--device`, which `load_pipeline` reads."""
     parser.add_argument(
-        "--model", metavar="PATH", help="a checkpoint's folder or a Hub repository (default: the bundled checkpoint)"
+        "--model",
+        metavar="PATH",
+        help="a folder, a Hub repository or unif2ace-faces, the bundled checkpoint (default: that)",
     )
     parser.add_argument(
         "--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)"

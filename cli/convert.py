@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..training.convert.upcycle import UPCYCLE_METHODS
-
 
 EXAMPLES = """\
 examples:
@@ -33,6 +31,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser):
     """The three conversions, each with its own arguments."""
+    from ..training.convert.upcycle import UPCYCLE_METHODS
+
     kinds = parser.add_subparsers(title="conversions", dest="conversion", required=True, metavar="CONVERSION")
 
     showo = _add(kinds, "showo", "make a UniF²ace checkpoint of a Show-o one", SHOWO_EXAMPLES, _showo)
@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--license",
         default=None,
         metavar="NAME",
-        help="licence of the weights, as apache-2.0 for AuraFace (default: InsightFace's, non-commercial research)",
+        help="licence of the weights, as apache-2.0 for AuraFace (needed, but for InsightFace's own files, glintr100, "
+        "w600k_r50, ...: theirs is for non-commercial research)",
     )
     face.add_argument("--no-check", action="store_true", help="do not compare with onnxruntime")
 
@@ -168,12 +169,18 @@ def _to_showo(arguments: argparse.Namespace):
 
 
 def _face_encoder(arguments: argparse.Namespace):
-    from ..training.convert.face_encoder import INSIGHTFACE_LICENSE, convert_face_encoder
+    from ..training.convert.face_encoder import UNKNOWN_LICENSE, convert_face_encoder, known_license
 
+    weights_license = arguments.license or known_license(arguments.source)
+    if weights_license == UNKNOWN_LICENSE and arguments.source.is_file():
+        raise ValueError(
+            f"nothing says under which licence the weights in {arguments.source} are: read it where the file is from, "
+            "and give it as --license, for example --license apache-2.0"
+        )
     config, difference = convert_face_encoder(
         arguments.source,
         arguments.destination,
-        weights_license=arguments.license or INSIGHTFACE_LICENSE,
+        weights_license=weights_license,
         check=not arguments.no_check,
         overwrite=arguments.overwrite,
     )

@@ -15,6 +15,7 @@ _MODULE_OF = {
     "UniF2aceScheduler": "scheduling_unif2ace",
     "UniF2aceSchedulerOutput": "scheduling_unif2ace",
     "WatermarkReading": "watermark_unif2ace",
+    "bundled_checkpoint": "loading_unif2ace",
     "detect_watermark": "watermark_unif2ace",
     "embed_watermark": "watermark_unif2ace",
     "read_provenance": "provenance_unif2ace",

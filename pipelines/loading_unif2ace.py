@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # of whichever HTTP library huggingface_hub stands on
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    StrictDataclassError,
+)
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from .scheduling_unif2ace import UniF2aceScheduler
@@ -79,32 +87,68 @@ def bundled_checkpoint() -> Path:
     return folder
 
 
+def is_bundled(name: str | os.PathLike | None) -> bool:
+    """Whether a name means the checkpoint inside the package: none, or `unif2ace-faces` where no such folder is."""
+    return name is None or (os.fspath(name) == BUNDLED_NAME and not os.path.isdir(name))
+
+
+def fetch_folder(
+    path: str | os.PathLike, files: list[str] | None = None, never: list[str] | None = None, **download
+) -> Path:
+    """
+    A folder or a file on disk, or a repository of the Hub, which is downloaded: the one place that does so.
+
+    Args:
+        path (`str` or `os.PathLike`): A folder, a file, a repository, or the bundled checkpoint's name.
+        files (`list[str]`, *optional*): Patterns of the only files that are wanted of a repository.
+        never (`list[str]`, *optional*): Patterns of files that are not.
+        download: Of [`~huggingface_hub.snapshot_download`].
+
+    Raises:
+        OSError: if there is no such thing.
+    """
+    name = os.fspath(path)
+    if os.path.exists(name):
+        return Path(name)
+    if is_bundled(name):
+        return bundled_checkpoint()
+    if name == f"hub_card/{BUNDLED_NAME}":  # where it lies in a checkout, written elsewhere
+        raise OSError(f"there is no folder {name} here: everywhere the bundled checkpoint is called {BUNDLED_NAME}")
+    try:
+        validate_repo_id(name)
+        if name == f"hub_card/{BUNDLED_NAME}":  # where it lies in a checkout, written from elsewhere
+            raise OSError(
+                f"there is no folder {name} here; the bundled checkpoint is called {BUNDLED_NAME} everywhere"
+            )
+        return Path(snapshot_download(name, allow_patterns=files, ignore_patterns=never, **download))
+    except HFValidationError as error:
+        raise OSError(
+            f"there is no folder {name}, and a repository cannot have that name: name a folder that is there, a "
+            f"repository as ORG/NAME, or {BUNDLED_NAME}"
+        ) from error
+    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise OSError(
+            f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
+            f"({type(error).__name__}); check the name, the access rights and the connection"
+        ) from error
+
+
 def fetch_checkpoint(path: str | os.PathLike, files: list[str] | None = None, **download) -> Path:
     """
     The local folder of a checkpoint; one of the Hub is downloaded, without code.
 
     Args:
-        path (`str` or `os.PathLike`): A folder or a repository.
+        path (`str` or `os.PathLike`): A folder, a repository, or the bundled checkpoint's name.
         files (`list[str]`, *optional*): The only files that are wanted.
         download: Of [`~huggingface_hub.snapshot_download`].
 
     Raises:
-        OSError: if there is neither.
+        OSError: if there is no such folder or repository.
     """
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        return Path(name)
-    if os.path.exists(name):
-        raise OSError(f"{name} is a file, expected a checkpoint's folder or a repository on the Hub")
-    try:
-        return Path(snapshot_download(name, allow_patterns=files, ignore_patterns=_NEVER_FETCHED, **download))
-    except HFValidationError as error:
-        raise OSError(f"there is no folder {name}, and a repository cannot have that name") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise OSError(
-            f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
-            f"({type(error).__name__}); check the name, the access rights and the connection"
-        ) from error
+    folder = fetch_folder(path, files, _NEVER_FETCHED, **download)
+    if not folder.is_dir():
+        raise OSError(f"{path} is a file, expected a checkpoint's folder or a repository on the Hub")
+    return folder
 
 
 def fetch_adapter(path: str | os.PathLike, **download) -> Path:
@@ -130,7 +174,7 @@ def adapter_base(folder: Path) -> str | None:
         raise OSError(f"{file} is broken: {error}") from error
     if not base or not isinstance(base, str):
         raise OSError(f"{file} does not name its base model: load that, then call load_lora_weights({str(folder)!r})")
-    return None if base == BUNDLED_NAME and not os.path.isdir(base) else base
+    return None if is_bundled(base) else base
 
 
 def load_components(folders: CheckpointFolders, given: dict[str, Any], **model_options) -> dict[str, Any]:
@@ -182,4 +226,12 @@ def _load_model(folder: Path, **options) -> Any:
     return model
 
 
-__all__ = ["BUNDLED_NAME", "CheckpointFolders", "bundled_checkpoint", "fetch_checkpoint", "load_components"]
+__all__ = [
+    "BUNDLED_NAME",
+    "CheckpointFolders",
+    "bundled_checkpoint",
+    "fetch_checkpoint",
+    "fetch_folder",
+    "is_bundled",
+    "load_components",
+]

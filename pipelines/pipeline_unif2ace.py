@@ -26,6 +26,7 @@ from .loading_unif2ace import (
     adapter_base,
     bundled_checkpoint,
     fetch_checkpoint,
+    is_bundled,
     load_components,
 )
 from .lora_unif2ace import UniF2aceLoraMixin
@@ -109,8 +110,8 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
-                A folder or a repository on the Hub; the checkpoint inside the package when not given. That of a LoRA
-                adapter loads its base model with the adapter.
+                A folder or a repository on the Hub; the checkpoint inside the package when not given, or by its name,
+                `"unif2ace-faces"`. The folder of a LoRA adapter loads its base model with the adapter.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
                 Type of the weights; `"auto"` is the checkpoint's own. `torch_dtype` is the older name.
             trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -125,7 +126,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         """
         path = pretrained_model_name_or_path
         dtype = dtype or torch_dtype or torch.float32
-        if path is None:
+        if is_bundled(path):
             path = bundled_checkpoint()
         if trust_remote_code or cls.__module__.startswith("diffusers_modules"):
             return super().from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)

@@ -46,13 +46,20 @@ def randomised(**sizes) -> UniF2aceFaceEncoder:
 class Writer:
     """Writes an encoder as an ONNX graph, in the ways in which it is found in the wild."""
 
-    def __init__(self, encoder, folded: bool, epsilon: float = 1e-5, shortcut_first: bool = False):
+    def __init__(
+        self, encoder, folded: bool, epsilon: float = 1e-5, shortcut_first: bool = False, shared: str | None = None
+    ):
         self.encoder, self.folded, self.epsilon, self.shortcut_first = encoder, folded, epsilon, shortcut_first
+        self.shared, self.known = shared, {}
         self.nodes, self.weights, self.count = [], [], 0
 
     def constant(self, value) -> str:
-        self.count += 1
         value = torch.as_tensor(value).detach().numpy().astype(np.float32)
+        key = (value.shape, value.tobytes())
+        if self.shared and key in self.known:  # exporters store equal weights once, and name or copy them
+            return self.known[key] if self.shared == "by name" else self.add("Identity", self.known[key])
+        self.count += 1
+        self.known[key] = str(self.count)
         self.weights.append(onnx.numpy_helper.from_array(value, str(self.count)))
         return str(self.count)
 
@@ -127,12 +134,26 @@ def file(tmp_path):
 @pytest.mark.parametrize("own_normalisation", [False, True])
 @pytest.mark.parametrize(
     "form",
-    [{"folded": True}, {"folded": False, "epsilon": 2e-5}, {"folded": True, "shortcut_first": True}],
-    ids=["folded", "unfolded", "shortcut-first"],
+    [
+        {"folded": True},
+        {"folded": False, "epsilon": 2e-5},
+        {"folded": True, "shortcut_first": True},
+        {"folded": False, "shared": "by name"},
+        {"folded": False, "shared": "by a copy"},
+    ],
+    ids=["folded", "unfolded", "shortcut-first", "shared", "copied"],
 )
 def test_every_form_of_export_is_the_same_encoder(form, own_normalisation, as_matmul, tmp_path):
     encoder = randomised()
-    Writer(encoder, **form).save(tmp_path / "face.onnx", own_normalisation, as_matmul)
+    if "shared" in form:  # something must be equal
+        with torch.no_grad():
+            for module in encoder.modules():
+                if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.PReLU)):
+                    module.weight.fill_(0.25)
+    writer = Writer(encoder, **form)
+    writer.save(tmp_path / "face.onnx", own_normalisation, as_matmul)
+    copies = [node.op_type for node in writer.nodes].count("Identity")
+    assert (copies > 5) == (form.get("shared") == "by a copy")
     config, difference = convert_face_encoder(tmp_path / "face.onnx", tmp_path / "encoder")
     assert difference < 1e-5
     assert (config.stage_channels, config.stage_blocks, config.image_size) == ([8, 16], [2, 3], 16)
@@ -185,12 +206,16 @@ def test_an_encoder_of_full_size(tmp_path):
     assert difference < 1e-4
 
 
-def test_the_licence_goes_with_the_weights(file, tmp_path):
+def test_the_licence_goes_with_the_weights(file, tmp_path, capsys):
     convert_face_encoder(file, tmp_path / "default")
     assert (
         "non-commercial research" in json.loads((tmp_path / "default" / "config.json").read_text())["weights_license"]
     )
     assert "non-commercial research" in (tmp_path / "default" / "README.md").read_text()
+    assert convert_face_encoder(file.rename(tmp_path / "own.onnx"), tmp_path / "own")[0].weights_license == "unknown"
+    file = tmp_path / "own.onnx"
+    assert cli.main(["convert", "face-encoder", str(file), str(tmp_path / "free")]) == 2
+    assert "give it as --license" in capsys.readouterr().err and not (tmp_path / "free").exists()
     arguments = ["convert", "face-encoder", str(file), str(tmp_path / "free"), "--license", "apache-2.0"]
     assert cli.main(arguments) == 0
     assert UniF2aceFaceEncoder.from_pretrained(tmp_path / "free").config.weights_license == "apache-2.0"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 
@@ -56,6 +57,24 @@ def test_dry_run_shows_files_and_sizes_and_sends_nothing(hub, model, capsys):
 def test_dry_run_needs_no_hub(model, capsys):
     assert publish(model, "faces", license="mit", dry_run=True) == []
     assert "faces-diffusers" in capsys.readouterr().out
+
+
+def test_without_a_connection_a_dry_run_says_what_it_knows_and_an_upload_that_it_cannot(hub, model, capsys):
+    with socket.socket() as closed:  # a port where nobody listens
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    arguments = ["publish", str(model), "--repo", "me/faces", "--license", "mit", "--samples", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        patch.setattr(huggingface_hub.hf_api.api, "endpoint", address)
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE
+        assert main([*arguments, "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert "the Hub cannot be reached, so what is there is not known" in out and "model.safetensors" in out
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "the Hub cannot be reached" in error and "run it again" in error
+    assert not hub.requests
 
 
 def test_a_second_run_sends_only_what_changed_and_deletes_stale_shards(hub, tmp_path):

@@ -21,7 +21,11 @@ from ...pipelines.files import check_new, new_folder, write_text
 
 
 INSIGHTFACE_LICENSE = "InsightFace model licence: non-commercial research purposes only"
+UNKNOWN_LICENSE = "unknown"
 TOLERANCE = 1e-4
+
+# files of its releases: AntelopeV2, buffalo_l and relatives
+_INSIGHTFACE_NAMES = ("glintr", "glint360k", "w600k", "ms1mv3", "antelope", "buffalo")
 
 _PASSED_OVER = ("Identity", "Dropout", "Cast")
 _EXTRA = "pip install 'unif2ace[convert]'"
@@ -113,9 +117,13 @@ class _Graph:
 
     def constant(self, name: str) -> np.ndarray:
         """A weight, float32."""
-        if name not in self.constants:
+        if not self.is_constant(name):
             raise self.unexpected("a constant weight", name)
-        return np.array(self.constants[name], dtype=np.float32)
+        return np.array(self.constants[self.origin(name)], dtype=np.float32)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is a weight, or a copy of one: exporters store equal weights once and copy them."""
+        return self.origin(name) in self.constants
 
     def norm(self, tensor: str) -> tuple[dict[str, np.ndarray], str]:
         """A BatchNorm, and the tensor before it."""
@@ -187,7 +195,7 @@ def _linear(graph: _Graph, tensor: str) -> tuple[np.ndarray, np.ndarray, str]:
     node = graph.expect(tensor, "Gemm", "Add", "MatMul")
     bias = None
     if node.op_type == "Add":
-        is_bias = [name in graph.constants for name in node.input]
+        is_bias = [graph.is_constant(name) for name in node.input]
         bias = graph.constant(node.input[is_bias.index(True)]) if any(is_bias) else None
         node = graph.expect(node.input[is_bias.index(False)], "MatMul")
     weight = graph.constant(node.input[1])
@@ -334,10 +342,15 @@ def compare_with_onnxruntime(
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0)).item()
 
 
+def known_license(source: str | os.PathLike) -> str:
+    """The licence of an ONNX file as far as its name tells: InsightFace's for its own names, else `"unknown"`."""
+    return INSIGHTFACE_LICENSE if Path(source).name.lower().startswith(_INSIGHTFACE_NAMES) else UNKNOWN_LICENSE
+
+
 def convert_face_encoder(
     source: str | os.PathLike,
     destination: str | os.PathLike,
-    weights_license: str = INSIGHTFACE_LICENSE,
+    weights_license: str | None = None,
     check: bool = True,
     overwrite: bool = False,
 ) -> tuple[UniF2aceFaceEncoderConfig, float | None]:
@@ -347,8 +360,9 @@ def convert_face_encoder(
     Args:
         source (`str` or `os.PathLike`): The ONNX file.
         destination (`str` or `os.PathLike`): The folder to make. It appears whole or not at all.
-        weights_license (`str`, *optional*): Licence of the weights, kept in configuration and card; InsightFace's
-            when not given, which allows research that is not commercial.
+        weights_license (`str`, *optional*): Licence of the weights, kept in configuration and card, as `"apache-2.0"`
+            for AuraFace. When not given it is InsightFace's for files with names of InsightFace's (`glintr100.onnx`,
+            `w600k_r50.onnx`), which allows research that is not commercial, and `"unknown"` for others.
         check (`bool`, *optional*, defaults to `True`): Compare with onnxruntime on random pictures.
         overwrite (`bool`, *optional*, defaults to `False`): Whether an existing folder may be replaced.
 
@@ -357,8 +371,12 @@ def convert_face_encoder(
 
     Raises:
         OSError: if there is no such file, or the destination exists.
-        ValueError: if the file is broken or another network, or the result does not compute what the file computes.
+        ValueError: if the licence is empty, the file is broken or another network, or the result does not compute what
+            the file computes.
     """
+    weights_license = known_license(source) if weights_license is None else weights_license.strip()
+    if not weights_license:
+        raise ValueError('the licence of the weights is empty, expected one as "apache-2.0"')
     check_new(destination, overwrite)
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no file {source}, expected an ONNX file")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
+
+from ...pipelines.loading_unif2ace import fetch_folder
 
 
 # In the order in which they are looked for: what cannot run code first.
@@ -29,35 +29,15 @@ _PYTORCH_ERRORS = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, K
 _ZIP_START = b"PK"
 
 
-def fetch_folder(name: str | os.PathLike, patterns: list[str]) -> Path:
+def fetch_weights(name: str | os.PathLike) -> Path:
     """
-    The local folder (or file) of a checkpoint; a repository of the Hub is downloaded.
-
-    Args:
-        name (`str` or `os.PathLike`): A folder, a file, or a repository's id.
-        patterns (`list[str]`): Which of a repository's files to fetch.
+    The local folder (or file) of a checkpoint; of a repository on the Hub configuration and weights are downloaded,
+    PyTorch files only where there is no safetensors.
 
     Raises:
         OSError: if there is neither.
     """
-    name = os.fspath(name)
-    if os.path.exists(name):
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise OSError(f"there is no folder {name}, and a repository cannot have that name") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise OSError(
-            f"there is no folder {name}, and no repository of that name could be fetched from the Hub "
-            f"({type(error).__name__}): check the name, the access rights and the connection"
-        ) from error
-
-
-def fetch_checkpoint(name: str | os.PathLike) -> Path:
-    """[`fetch_folder`] of configuration and weights; PyTorch files only where there is no safetensors."""
-    safe = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-    folder = fetch_folder(name, safe)
+    folder = fetch_folder(name, ["config.json", "*.safetensors", "*.safetensors.index.json"])
     if folder.is_dir() and not os.path.exists(os.fspath(name)) and not list(folder.glob("*.safetensors")):
         folder = fetch_folder(name, ["config.json", "*.bin", "*.bin.index.json"])
     return folder

@@ -17,7 +17,7 @@ from transformers.models.clip import CLIPConfig
 from ...modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceProcessor
 from ...pipelines.files import check_new, new_folder, write_json, write_text
 from ...pipelines.scheduling_unif2ace import UniF2aceScheduler
-from .reader import CheckpointReader, check_finite, check_keys, fetch_checkpoint
+from .reader import CheckpointReader, check_finite, check_keys, fetch_weights
 from .showo_layout import (
     CODEBOOK_KEYS,
     DEFAULT_TEXT_MODEL,
@@ -105,11 +105,11 @@ def convert_showo(
     """
     check_new(destination, overwrite)
     experts = experts or ExpertChoice()
-    folder = fetch_checkpoint(source)
+    folder = fetch_weights(source)
     if (folder / _TRAINING_FOLDER).is_dir():
         folder = folder / _TRAINING_FOLDER
     showo = read_showo_config(folder)
-    language, images = CheckpointReader(folder), CheckpointReader(fetch_checkpoint(magvit))
+    language, images = CheckpointReader(folder), CheckpointReader(fetch_weights(magvit))
     text = read_text_model(text_model or showo.get("llm_model_path") or DEFAULT_TEXT_MODEL, showo["llm_vocab_size"])
     tower, tower_config = (None, None) if clip is None else _read_clip(clip)
     vq_config = magvit_config(images.shapes, showo["num_vq_tokens"])
@@ -224,7 +224,7 @@ def _check_codebook(images: CheckpointReader, config: UniF2aceConfig):
 
 
 def _read_clip(name: str | os.PathLike) -> tuple[CheckpointReader, CLIPVisionConfig]:
-    folder = fetch_checkpoint(name)
+    folder = fetch_weights(name)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{name} has no config.json, expected a CLIP model")
     values = CLIPConfig.get_config_dict(folder)[0]
@@ -311,7 +311,7 @@ def export_showo(
         OSError: if there is no such model, the destination exists, or there is no room for it.
     """
     check_new(destination, overwrite)
-    folder = fetch_checkpoint(source)
+    folder = fetch_weights(source)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} has no config.json, expected a checkpoint's folder")
     config = UniF2aceConfig.from_pretrained(folder)

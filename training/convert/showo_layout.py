@@ -21,8 +21,8 @@ from transformers import CLIPVisionConfig, PreTrainedTokenizerFast
 from ...modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceVQConfig, UniF2aceVQModel
 from ...modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
 from ...modeling_unif2ace.image_tokenizer_unif2ace import codes_to_bits
+from ...pipelines.loading_unif2ace import fetch_folder
 from ..train_text_tokenizer import extend_tokenizer
-from .reader import fetch_folder
 from .upcycle import expert_widths
 
 
