@@ -132,9 +132,9 @@ class Card:
         published: bool = True,
     ):
         self.checkpoint = checkpoint
-        self.written = _written_card(checkpoint.folder)
+        self.written = _written_card(checkpoint.root)
         known = {} if self.written is None else self.written.data.to_dict()
-        self.run = RunFacts.find(checkpoint.folder, run)
+        self.run = RunFacts.find(checkpoint.root, run)
         adapter_base = checkpoint.config.get("base_model_name_or_path") if checkpoint.is_adapter else None
         self.base_model = base_model or known.get("base_model") or adapter_base
         self.datasets = list(datasets or known.get("datasets") or self.run.datasets)
@@ -148,7 +148,7 @@ class Card:
             self._find_measured(quality, results)
 
     def _find_measured(self, quality: str | os.PathLike | None, results: Sequence[str | os.PathLike] | None) -> None:
-        folder, model, run = self.checkpoint.folder, self.checkpoint.model, self.run.folder
+        folder, model, run = self.checkpoint.root, self.checkpoint.model, self.run.folder
         if quality is None and run is not None:
             quality = run / "quality.json"
         hashes = [checkpoint_sha256(place) for place in dict.fromkeys((folder, model))]
@@ -159,7 +159,7 @@ class Card:
     def _licences(self, weights: str | None, published: bool) -> dict[str, str]:
         if not weights and published:
             raise ValueError(
-                f"nothing says under which licence the weights in {self.checkpoint.folder} are: give license=... "
+                f"nothing says under which licence the weights in {self.checkpoint.root} are: give license=... "
                 '(--license apache-2.0, or "other" with a LICENSE file beside the weights)'
             )
         licences = {"weights": weights} if weights else {}
@@ -170,7 +170,7 @@ class Card:
 
     def _linked_pictures(self) -> dict[str, Content]:
         """Pictures that a written card shows and that lie beside it, without what cameras write into them."""
-        folder, found = self.checkpoint.folder.resolve(), {}
+        folder, found = self.checkpoint.root.resolve(), {}
         for name in _PICTURE.findall("" if self.written is None else self.written.text):
             path = (folder / name).resolve()
             parts = Path(name).parts
@@ -188,11 +188,11 @@ class Card:
             if self.written is None and (samples := self._adapter_samples()) is not None:
                 self.pictures["card/samples.png"], self.prompts = bare_picture(samples), self.run.prompts
         elif self.num_samples:
-            self.pictures["card/samples.png"], self.prompts = sample_grid(self.checkpoint.folder, self.num_samples)
+            self.pictures["card/samples.png"], self.prompts = sample_grid(self.checkpoint.root, self.num_samples)
 
     def _adapter_samples(self) -> Path | None:
         name = self.run.summary.get("samples")
-        path = self.checkpoint.folder / Path(str(name)).name
+        path = self.checkpoint.root / Path(str(name)).name
         return path if name and path.is_file() else None
 
     def files(self, layout: str, names: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Content]:
@@ -212,7 +212,7 @@ class Card:
         """The card of an adapter in its own folder, before it is published: its snippets name the folder."""
         self.written, samples = None, self._adapter_samples()
         self.prompts = self.run.prompts if samples is not None else []
-        card = self._make(ADAPTER, self.checkpoint.folder.name, None, None, sample_picture="samples.png")
+        card = self._make(ADAPTER, self.checkpoint.root.name, None, None, sample_picture="samples.png")
         return ModelCard(f"{str(card).rstrip()}\n\n<!-- made by unif2ace: {_hash(card.text)} -->\n")
 
     def _make(

@@ -8,13 +8,12 @@ are read where they are: nothing is copied on disk.
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
-from ..pipelines.loading_unif2ace import BUNDLED_NAME
+from ..pipelines.loading_unif2ace import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BUNDLED_NAME, MODEL_TYPE, CheckpointFolders
 from ..training.disclosure import public_config
 from . import remote_code
 from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PROCESSOR_CLASS
@@ -24,7 +23,7 @@ LAYOUTS = ("transformers", "diffusers")
 ADAPTER = "adapter"
 
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 # papers that come with converted weights, or that their maker put beside them
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "THIRD_PARTY.md")
 SCHEDULER_FILE = "scheduler_config.json"
@@ -32,24 +31,8 @@ SCHEDULER_FILE = "scheduler_config.json"
 Content = Path | bytes
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """
-    A checkpoint on disk, in either layout, or a PEFT adapter.
-
-    Args:
-        folder (`Path`): The folder that was named.
-        model (`Path`): Where `config.json` and the weights are; the adapter's folder for an adapter.
-        processor (`Path`): Where tokenizer and processor are.
-        scheduler (`Path`): Where `scheduler_config.json` is, if there is one.
-        is_adapter (`bool`): Whether this is an adapter.
-    """
-
-    folder: Path
-    model: Path
-    processor: Path
-    scheduler: Path
-    is_adapter: bool = False
+class Checkpoint(CheckpointFolders):
+    """A checkpoint on disk, in either layout, or a PEFT adapter, with all that publishing needs."""
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Checkpoint":
@@ -60,26 +43,17 @@ class Checkpoint:
             FileNotFoundError: if the folder is absent or holds no checkpoint, or lacks a file that is needed.
             ValueError: if the model is of another kind.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
+        if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder} is no folder, expected a trained model or an adapter")
-        if (folder / "adapter_config.json").is_file():
-            _require(folder, ADAPTER_FILES)
-            return cls(folder, folder, folder, folder, is_adapter=True)
-        if (folder / "model_index.json").is_file():
-            found = cls(folder, folder / "transformer", folder / "processor", folder / "scheduler")
-        elif (folder / "config.json").is_file():
-            found = cls(folder, folder, folder, folder / "scheduler")
-        else:
-            raise FileNotFoundError(
-                f"{folder} has neither config.json, model_index.json nor adapter_config.json, so it holds no model to "
-                "publish"
-            )
+        found = super().read(folder)
+        if found.is_adapter:
+            _require(found.root, ADAPTER_FILES)
+            return found
         _require(found.model, ("config.json",))
         _require(found.processor, PROCESSOR_FILES[:-1])
         kind = read_json(found.model / "config.json").get("model_type")
-        if kind != "unif2ace":
-            raise ValueError(f"{folder} holds a model of type {kind!r}, expected 'unif2ace'")
+        if kind != MODEL_TYPE:
+            raise ValueError(f"{folder} holds a model of type {kind!r}, expected {MODEL_TYPE!r}")
         if not weight_files(found.model):
             raise FileNotFoundError(f"{found.model} has no safetensors weights: save the model with save_pretrained")
         return found
@@ -106,8 +80,8 @@ def repository_files(checkpoint: Checkpoint, layout: str, base_model: str | None
         return _adapter(checkpoint, base_model)
     files = _transformers(checkpoint) if layout == "transformers" else _diffusers(checkpoint)
     for name in LICENCE_FILES:
-        if (checkpoint.folder / name).is_file():
-            files[name] = checkpoint.folder / name
+        if (checkpoint.root / name).is_file():
+            files[name] = checkpoint.root / name
     # code is always under the package's licence; a model that brings its own keeps that one's name
     files["LICENSE" if "LICENSE" not in files else "LICENSE.code"] = PACKAGE / "LICENSE"
     return dict(sorted(files.items()))
@@ -144,10 +118,10 @@ def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
         )
     config = public_config(checkpoint.config) | {"base_model_name_or_path": base}
     files: dict[str, Content] = {"adapter_config.json": to_json(config)}
-    files[ADAPTER_FILES[1]] = _bare_weights(checkpoint.folder / ADAPTER_FILES[1])
+    files[ADAPTER_FILES[1]] = _bare_weights(checkpoint.root / ADAPTER_FILES[1])
     for name in (*PROCESSOR_FILES, *LICENCE_FILES):
-        if (checkpoint.folder / name).is_file():
-            files[name] = checkpoint.folder / name
+        if (checkpoint.root / name).is_file():
+            files[name] = checkpoint.root / name
     return files
 
 

@@ -116,10 +116,6 @@ def fetch_folder(
         raise OSError(f"there is no folder {name} here: everywhere the bundled checkpoint is called {BUNDLED_NAME}")
     try:
         validate_repo_id(name)
-        if name == f"hub_card/{BUNDLED_NAME}":  # where it lies in a checkout, written from elsewhere
-            raise OSError(
-                f"there is no folder {name} here; the bundled checkpoint is called {BUNDLED_NAME} everywhere"
-            )
         return Path(snapshot_download(name, allow_patterns=files, ignore_patterns=never, **download))
     except HFValidationError as error:
         raise OSError(

@@ -237,6 +237,7 @@ def card_results(results: Mapping) -> list[EvalResult]:
             task_type=_TASKS.get(part, "image-text-to-text"),
             dataset_type=results.get("dataset_id") or f"{results['suite']}-faces",
             dataset_name=results["suite"],
+            dataset_split=results["settings"].get("split"),
             metric_type=name.replace(" ", "_"),
             metric_name=f"{part}: {name}",
             metric_value=round(entry["value"], 4),
