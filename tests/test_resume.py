@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from unif2ace.training.checkpoints import INCOMPLETE_FILE, last_checkpoint, marked_incomplete, why_incomplete
+from unif2ace.training.checkpoints import INCOMPLETE_FILE, being_written, last_checkpoint, why_incomplete
 from unif2ace.training.train import train
 
 
@@ -116,7 +116,7 @@ def test_stopped_by_sigterm(whole, tmp_path):
 def test_killed_while_a_checkpoint_is_written(whole, tmp_path, capsys):
     process = start(tmp_path)
     second = tmp_path / "checkpoint-10"
-    wait_until(second.exists, process)
+    wait_until((second / INCOMPLETE_FILE).exists, process)
     process.kill()
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
@@ -131,12 +131,32 @@ def test_killed_while_a_checkpoint_is_written(whole, tmp_path, capsys):
     assert_same_end(tmp_path, whole)
 
 
+def flip(path):
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda folder: (folder / INCOMPLETE_FILE).touch(), "being written"),
         (lambda folder: (folder / "trainer_state.json").unlink(), "trainer_state.json is missing"),
-        (lambda folder: (folder / "trainer_state.json").write_text('{"a'), "cannot be read"),
+        (lambda folder: (folder / "trainer_state.json").write_text('{"a'), "trainer_state.json is cut off"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "manifest.json").write_text('{"a'), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 200_000), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text('{"a": 1}'), "manifest.json cannot be read"),
+        (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+        (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing"),
+        (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+        (lambda folder: (folder / "ema.safetensors").unlink(), "ema.safetensors is missing"),
+        (lambda folder: (folder / "objective.safetensors").unlink(), "objective.safetensors is missing"),
+        (lambda folder: (folder / "training_clock.json").unlink(), "training_clock.json is missing"),
+        (lambda folder: flip(folder / "optimizer.pt"), "optimizer.pt is not what was written"),
+        (lambda folder: flip(folder / "model.safetensors"), "model.safetensors is not what was written"),
+        (lambda folder: flip(folder / "rng_state.pth"), "rng_state.pth is not what was written"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: os.truncate(folder / "model.safetensors", 1000), "model.safetensors is cut off"),
         (lambda folder: os.truncate(folder / "optimizer.pt", 1000), "optimizer.pt is cut off"),
@@ -156,22 +176,15 @@ def test_incomplete_checkpoints_are_recognised(whole, tmp_path, damage, words):
         last_checkpoint(tmp_path)
 
 
-def test_missing_shard_is_recognised(whole, tmp_path):
-    folder = shutil.copytree(whole / f"checkpoint-{STEPS}", tmp_path / "checkpoint-1")
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert why_incomplete(folder) == "model-2.safetensors is missing"
-
-
 def test_a_failed_write_leaves_its_mark(tmp_path):
     folder = tmp_path / "checkpoint-3"
-    with pytest.raises(OSError, match="no room"), marked_incomplete(folder):
+    with pytest.raises(OSError, match="no room"), being_written(folder):
         (folder / "trainer_state.json").write_text("{}")
         raise OSError("no room")
     assert (folder / INCOMPLETE_FILE).exists()
-    with marked_incomplete(folder):  # a second attempt starts from nothing
+    with being_written(folder):  # a second attempt starts from nothing
         assert [path.name for path in folder.iterdir()] == [INCOMPLETE_FILE]
-    assert not any(folder.iterdir())
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
 class LittleRoom(TrainerCallback):

@@ -13,7 +13,6 @@ from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.callbacks import ExpertWatch, expert_gradients
 from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.ema import WeightAverage
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 from unif2ace.training.trainer import CLOCK_FILE, EMA_FILE, UniF2aceTrainer
 
@@ -93,6 +92,10 @@ def logged(trainer, key):
 
 def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def average(trainer):
+    return dict(zip(trainer.averaged, trainer.ema.shadow_params, strict=True))
 
 
 def assert_same(first, second):
@@ -489,7 +492,8 @@ def test_resume_equals_an_uninterrupted_run(make_trainer, tmp_path):
     resumed = make_trainer(Rows(6, 6), name="resumed", **options)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same(weights(whole), weights(resumed))
-    assert_same(whole.ema.average, resumed.ema.average)
+    assert_same(average(whole), average(resumed))
+    assert whole.ema.optimization_step == resumed.ema.optimization_step == 6
     assert logged(resumed, "loss")[-3:] == logged(whole, "loss")[-3:]
 
     (tmp_path / "whole" / "checkpoint-9").mkdir()  # cut off while it was being written
@@ -498,11 +502,40 @@ def test_resume_equals_an_uninterrupted_run(make_trainer, tmp_path):
         last_checkpoint(tmp_path)
 
 
+def test_another_number_of_processes_keeps_the_rows_of_a_step(make_trainer, tmp_path, caplog):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(Rows(6, 6), name="whole", **options).train()
+    checkpoint = str(tmp_path / "whole" / "checkpoint-2")
+    with pytest.raises(ValueError, match="1 processes with 4 rows a step, but this run has 1 with 8"):
+        make_trainer(Rows(6, 6), name="wide", gradient_accumulation_steps=2, **options).train(checkpoint)
+    split = make_trainer(
+        Rows(6, 6), name="split", gradient_accumulation_steps=2, **options | {"per_device_train_batch_size": 2}
+    )
+    split.train(checkpoint)
+    assert split.state.global_step == 4
+
+
+def test_a_checkpoint_that_was_changed_is_refused(make_trainer, tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(Rows(6, 6), **options)
+    trainer.train()
+    file = tmp_path / "run" / "checkpoint-4" / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="checkpoint-4 is not whole, optimizer.pt is not what was written"):
+        make_trainer(Rows(6, 6), **options).train(str(file.parent))
+    again = make_trainer(Rows(6, 6), **options)
+    again.train(resume_from_checkpoint=True)  # from checkpoint-2
+    assert_same(weights(trainer), weights(again))
+
+
 def test_average_is_evaluated_and_saved_but_not_trained(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=3, ema_decay=0.5, eval_rows=Rows(4, 4))
     trainer.train()
-    trained, average = weights(trainer), dict(trainer.ema.average)
-    assert any(not torch.equal(average[name], trained[name]) for name in average)
+    trained, averaged = weights(trainer), average(trainer)
+    assert any(not torch.equal(averaged[name], trained[name]) for name in averaged)
+    assert all(tensor.dtype == torch.float32 for tensor in averaged.values())
 
     metrics = trainer.evaluate()
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]  # the same masks again
@@ -511,18 +544,7 @@ def test_average_is_evaluated_and_saved_but_not_trained(make_trainer, tmp_path):
     trainer.save_model(str(tmp_path / "final"))
     assert_same(trained, weights(trainer))
     saved = dict(UniF2aceForConditionalGeneration.from_pretrained(tmp_path / "final").named_parameters())
-    assert_same(average, saved)
-
-
-def test_average_follows_its_formula():
-    layer = torch.nn.Linear(1, 1, bias=False)
-    layer.weight.data.fill_(1.0)
-    average = WeightAverage(layer, decay=0.5)
-    layer.weight.data.fill_(3.0)
-    average.update(step=1)  # warm-up: decay 2/11
-    assert average.average["weight"].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
-    average.update(step=1000)
-    assert average.average["weight"].item() == pytest.approx((1 * 2 / 11 + 3 * 9 / 11 + 3) / 2)
+    assert_same(averaged, saved)
 
 
 def test_time_budget_stops_and_brings_the_rate_to_zero(make_trainer):

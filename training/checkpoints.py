@@ -1,28 +1,30 @@
 """Checkpoints that are whole, or known not to be."""
 
+import hashlib
 import json
 import os
 import shutil
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+
+from ..pipelines.files import write_json
 
 
 # The name that transformers' own just-in-time checkpoints use.
 INCOMPLETE_FILE = "checkpoint-is-incomplete.txt"
-STATE_FILE = "trainer_state.json"
-WEIGHT_FILES = ("model.safetensors", "adapter_model.safetensors")
+MANIFEST_FILE = "manifest.json"
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream", "unexpected pos")
 
 
 @contextmanager
-def marked_incomplete(folder: str | Path) -> Iterator[None]:
+def being_written(folder: str | Path) -> Iterator[None]:
     """
     Inside this context `folder` carries a mark that says it is not whole. When the block ends, its files are flushed
-    to the disk and the mark is taken away; when it fails, the mark stays.
+    to the disk, a manifest of their sizes and hashes is written and the mark is taken away; when it fails, the mark
+    stays.
 
     What is in the folder from an earlier attempt is removed first.
     """
@@ -33,10 +35,21 @@ def marked_incomplete(folder: str | Path) -> Iterator[None]:
     mark = folder / INCOMPLETE_FILE
     mark.write_text("This checkpoint is being written, or was when the run ended. Do not load it.\n", encoding="utf-8")
     yield
-    for path in folder.rglob("*"):
+    manifest = {}
+    for path in sorted(folder.rglob("*")):
         _flush(path)
+        if path.is_file() and path != mark:
+            name = path.relative_to(folder).as_posix()
+            manifest[name] = {"size": path.stat().st_size, "sha256": _hash(path)}
+    write_json(folder / MANIFEST_FILE, manifest)
+    _flush(folder / MANIFEST_FILE)
     mark.unlink()
     _flush(folder)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -57,38 +70,29 @@ def is_write_error(error: BaseException) -> bool:
 
 def why_incomplete(folder: str | Path) -> str | None:
     """
-    What a checkpoint folder lacks to go on from, in a few words; `None` if it is whole.
-
-    Looks at the mark, the trainer's state, and whether the files of weights and optimizer are cut off.
+    Why a checkpoint folder cannot be gone on from, in a few words; `None` if it is whole: not marked as being written,
+    and every file as its manifest says, to the last bit.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
     if (folder / INCOMPLETE_FILE).exists():
         return "it was being written when the run ended"
     try:
-        json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        entries = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
     except FileNotFoundError:
-        return f"{STATE_FILE} is missing"
-    except (OSError, ValueError):
-        return f"{STATE_FILE} cannot be read"
-    weights = list(folder.glob("*.safetensors"))
-    indices = list(folder.glob("*.safetensors.index.json"))
-    shards = [path for path in folder.iterdir() if path.is_dir()]  # of distributed checkpoints, and adapters
-    if not (shards or indices or any((folder / name).exists() for name in WEIGHT_FILES)):
-        return f"{WEIGHT_FILES[0]} is missing"
-    for index in indices:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(names - {path.name for path in weights})
-        if missing:
-            return f"{missing[0]} is missing"
-    for path in weights:
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (OSError, SafetensorError):
-            return f"{path.name} is cut off"
-    for path in folder.glob("*.pt*"):  # optimizer.pt, scheduler.pt, rng_state.pth: zip archives, whose end is an index
-        if not zipfile.is_zipfile(path):
-            return f"{path.name} is cut off"
+        return f"{MANIFEST_FILE} is missing"
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        return f"{MANIFEST_FILE} cannot be read"
+    for name, (size, _) in entries.items():  # quick things first
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (folder / name).stat().st_size != size:
+            return f"{name} is cut off or was changed"
+    for name, (_, sha256) in entries.items():
+        if _hash(folder / name) != sha256:
+            return f"{name} is not what was written"
     return None
 
 
@@ -98,7 +102,7 @@ def step_of(folder: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def last_checkpoint(folder: str | Path, say=None) -> Path:
+def last_checkpoint(folder: str | Path, say: Callable[[str], object] | None = None) -> Path:
     """
     The newest whole checkpoint of a run. Others that are newer are passed over.
 

@@ -72,6 +72,21 @@ class MuonAdamW(torch.optim.Optimizer):
             "muon": False,
         }
         super().__init__(params, defaults)
+        self._share()
+
+    def _share(self):
+        """
+        Give the groups without Muon to torch's own AdamW, fused: the same dictionaries and the same state, so that
+        schedulers, checkpoints and whoever else looks see one optimizer.
+        """
+        groups = [group for group in self.param_groups if not group["muon"]]
+        self.adamw = torch.optim.AdamW(groups, fused=True) if groups else None
+        if self.adamw is not None:
+            self.adamw.state = self.state
+
+    def __setstate__(self, state: dict):
+        super().__setstate__(state)
+        self._share()  # the state that was loaded is another dictionary
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -81,11 +96,12 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update = self._muon if group["muon"] else self._adamw
-            for parameter in group["params"]:
+            for parameter in group["params"] if group["muon"] else ():
                 if parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(parameter, parameter.grad, self.state[parameter], group)
+                    self._muon(parameter, parameter.grad, self.state[parameter], group)
+        if self.adamw is not None:
+            self.adamw.step()
         return loss
 
     def _muon(self, parameter: torch.Tensor, grad: torch.Tensor, state: dict, group: dict):
@@ -94,16 +110,6 @@ class MuonAdamW(torch.optim.Optimizer):
         state["momentum"].lerp_(grad, 1 - group["momentum"])
         direction = orthogonalised(grad.lerp(state["momentum"], group["momentum"]), dtype=self.orthogonalise_dtype)
         parameter.add_(direction, alpha=-group["lr"] * 0.2 * max(parameter.shape[-2:]) ** 0.5)
-
-    def _adamw(self, parameter: torch.Tensor, grad: torch.Tensor, state: dict, group: dict):
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
-        state["step"] += 1
-        first, second = group["betas"]
-        state["exp_avg"].lerp_(grad, 1 - first)
-        state["exp_avg_sq"].mul_(second).addcmul_(grad, grad, value=1 - second)
-        deviation = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
-        parameter.addcdiv_(state["exp_avg"], deviation, value=-group["lr"] / (1 - first ** state["step"]))
 
 
 class MuonAdamWFactory:

@@ -14,13 +14,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from accelerate.utils import gather_object
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
@@ -46,10 +48,9 @@ from ..modeling_unif2ace.objective_unif2ace import (
 from ..pipelines.files import write_json
 from .arguments import UniF2aceTrainingArguments
 from .callbacks import ExpertWatch
-from .checkpoints import is_write_error, marked_incomplete
+from .checkpoints import being_written, is_write_error, last_checkpoint, why_incomplete
 from .data.rows import check_rows
 from .data.sampler import ShuffledSampler, TaskSampler
-from .ema import WeightAverage
 from .optimizers import MuonAdamWFactory
 
 
@@ -74,7 +75,7 @@ class _AfterEachStep(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
         if trainer.ema is not None:
-            trainer.ema.update(state.global_step)
+            trainer.ema.step(trainer.averaged.values())
         trainer.objective.end_step(trainer.sum_over_processes)
         trainer.look_around()
         if trainer.stopped_by is not None:
@@ -184,11 +185,14 @@ class UniF2aceTrainer(Trainer):
         self.started = time.monotonic()
         self.earlier_seconds = 0.0
         self.time_share = 0.0  # of `max_minutes`; see look_around
-        self.ema = None
+        self.ema: EMAModel | None = None
+        self.averaged: dict[str, nn.Parameter] = {}  # the parameters that `ema` averages, in its order
         if args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_distributed_loading_by_transformers:
                 raise ValueError(f"ema_decay={args.ema_decay} cannot be combined with FSDP: leave one of them out")
-            self.ema = WeightAverage(self.model, args.ema_decay)
+            self.averaged = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+            self.ema = EMAModel(self.averaged.values(), decay=args.ema_decay, foreach=True)
+            self.ema.to(dtype=torch.float32)
         self.add_callback(_AfterEachStep(self))
         self.add_callback(ExpertWatch())
 
@@ -378,9 +382,18 @@ class UniF2aceTrainer(Trainer):
 
     # ---- Evaluation, logs, checkpoints ------------------------------------------------------------------------------
 
-    def averaged_weights(self):
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
         """A context in which the model has its averaged weights, if there are any."""
-        return nullcontext() if self.ema is None else self.ema.applied()
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.averaged.values())
+        self.ema.copy_to(self.averaged.values())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.averaged.values())
 
     def evaluation_loop(
         self,
@@ -434,10 +447,11 @@ class UniF2aceTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir)
             if self.ema is not None:
-                self.ema.save(folder / EMA_FILE)
+                average = dict(zip(self.averaged, self.ema.shadow_params, strict=True))
+                save_file(average, folder / EMA_FILE, {"step": str(self.ema.optimization_step)})
             save_file(self.objective.state_dict(), folder / OBJECTIVE_FILE)
             seconds = self.earlier_seconds + time.monotonic() - self.started
-            write_json(folder / CLOCK_FILE, {"seconds": seconds})
+            write_json(folder / CLOCK_FILE, {"seconds": seconds, **self._step_size()})
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """
@@ -449,7 +463,7 @@ class UniF2aceTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # Trainer would remove before it is whole
         problem: BaseException | None = None
         try:
-            with marked_incomplete(folder) if self.args.should_save else nullcontext():
+            with being_written(folder) if self.args.should_save else nullcontext():
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
@@ -508,21 +522,67 @@ class UniF2aceTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)
         if self.ema is not None:
-            self.ema.load(folder / EMA_FILE)
+            with safe_open(folder / EMA_FILE, framework="pt") as stored:
+                if set(stored.keys()) != self.averaged.keys():
+                    differing = sorted(set(stored.keys()) ^ self.averaged.keys())
+                    raise ValueError(
+                        f"{folder / EMA_FILE} is the average of another model: {len(differing)} names differ, first "
+                        f"{differing[0]}; resume with the model that the run was started with"
+                    )
+                for name, average in zip(self.averaged, self.ema.shadow_params, strict=True):
+                    average.copy_(stored.get_tensor(name))
+                self.ema.optimization_step = int(stored.metadata()["step"])
         self.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE, device=str(self.args.device)))
-        self.earlier_seconds = json.loads((folder / CLOCK_FILE).read_text())["seconds"]
+        clock = json.loads((folder / CLOCK_FILE).read_text(encoding="utf-8"))
+        self.earlier_seconds = clock["seconds"]
+        now = self._step_size()
+        if clock["rows_per_step"] != now["rows_per_step"]:
+            raise ValueError(
+                f"{folder} was written by {clock['processes']} processes with {clock['rows_per_step']} rows a step, "
+                f"but this run has {now['processes']} with {now['rows_per_step']}: set per_device_train_batch_size and "
+                "gradient_accumulation_steps so that their product with the processes is the same"
+            )
+        if clock["processes"] != now["processes"]:
+            logger.warning(
+                f"{now['processes']} processes go on with what {clock['processes']} began; a step has "
+                f"{now['rows_per_step']} rows as before"
+            )
+
+    def _step_size(self) -> dict[str, int]:
+        """The processes, and the rows of an optimizer step over all of them."""
+        args, processes = self.args, self.args.world_size
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+        return {"processes": processes, "rows_per_step": rows}
 
     # ---- Signals ----------------------------------------------------------------------------------------------------
 
-    def train(self, *args, **kwargs):
-        """[`~transformers.Trainer.train`], which ends after the running step when SIGTERM or Ctrl-C comes."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """
+        [`~transformers.Trainer.train`], which ends after the running step when SIGTERM or Ctrl-C comes.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint to go on from; `True` for the newest whole one of the output folder.
+            kwargs: Of [`~transformers.Trainer.train`].
+
+        Raises:
+            ValueError: if the checkpoint is not whole, or was written with another number of rows a step.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_checkpoint(self.args.output_dir, logger.warning))
+        elif resume_from_checkpoint:
+            problem = why_incomplete(resume_from_checkpoint)
+            if problem is not None:
+                raise ValueError(
+                    f"{resume_from_checkpoint} is not whole, {problem}: resume from an earlier checkpoint"
+                )
         self._signal, self.stopped_by = 0, None
         try:
             earlier = {number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         except ValueError:  # not in the main thread, where signals cannot be caught
             earlier = {}
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint or None, **kwargs)
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
