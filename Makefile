@@ -6,7 +6,7 @@ CONFIGS := training/synthetic/configs
 
 # $(call train_model,CONFIGURATION,RUN): a stage of the model, if it is not finished; goes on where it stopped
 define train_model
-test -d runs/$(2)/final || OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train \
+test -d runs/$(2)/final || OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.cli train \
 		--config $(CONFIGS)/$(1).yaml $$(ls -d runs/$(2)/checkpoint-* > /dev/null 2>&1 && echo --resume)
 endef
 

@@ -40,14 +40,13 @@ from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceP
 from unif2ace.pipelines.files import replacing
 from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.arguments import UniF2aceTrainingArguments
-from unif2ace.training.callbacks import append_line, read_lines
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.questions import write_questions
 from unif2ace.training.data.language.visibility import assumed_visible
-from unif2ace.training.run_folder import git_revision
+from unif2ace.training.run_folder import append_line, git_revision, read_lines
 from unif2ace.training.synthetic.painted.dataset import attributes_of, load_rendered
-from unif2ace.training.train import EXIT_CODES, override
+from unif2ace.training.train import override
 from unif2ace.training.trainer import UniF2aceTrainer
 
 
@@ -222,7 +221,7 @@ def run_arm(config: dict[str, Any], arm: str, seed: int, rows: dict[str, Rows]) 
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         if trainer.stopped_by is not None:  # half a run is no result
-            raise SystemExit(EXIT_CODES[trainer.stopped_by])
+            raise SystemExit(f"stopped by {trainer.stopped_by}")
         # one measure for all arms and seeds: the ELBO's weights, and the masks of one seed
         trainer.args.weighting, trainer.args.seed = "elbo", 0
         found, blind = trainer.evaluate(), trainer.evaluate(rows["blind"])

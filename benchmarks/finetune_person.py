@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--person", type=int, default=5, help="number of the painted person (default: %(default)s)")
     parser.add_argument("--name", default="zora", help="what to call the person (default: %(default)s)")
     parser.add_argument("--count", type=int, default=40, help="pictures (default: %(default)s)")
-    parser.add_argument("--preset", choices=[name for name in PRESETS if name != "full"], default="attention")
+    parser.add_argument("--preset", choices=list(PRESETS), default="attention")
     parser.add_argument("--task", choices=["t2i", "mmu", "both"], default="both")
     parser.add_argument("--steps", type=int, default=100, help="(default: %(default)s)")
     parser.add_argument("--prior", type=int, help="see `unif2ace finetune --help`")

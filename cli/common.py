@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..pipelines import UniF2acePipeline
 
 EXIT_OK, EXIT_BUG, EXIT_BAD_INPUT, EXIT_NO, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_OF_SIGNAL = {"SIGINT": EXIT_INTERRUPTED, "SIGTERM": 143}
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SEED_LIMIT = 2**32
 

@@ -26,9 +26,9 @@ from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
 from ..pipelines import UniF2aceScheduler
 from ..pipelines.files import check_new, new_folder, write_text
 from ..pipelines.provenance_unif2ace import checkpoint_sha256
-from ..training.callbacks import read_lines
 from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
 from ..training.evaluation.results import card_results
+from ..training.run_folder import read_lines
 from .card import count_parameters, make_card, render, sections
 from .facts import find_results, loss_table, training_minutes
 from .remote_code import COMPONENT_CLASSES, PACKAGE, PIPELINE_CLASS
@@ -227,9 +227,7 @@ def _stages(configs: Path) -> list[dict]:
     ]
     for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
         stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
-    train = (
-        "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.training.train --config training/synthetic/configs/"
-    )
+    train = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.cli train --config training/synthetic/configs/"
     models = [
         {
             "what": f"the model, {number} stage",

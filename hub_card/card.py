@@ -180,7 +180,7 @@ class Card:
 
     def draw(self) -> None:
         """Make the pictures, once for all repositories."""
-        from ..training.plots import plot_losses
+        from ..training.run_folder import plot_losses
 
         if any("step" in entry for entry in self.run.log):
             self.pictures["card/curves.png"] = png(plot_losses(self.run.log))

@@ -9,11 +9,10 @@ from typing import Any
 
 import yaml
 
-from ..training.callbacks import LOG_FILE, read_lines
 from ..training.data.sources import SOURCES, Source
 from ..training.disclosure import public
 from ..training.evaluation.results import HUB_FOLDER, hub_yaml, load_results, table
-from ..training.run_folder import CONFIG_FILE, PACKAGES, RUN_FILE
+from ..training.run_folder import CONFIG_FILE, LOG_FILE, PACKAGES, RUN_FILE, read_lines
 from .layouts import Content
 
 

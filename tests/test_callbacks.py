@@ -9,8 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unif2ace.cli import main
-from unif2ace.training.callbacks import read_lines
-from unif2ace.training.plots import plot_experts, plot_losses
+from unif2ace.training.run_folder import plot_experts, plot_losses, read_lines
 from unif2ace.training.train import load_config, train
 
 

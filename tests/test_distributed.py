@@ -63,7 +63,7 @@ def torchrun(folder, config):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    command += ["-m", "unif2ace.training.train", "--config", str(path), "--output", str(folder / "run")]
+    command += ["-m", "unif2ace.cli", "train", "--config", str(path), "--output", str(folder / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -138,7 +138,7 @@ def check_accelerate(path, content):
     assert fsdp["fsdp_version"] == 2
     assert fsdp["fsdp_transformer_layer_cls_to_wrap"] in UniF2aceForConditionalGeneration._no_split_modules
     parser = launch_command_parser()
-    arguments = parser.parse_args(["--config_file", str(path), "-m", "unif2ace.training.train", "--config", "x.yaml"])
+    arguments = parser.parse_args(["--config_file", str(path), "-m", "unif2ace.cli", "train", "--config", "x.yaml"])
     arguments, _, _ = _validate_launch_command(arguments)
     assert arguments.use_fsdp and int(arguments.fsdp_version) == 2
     assert arguments.num_machines == content["num_machines"]

@@ -16,10 +16,10 @@ from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor, UniF2a
 from unif2ace.hub_card.card import Card
 from unif2ace.hub_card.layouts import Checkpoint
 from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
+from unif2ace.training.callbacks import STAGING, PublishCallback
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.evaluation.statistics import mean
 from unif2ace.training.evaluation.suite import Part, Suite, run_suite
-from unif2ace.training.hub import STAGING, PublishCallback
 
 
 class Rows(Dataset):

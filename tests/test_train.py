@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
-from unif2ace.training.train import build_model, exchange_parts, load_config, main, start_afresh
+from unif2ace.training.train import build_model, exchange_parts, load_config, start_afresh
 
 
 @pytest.fixture
@@ -65,14 +66,14 @@ def test_named_modules_of_a_trained_model_start_afresh(model):
 
 
 def test_command_reports_mistakes_in_one_line(config_file, capsys):
-    assert main(["--config", str(config_file.with_name("missing.yaml"))]) == 2
+    assert main(["train", "--config", str(config_file.with_name("missing.yaml"))]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    assert error.startswith("unif2ace train: error: ") and error.count("\n") == 1
 
 
 def test_an_earlier_run_is_not_overwritten(config_file, tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
     changes = ["--set", f"training.output_dir={tmp_path / 'run'}"]
-    assert main(["--config", str(config_file), *changes]) == 2
+    assert main(["train", "--config", str(config_file), *changes]) == 2
     assert "--resume" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-5"]

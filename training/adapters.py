@@ -8,6 +8,7 @@ how [`restrict_to_tasks`] tunes one group alone. A format of our own that stored
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
@@ -18,19 +19,45 @@ from ..modeling_unif2ace.configuration_unif2ace import TASKS, UniF2aceConfig
 from ..modeling_unif2ace.peft_unif2ace import ATTENTION_MODULES, shared_expert_modules
 
 
-FULL = "full"
-PRESETS = {
-    "attention": "LoRA on the attention of every layer; both tasks share it",
-    "attention+experts": "LoRA on attention and on the shared and routed experts of the trained tasks",
-    "experts": "LoRA on the experts of the trained tasks alone: the other task computes what it did, bit for bit",
-    FULL: "all weights but the frozen encoders; writes a whole checkpoint",
-}
+@dataclass(frozen=True)
+class LoraPreset:
+    """
+    What LoRA adapts. An entry of `PRESETS` is a choice of `unif2ace finetune --preset`.
+
+    Args:
+        about (`str`): One sentence for `--help` and the card.
+        modules (`tuple[str, ...]`, *optional*): Patterns of whole names of linear layers, as PEFT reads a string.
+        shared_experts (`bool`, *optional*, defaults to `False`): Also the shared experts of the tuned tasks.
+        parameters (`tuple[str, ...]`, *optional*): Ends of names of fused parameters, such as `EXPERT_PARAMETERS`.
+    """
+
+    about: str
+    modules: tuple[str, ...] = ()
+    shared_experts: bool = False
+    parameters: tuple[str, ...] = ()
+
+
 EXPERT_PARAMETERS = ("mlp.experts.up_proj", "mlp.experts.down_proj")
+PRESETS = {
+    "attention": LoraPreset("LoRA on the attention of every layer; both tasks share it", (ATTENTION_MODULES,)),
+    "attention+experts": LoraPreset(
+        "LoRA on attention and on the shared and routed experts of the trained tasks",
+        (ATTENTION_MODULES,),
+        shared_experts=True,
+        parameters=EXPERT_PARAMETERS,
+    ),
+    "experts": LoraPreset(
+        "LoRA on the experts of the trained tasks alone: the other task computes what it did, bit for bit",
+        shared_experts=True,
+        parameters=EXPERT_PARAMETERS,
+    ),
+}
+FULL, ABOUT_FULL = "full", "all weights but the frozen encoders; writes a whole checkpoint"  # no LoRA at all
 
 
 def lora_config(
     config: UniF2aceConfig,
-    preset: str = "attention",
+    preset: str | LoraPreset = "attention",
     tasks: Sequence[str] = TASKS,
     rank: int = 16,
     alpha: float | None = None,
@@ -40,7 +67,7 @@ def lora_config(
 
     Args:
         config (`UniF2aceConfig`): The model's configuration.
-        preset (`str`, *optional*, defaults to `"attention"`): One of `PRESETS` but `"full"`.
+        preset (`str` or `LoraPreset`, *optional*, defaults to `"attention"`): One of `PRESETS`, or one of your own.
         tasks (`Sequence[str]`, *optional*): Groups whose experts are adapted, `"t2i"`, `"mmu"` or both.
         rank (`int`, *optional*, defaults to 16): Rank r of each adapted matrix, for experts of each expert.
         alpha (`float`, *optional*): LoRA's alpha; the update is scaled by alpha / r. Twice the rank when not given.
@@ -51,27 +78,27 @@ def lora_config(
     Raises:
         ValueError: if the preset or a task is unknown, or experts are asked of a model without.
     """
-    if preset not in PRESETS or preset == FULL:
-        raise ValueError(f"preset {preset!r}, expected one of {', '.join(name for name in PRESETS if name != FULL)}")
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r}, expected one of {', '.join(PRESETS)}, or a LoraPreset")
+        preset = PRESETS[preset]
     wrong = [task for task in tasks if task not in TASKS]
     if wrong or not tasks:
         raise ValueError(f"tasks are {list(tasks)}, expected some of {', '.join(TASKS)}")
     if rank < 1:
         raise ValueError(f"rank={rank}, expected at least 1")
-    patterns, parameters = [], None
-    if "attention" in preset:
-        patterns.append(ATTENTION_MODULES)
-    if "experts" in preset:
+    patterns = list(preset.modules)
+    if preset.shared_experts or preset.parameters:
         if not config.text_config.moe_layers:
-            raise ValueError(f"preset {preset!r} adapts experts, but the model has none; use 'attention'")
+            raise ValueError(f"the preset adapts experts ({preset.about}), but the model has none; use 'attention'")
+    if preset.shared_experts:
         patterns.append(shared_expert_modules(list(tasks)))
-        parameters = list(EXPERT_PARAMETERS)
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
         lora_dropout=0.0,  # PEFT has none for parameters
         target_modules="|".join(f"({pattern})" for pattern in patterns),
-        target_parameters=parameters,
+        target_parameters=list(preset.parameters) or None,
     )
 
 

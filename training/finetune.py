@@ -8,7 +8,6 @@ What it writes: a LoRA adapter (or, with `--preset full`, a whole checkpoint) wi
 beside them has the settings, the log and, until training is complete, the checkpoints to resume from.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -26,7 +25,6 @@ from tqdm import tqdm
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from ..cli.common import load_pipeline, positive_int, seed_int
 from ..modeling_unif2ace.configuration_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
 from ..pipelines.files import replacing, write_json
@@ -39,7 +37,6 @@ from .callbacks import JsonLog, Progress
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.rows import FaceRows, TuningRows, read_faces
-from .train import EXIT_CODES
 from .trainer import UniF2aceTrainer
 
 
@@ -49,18 +46,6 @@ LORA_LEARNING_RATE = 1e-3
 PASSES = 8  # over the faces before their words repeat, where a face has several captions
 ENCODE_BATCH, PRIOR_BATCH, SAMPLES = 32, 8, 4
 PACKAGES = ("unif2ace", "torch", "transformers", "peft", "diffusers")
-
-EXAMPLES = """\
-examples:
-  unif2ace finetune --data my_faces/ --output my_faces_lora --trigger zora
-  unif2ace finetune --data my_faces/ --output my_faces_lora --preset attention+experts --task t2i --steps 800
-  unif2ace finetune --data my_faces/ --output my_faces_lora --trigger zora --resume
-  unif2ace generate "zora, a woman with a red hat" --model my_faces_lora -o face.png
-
-The folder has pictures, and for each a caption: a .txt file of the same name, or a line of metadata.jsonl,
-{"file_name": ..., "text": ...}. --trigger is the name of who is to be seen; captions without it get it in front, and
-with it pictures need no caption. An output folder that holds something is never written over.
-"""
 
 
 @dataclass
@@ -72,7 +57,7 @@ class FinetuneSettings:
         data (`str`): The folder of faces; see [`~unif2ace.training.data.rows.read_faces`].
         output (`str`): Where the result goes; a folder that does not exist yet, or is empty.
         base (`str`, *optional*): Checkpoint to start from, a folder or a repository; the bundled one by default.
-        preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`.
+        preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`, or `"full"`.
         tasks (`list[str]`, *optional*): `"t2i"` (generation), `"mmu"` (understanding) or both, the default.
         trigger (`str`, *optional*): A name for who is to be seen.
         steps (`int`, *optional*, defaults to 200): Optimizer steps.
@@ -103,8 +88,8 @@ class FinetuneSettings:
     bf16: bool = False
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        if self.preset not in (*PRESETS, FULL):
+            raise ValueError(f"preset {self.preset!r}, expected one of {', '.join((*PRESETS, FULL))}")
         if not self.tasks or any(task not in TASKS for task in self.tasks):
             raise ValueError(f"tasks are {self.tasks}, expected some of {', '.join(TASKS)}")
         if self.preset == FULL and set(self.tasks) != set(TASKS):
@@ -146,7 +131,7 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     """
     output, started = Path(settings.output), time.monotonic()
     run = output / "run"
-    _check_output(output, settings, resume)
+    check_output(output, settings, resume)
     records = read_faces(settings.data, settings.trigger)
     pipe = UniF2acePipeline.from_pretrained(settings.base) if pipe is None else pipe
     if pipe.get_list_adapters():
@@ -216,8 +201,13 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     return summary
 
 
-def _check_output(output: Path, settings: FinetuneSettings, resume: bool):
-    """Refuse to write over anything, or to resume what is finished or was something else."""
+def check_output(output: Path, settings: FinetuneSettings, resume: bool) -> None:
+    """
+    Refuse to write over anything, or to resume what is finished or was something else.
+
+    Raises:
+        OSError, ValueError: then; the message says what to do.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("fine-tuning runs in one process: start it without torchrun, or use `unif2ace train`")
     run = output / "run"
@@ -366,91 +356,4 @@ def _write_result(model, pipe: UniF2acePipeline, output: Path, settings: Finetun
     part.rmdir()
 
 
-# The command
-
-
-def add_arguments(parser: argparse.ArgumentParser):
-    """The arguments of `unif2ace finetune`."""
-    defaults = FinetuneSettings("", "")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures of faces with captions")
-    parser.add_argument(
-        "--output", "-o", required=True, metavar="FOLDER", help="where the result goes; must be new or empty"
-    )
-    parser.add_argument(
-        "--base",
-        dest="model",
-        metavar="REPO",
-        help="the checkpoint to start from: a folder or a Hub repository (default: the bundled checkpoint)",
-    )
-    about = "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
-    parser.add_argument(
-        "--preset",
-        choices=list(PRESETS),
-        default=defaults.preset,
-        help=f"what to change. {about} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--task",
-        choices=[*TASKS, "both"],
-        default="both",
-        help="tune generation (t2i), understanding (mmu) or both (default: %(default)s)",
-    )
-    parser.add_argument("--trigger", metavar="NAME", help="a name for who is to be seen")
-    parser.add_argument("--steps", type=positive_int, default=defaults.steps, help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="(default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, help="(default: 1e-3, for --preset full 1e-4)")
-    parser.add_argument("--rank", type=positive_int, default=defaults.rank, help="LoRA's rank (default: %(default)s)")
-    parser.add_argument(
-        "--prior",
-        type=int,
-        metavar="N",
-        help="pictures of the base model's own that are learnt again, so that other prompts keep their meaning "
-        "(default: as many as there are faces, with a trigger)",
-    )
-    parser.add_argument("--seed", type=seed_int, default=defaults.seed, help="(default: %(default)s)")
-    parser.add_argument(
-        "--save-steps",
-        type=positive_int,
-        default=defaults.save_steps,
-        metavar="N",
-        help="steps between checkpoints to resume from (default: %(default)s)",
-    )
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on a GPU that can")
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    parser.add_argument("--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one)")
-
-
-def run(arguments: argparse.Namespace):
-    """The command `unif2ace finetune`."""
-    settings = FinetuneSettings(
-        data=arguments.data,
-        output=arguments.output,
-        base=arguments.model,
-        preset=arguments.preset,
-        tasks=list(TASKS) if arguments.task == "both" else [arguments.task],
-        trigger=arguments.trigger,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        rank=arguments.rank,
-        prior=arguments.prior,
-        seed=arguments.seed,
-        save_steps=arguments.save_steps,
-        bf16=arguments.bf16,
-    )
-    _check_output(Path(settings.output), settings, arguments.resume)  # before the model is loaded
-    summary = finetune(settings, load_pipeline(arguments), arguments.resume)
-    if "stopped_by" in summary:
-        print(f"stopped by {summary['stopped_by']} after step {summary['steps']}; go on with --resume")
-        raise SystemExit(EXIT_CODES[summary["stopped_by"]])
-    loss = ""
-    if summary["first_loss"] is not None:
-        loss = f", loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
-    print(f"{summary['steps']} steps in {summary['seconds'] / 60:.1f} minutes{loss}")
-    for kind, change in summary["changed"].items():
-        print(f"  {kind}: changed by {change:.1e} (root mean square)" if change else f"  {kind}: untouched")
-    print(f"wrote {settings.output}: {', '.join(summary['files'])}")
-    print(f"try: unif2ace generate {json.dumps(summary['prompts'][0])} --model {settings.output}")
-
-
-__all__ = ["EXAMPLES", "FinetuneSettings", "add_arguments", "finetune", "run"]
+__all__ = ["FinetuneSettings", "check_output", "finetune"]

@@ -4,7 +4,7 @@ Train UniF²ace, from a preset and its trained parts or from a checkpoint, on pa
     unif2ace train --config unif2ace-faces
     unif2ace train --config unif2ace-faces --resume
     unif2ace train --config my.yaml --set training.max_steps=20 --output runs/trial
-    torchrun --nproc_per_node 2 -m unif2ace.training.train --config unif2ace-faces
+    torchrun --nproc_per_node 2 -m unif2ace.cli train --config unif2ace-faces
 
 A configuration is a YAML file; `docs/training.md` explains its sections, `training/synthetic/configs` and
 `examples/training` hold some. The run's folder gets `config.yaml`, `run.json` (revision, versions, start of every
@@ -16,13 +16,8 @@ codes of the pictures (`training.train_tokenizer`), the two encoders (`training.
 (`training.train_text_tokenizer`).
 """
 
-import argparse
-import atexit
 import itertools
-import os
 import re
-import sys
-import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,24 +41,15 @@ from ..modeling_unif2ace import (
     get_preset,
 )
 from .arguments import UniF2aceTrainingArguments
-from .callbacks import LOG_FILE, SHOWN, JsonLog, Progress, RunPlots, Samples, read_lines
+from .callbacks import JsonLog, Progress, RunPlots, Samples
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.rows import make_rows
-from .run_folder import write_run
+from .run_folder import LOG_FILE, write_run
 from .train_text_tokenizer import build_tokenizer
 from .trainer import UniF2aceTrainer
 
 
-EXAMPLES = """\
-examples:
-  unif2ace train --config unif2ace-faces --output runs/faces
-  unif2ace train --config unif2ace-faces --output runs/faces --resume
-  unif2ace train --config my.yaml --set training.max_steps=20 --set training.learning_rate=1e-4
-
-Ctrl-C or SIGTERM ends training after the running step, with a checkpoint to --resume from (exit code 130 or 143).
-Several processes: torchrun --nproc_per_node N -m unif2ace.training.train --config ...
-"""
 PART_CLASSES = {"vq_model": UniF2aceVQModel, "vision_tower": CLIPVisionModel, "face_encoder": UniF2aceFaceEncoder}
 PART_CONFIGS = {"vq_model": "vq_config", "vision_tower": "vision_config", "face_encoder": "face_config"}
 SECTIONS = (
@@ -78,7 +64,6 @@ SECTIONS = (
     "distributed",
     "training",
 )
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 TOKENIZER_ROWS = 4000  # whose words make a text tokenizer, where the configuration names none
 
 
@@ -370,78 +355,3 @@ def _pictures(rows: Dataset, count: int) -> list[Image.Image]:
             pixels = ((torch.as_tensor(row["pixel_values"]) + 1) * 127.5).round().clamp(0, 255).byte()
             found.append(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
     return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unif2ace train`."""
-    parser.add_argument(
-        "--config", required=True, metavar="FILE", help="YAML file, or a name from training/synthetic/configs"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file")
-    parser.add_argument("--output", metavar="FOLDER", help="the run's folder (instead of training.output_dir)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of that folder")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """The command; exits with 130 or 143 if a signal ended the run."""
-    config = load_config(arguments.config, arguments.set)
-    if arguments.output:
-        config.setdefault("training", {})["output_dir"] = arguments.output
-    started = time.monotonic()
-    trainer = train(config, arguments.resume)
-    if trainer.is_world_process_zero():
-        _summarize(trainer, time.monotonic() - started)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # not before the first process has written everything: torchrun ends all when one goes wrong on its way out
-        trainer.accelerator.wait_for_everyone()
-        torch.distributed.destroy_process_group()
-    if trainer.stopped_by is not None:
-        raise SystemExit(EXIT_CODES[trainer.stopped_by])
-
-
-def _summarize(trainer: UniF2aceTrainer, seconds: float) -> None:
-    output, state = Path(trainer.args.output_dir), trainer.state
-    print(f"{state.global_step} steps in {seconds / 60:.1f} minutes")
-    entries = read_lines(output / LOG_FILE)
-    for prefix, title in (("", "training"), ("eval_", "held out")):
-        last = next((entry for entry in reversed(entries) if f"{prefix}loss" in entry), {})
-        shown = [f"{name} {last[prefix + name]:.4g}" for name in SHOWN if prefix + name in last]
-        if shown:
-            print(f"{title}, step {last['step']}: {', '.join(shown)}")
-    if trainer.stopped_by is None:
-        print(f"wrote {output / 'final'}")
-    else:
-        print(f"stopped by {trainer.stopped_by}; go on with --resume")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m unif2ace.training.train`, as torchrun starts it; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unif2ace.training.train",
-        description="Train UniF²ace.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_arguments(parser)
-    options = parser.parse_args(arguments)
-    try:
-        run(options)
-    except (OSError, ValueError) as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        code = main()
-    except SystemExit as ended:
-        code = ended.code
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(code, int):
-        # all is written; the interpreter's own end now and then aborts a process whose gloo threads still live
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

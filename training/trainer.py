@@ -47,7 +47,7 @@ from ..modeling_unif2ace.objective_unif2ace import (
 )
 from ..pipelines.files import write_json
 from .arguments import UniF2aceTrainingArguments
-from .callbacks import ExpertWatch
+from .callbacks import ExpertWatch, publish_trainer
 from .checkpoints import being_written, is_write_error, last_checkpoint, why_incomplete
 from .data.rows import check_rows
 from .data.sampler import ShuffledSampler, TaskSampler
@@ -501,8 +501,6 @@ class UniF2aceTrainer(Trainer):
         Returns:
             `list[PublishedRepository]`; empty in other processes than the first.
         """
-        from .hub import publish_trainer
-
         options = {
             "token": token or self.args.hub_token,
             "private": self.args.hub_private_repo if private is None else private,
@@ -539,8 +537,9 @@ class UniF2aceTrainer(Trainer):
         if clock["rows_per_step"] != now["rows_per_step"]:
             raise ValueError(
                 f"{folder} was written by {clock['processes']} processes with {clock['rows_per_step']} rows a step, "
-                f"but this run has {now['processes']} with {now['rows_per_step']}: set per_device_train_batch_size and "
-                "gradient_accumulation_steps so that their product with the processes is the same"
+                f"but this run has {now['processes']} with {now['rows_per_step']}: set "
+                "per_device_train_batch_size and gradient_accumulation_steps so that their product with the processes "
+                "is the same"
             )
         if clock["processes"] != now["processes"]:
             logger.warning(
