@@ -218,7 +218,7 @@ def _fits(kind: str, value: Any) -> bool:
     if kind == "conversations":
         return _is_list(value) and (not value or isinstance(value[0], Mapping))
     if kind in ("identity", "id"):
-        return isinstance(value, (str, int))
+        return isinstance(value, (str, int, float))
     if kind in ("question", "answer") and isinstance(value, (int, float)) and not isinstance(value, bool):
         return kind == "answer"
     return isinstance(value, str) or (_is_list(value) and all(isinstance(item, str) for item in value))

@@ -280,7 +280,8 @@ def _rank(file: str) -> tuple:
 
 def _look(folder: Path, file: str, columns: ColumnMap | None, known, by_stem, notes: list[str]) -> Table | None:
     """Read a table through once: which pictures it names, and whether it has words for them."""
-    path = file_below(folder, file)
+    file_below(folder, file)  # a link may lead to a name without an ending, or out of the folder
+    path = folder / file
     if path.suffix.lower() == ".tar":
         notes.append(f"the archive {file} is not read beside pictures: give it as the source itself")
         return None
@@ -292,7 +293,8 @@ def _look(folder: Path, file: str, columns: ColumnMap | None, known, by_stem, no
         if missing:
             raise ValueError(f"{file} has no column {missing[0]!r}; it has {', '.join(sample)}")
     if not guess.image:
-        guess = replace(guess, image="__key__")
+        # our own captions name records by their id, where there is one
+        guess = replace(guess, image="file_name" if path.stem == "captions" and "file_name" in sample else "__key__")
     if columns is None and guess.caption == "caption" and "tags" in sample and path.stem.startswith("meta"):
         guess = replace(guess, caption="caption+tags")  # kohya's scripts: both are for training
     mapped = MappedRows(guess, folder, need_text=False)
@@ -421,8 +423,7 @@ class FolderRows:
         value = value_of(row, mapped.columns.image)
         name = resolve(value, table, self.known, self.by_stem)
         if name is None:  # opening it says what is wrong with it
-            place = file_below(self.folder, table).parent if isinstance(value, str) else None
-            open_picture(value, place if place is None or place.is_relative_to(self.folder.resolve()) else self.folder)
+            open_picture(value, (self.folder / table).parent)
             name = str(value) if isinstance(value, str) else str(row.get("__key__", ""))
             record = mapped(row)
         else:
