@@ -144,7 +144,7 @@ def read_manifest(out: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(out) / MANIFEST
     entries = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 entry = json.loads(line)
                 entries[entry["id"]] = entry

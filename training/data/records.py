@@ -56,8 +56,9 @@ class FaceRecord:
         Raises:
             `TypeError`: If the image is not a PIL image, or a caption is not a text.
             `ValueError`:
-                If a caption, question or answer is empty, a question is of an unknown kind, an attribute or value is
-                not in the vocabulary, or visibility is given for an attribute that the record does not have.
+                If a caption, question or answer is empty or no text that can be written, a question is of an unknown
+                kind, an attribute or value is not in the vocabulary, or visibility is given for an attribute that the
+                record does not have.
         """
         name = f"Record {self.id!r} of source {self.source!r}"
         if self.image is not None and not isinstance(self.image, Image.Image):
@@ -75,6 +76,15 @@ class FaceRecord:
                 raise ValueError(
                     f"{name} has a question without text or answer: {question!r}; leave it out or fill it."
                 )
+        words = [*self.captions, self.id, self.identity or ""]
+        words += [text for question in self.questions for text in (question.question, question.answer)]
+        for text in words:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"{ascii(name)} has half a surrogate pair in {ascii(text[:60])}: take it out"
+                ) from None
         for attribute, value in self.attributes.items():
             if attribute not in ATTRIBUTES:
                 raise ValueError(f"{name} has the unknown attribute {attribute!r}: use one of {tuple(ATTRIBUTES)}.")

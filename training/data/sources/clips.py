@@ -8,7 +8,7 @@ from typing import Any
 from ..records import FaceRecord
 from .folders import list_pictures
 from .labelled import attributes_of_labels, image_folder
-from .readers import BROKEN, from_generator, ranges, read_json
+from .readers import BROKEN, decode, from_generator, ranges, read_json, text_lines
 from .samples import BrokenSampleError, open_picture
 
 
@@ -158,7 +158,7 @@ def open_celebv_text(folder: Path, images: Path | None = None, texts: Path | Non
         raise FileNotFoundError(f"{folder} has no folder of texts, expected {folder}/text/<kind>/<clip>.txt")
     clips: dict[str, dict[str, list[str]]] = {}
     for path in sorted(Path(place).glob("*/*.txt")):
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = text_lines(decode(path.read_bytes(), str(path)))
         if lines:
             clips.setdefault(path.stem, {})[path.parent.name] = lines
     if not clips:

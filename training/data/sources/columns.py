@@ -158,7 +158,7 @@ def guess_from(columns: Mapping[str, list[Any]]) -> ColumnMap:
         values = columns[name]
         if not values:  # nothing says what it is: its name does, where that is a word for texts
             return kind in ("caption", "question", "answer")
-        return 2 * sum(_fits(kind, value) for value in values) > len(values)
+        return 2 * sum(_fits(kind, value) for value in values) >= len(values)
 
     for kind, usual in _NAMES.items():
         by_name = {_plain(name.rpartition(".")[2]): name for name in reversed(names)}

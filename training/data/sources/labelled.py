@@ -15,7 +15,7 @@ from typing import Any
 from ..language.attributes import CELEBV_HQ_NAMES
 from ..records import FaceRecord
 from .columns import texts
-from .readers import BROKEN, from_generator, ranges, read_json
+from .readers import BROKEN, decode, from_generator, ranges, read_json, text_lines
 from .samples import BrokenSampleError, open_picture
 
 
@@ -245,7 +245,7 @@ def read_label_table(path: Path) -> tuple[list[str], Iterator[tuple[str, list[st
     Raises:
         ValueError: if there is no line of names.
     """
-    lines = path.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
+    lines = text_lines(decode(path.read_bytes(), str(path)).replace(",", " "))
     if lines and lines[0].strip().isdigit():
         lines = lines[1:]
     if not lines or not lines[0].split():
@@ -299,7 +299,7 @@ def open_celeba_files(folder: Path, images: Path | None = None):
 def _read_identities(folder: Path) -> dict[str, str]:
     for path in (folder / "identity_CelebA.txt", folder / "Anno" / "identity_CelebA.txt"):
         if path.is_file():
-            return dict(line.split()[:2] for line in path.read_text().splitlines() if len(line.split()) >= 2)
+            return dict(line.split()[:2] for line in text_lines(path.read_text()) if len(line.split()) >= 2)
     return {}
 
 
@@ -378,8 +378,8 @@ def _try_table(path: Path):
 
 def _caption_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines `picture caption`; others are passed over: requests for editing, splits."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, _, text = line.strip().partition(" ")
+    for line in text_lines(decode(path.read_bytes(), str(path))):
+        name, _, text = line.partition(" ")
         if name.lower().endswith((".jpg", ".png")) and len(text.split()) > 2 and "caption" in path.name:
             yield name, text.strip()
 

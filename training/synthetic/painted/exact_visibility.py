@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ....pipelines.files import write_text
+from ....pipelines.files import json_lines, write_text
 from ...data.language.attributes import ATTRIBUTES
 from .dataset import attributes_of, identity_of
 from .painter import face_svg, rasterize
@@ -134,7 +134,7 @@ def _compute(indices: range, split: str, seed: int, workers: int) -> Iterator[li
 def _read(path: Path, settings: dict) -> list[list[str]]:
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for _, line in json_lines(path)]
     if lines[0] != settings:
         raise ValueError(f"{path} belongs to faces of {lines[0]}, but the cache holds {settings}: delete that file")
     return lines[1:]
