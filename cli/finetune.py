@@ -17,8 +17,8 @@ examples:
   unif2ace finetune --data my_faces/ --output my_faces_lora --trigger zora --resume
   unif2ace generate "zora, a woman with a red hat" --model my_faces_lora -o face.png
 
-The folder has pictures, and for each a caption: a .txt file of the same name, or a line of metadata.jsonl,
-{"file_name": ..., "text": ...}. --trigger is the name of who is to be seen; captions without it get it in front, and
+The folder has pictures, and for each a caption: a .txt or .caption file of the same name, or a line of metadata.jsonl,
+{"file_name": ..., "text": ...}; what is not read is named. --trigger is the name of who is to be seen; captions without it get it in front, and
 with it pictures need no caption. An output folder that holds something is never written over.
 """
 
@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tune generation (t2i), understanding (mmu) or both (default: %(default)s)",
     )
     parser.add_argument("--trigger", metavar="NAME", help="a name for who is to be seen")
+    parser.add_argument(
+        "--trigger-only", action="store_true", help="go on where most pictures have no caption but the trigger"
+    )
     parser.add_argument("--steps", type=positive_int, default=defaults.steps, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, help="(default: 1e-3, for --preset full 1e-4)")
@@ -84,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         preset=arguments.preset,
         tasks=list(TASKS) if arguments.task == "both" else [arguments.task],
         trigger=arguments.trigger,
+        trigger_only=arguments.trigger_only,
         steps=arguments.steps,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,

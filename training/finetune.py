@@ -60,6 +60,7 @@ class FinetuneSettings:
         preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`, or `"full"`.
         tasks (`list[str]`, *optional*): `"t2i"` (generation), `"mmu"` (understanding) or both, the default.
         trigger (`str`, *optional*): A name for who is to be seen.
+        trigger_only (`bool`, *optional*, defaults to `False`): Go on where most pictures have no caption but it.
         steps (`int`, *optional*, defaults to 200): Optimizer steps.
         batch_size (`int`, *optional*, defaults to 8): Rows of a step.
         learning_rate (`float`, *optional*): 1e-3, for the preset `"full"` 1e-4, with a cosine to zero.
@@ -78,6 +79,7 @@ class FinetuneSettings:
     preset: str = "attention"
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
     trigger: str | None = None
+    trigger_only: bool = False
     steps: int = 200
     batch_size: int = 8
     learning_rate: float | None = None
@@ -132,7 +134,7 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     output, started = Path(settings.output), time.monotonic()
     run = output / "run"
     check_output(output, settings, resume)
-    records = read_faces(settings.data, settings.trigger)
+    records = read_faces(settings.data, settings.trigger, settings.trigger_only)
     pipe = UniF2acePipeline.from_pretrained(settings.base) if pipe is None else pipe
     if pipe.get_list_adapters():
         raise ValueError(

@@ -99,7 +99,7 @@ def append_line(path: Path, entry: dict) -> None:
 def read_lines(path: str | Path) -> list[dict]:
     """The JSON objects of a file of lines; a last one that was cut off is left out."""
     entries = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8").split("\n"):
         try:
             entries.append(json.loads(line))
         except ValueError:
