@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE", help="YAML file, or a name from training/synthetic/configs"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file")
+    parser.add_argument(
+        "--without",
+        metavar="KINDS",
+        help="experts that may stay without features, where neither encoders nor data provide them: clip,face",
+    )
     parser.add_argument("--output", metavar="FOLDER", help="the run's folder (instead of training.output_dir)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of that folder")
 
@@ -39,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.set)
     if arguments.output:
         config.setdefault("training", {})["output_dir"] = arguments.output
+    if arguments.without:
+        config.setdefault("training", {})["without"] = arguments.without.split(",")
     started = time.monotonic()
     trainer = train(config, arguments.resume)
     if trainer.is_world_process_zero():

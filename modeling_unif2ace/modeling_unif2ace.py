@@ -370,21 +370,29 @@ class UniF2aceModel(UniF2acePreTrainedModel):
 
     def set_vision_tower(self, vision_tower: CLIPVisionModel | None):
         """
-        Use a CLIP vision tower that is not part of the checkpoint; `None` takes it away.
+        Use another CLIP vision tower, which `save_pretrained` keeps with the model; `None` takes it away.
 
         Raises:
-            ValueError: if its width is not `config.clip_feature_size`.
+            ValueError: if its features are not of the size, or not as many, as the model was built for.
         """
         if vision_tower is not None and vision_tower.config.hidden_size != self.config.clip_feature_size:
             raise ValueError(
                 f"the vision tower gives features of width {vision_tower.config.hidden_size}, but the model was built "
                 f"for clip_feature_size={self.config.clip_feature_size}"
             )
+        if vision_tower is not None and self.mm_projector is not None:
+            patches = (vision_tower.config.image_size // vision_tower.config.patch_size) ** 2
+            if patches != self.config.num_clip_tokens:
+                raise ValueError(
+                    f"the vision tower makes {patches} patches, but the model was built for "
+                    f"num_clip_tokens={self.config.num_clip_tokens}"
+                )
         self.vision_tower = vision_tower
+        self.config.vision_config = None if vision_tower is None else vision_tower.config
 
     def set_face_encoder(self, face_encoder: UniF2aceFaceEncoder | None):
         """
-        Use a face encoder that is not part of the checkpoint; `None` takes it away.
+        Use another face encoder, which `save_pretrained` keeps with the model; `None` takes it away.
 
         Raises:
             ValueError: if its embedding is not `config.face_feature_size` long.
@@ -395,6 +403,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 f"built for face_feature_size={self.config.face_feature_size}"
             )
         self.face_encoder = face_encoder
+        self.config.face_config = None if face_encoder is None else face_encoder.config
 
     @torch.no_grad()
     def encode_images(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
@@ -727,6 +736,12 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         self.objective = UniF2aceObjective(config)  # no weights; set another one for another loss
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
         self.post_init()
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """[`~transformers.PreTrainedModel.save_pretrained`]; the generation config keeps its sampling numbers."""
+        # marked as made from the model's config, it would lose them when it is loaded
+        self.generation_config._from_model_config = False
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def code_logits(self, hidden_states: torch.FloatTensor) -> torch.FloatTensor:
         """The head over the image codes only: (…, hidden_size) to (…, codebook_size)."""

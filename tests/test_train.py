@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_checkpoint import tiny_pipeline
 
+from unif2ace import UniF2acePipeline
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
-from unif2ace.training.train import build_model, exchange_parts, load_config, start_afresh
+from unif2ace.training.train import build_model, exchange_parts, load_config, start_afresh, train
 
 
 @pytest.fixture
@@ -77,3 +80,54 @@ def test_an_earlier_run_is_not_overwritten(config_file, tmp_path, capsys):
     assert main(["train", "--config", str(config_file), *changes]) == 2
     assert "--resume" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-5"]
+
+
+@pytest.fixture(scope="module")
+def without_encoders(tmp_path_factory):
+    """A model as Show-o's weights become one: feature experts but no encoders; sampling numbers of its own."""
+    folder = tmp_path_factory.mktemp("base")
+    pipe = tiny_pipeline()
+    model = pipe.transformer
+    model.model.vision_tower.save_pretrained(folder / "vision_tower")
+    model.model.face_encoder.save_pretrained(folder / "face_encoder")
+    model.model.set_vision_tower(None)
+    model.model.set_face_encoder(None)
+    model.generation_config.image_temperature = 0.7
+    model.generation_config.image_confidence_temperature = 12.0
+    model.save_pretrained(folder)
+    pipe.processor.save_pretrained(folder)
+    return folder
+
+
+def trained_from(base, output, parts=(), **training):
+    settings = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True, "save_steps": 2, **training}
+    settings |= {"output_dir": str(output), "disable_tqdm": True, "dataloader_pin_memory": False}
+    data = {"source": "unif2ace.training.synthetic.painted.rows:PaintedRecords", "train": {"count": 8, "size": 16}}
+    config = {"initial": str(base), "parts": {name: str(base / name) for name in parts}}
+    return train({**config, "data": data, "training": settings})
+
+
+def test_experts_without_features_are_not_trained_in_silence(without_encoders, tmp_path):
+    with pytest.raises(ValueError, match="clip experts.*parts.vision_tower.*--without clip"):
+        trained_from(without_encoders, tmp_path / "none")
+    with pytest.raises(ValueError, match="face experts.*parts.face_encoder.*--without face"):
+        trained_from(without_encoders, tmp_path / "clip", ["vision_tower"])
+    trained_from(without_encoders, tmp_path / "told", without=["clip", "face"])
+    with pytest.raises(ValueError, match="'clip', 'face'"):
+        trained_from(without_encoders, tmp_path / "x", without=["zero"])
+
+
+def test_encoders_come_as_parts_and_the_checkpoint_keeps_them_and_the_sampling_numbers(without_encoders, tmp_path):
+    trained_from(without_encoders, tmp_path / "run", ["vision_tower", "face_encoder"])
+    for name in ("final", "checkpoint-2"):
+        folder = tmp_path / "run" / name
+        model, info = UniF2aceForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        for part in ("vision_tower", "face_encoder"):
+            stored = load_file(without_encoders / part / "model.safetensors")
+            kept = model.model.get_submodule(part).state_dict()
+            assert stored and all(torch.equal(kept[key], value) for key, value in stored.items())
+        assert model.generation_config.image_temperature == 0.7
+        assert model.generation_config.image_confidence_temperature == 12.0
+    pipe = UniF2acePipeline.from_pretrained(tmp_path / "run" / "final")  # and it samples like its base
+    assert pipe.scheduler.config.temperature == 0.7 and pipe.scheduler.config.confidence_temperature == 12.0

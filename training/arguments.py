@@ -85,6 +85,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
             Largest standard deviation of the noise on the sequence routers' logits, which explores. It is zero at the
             first step, so that training begins at the function of converted weights, rises, and falls back to zero.
         sequence_router_noise_steps (`int`, *optional*, defaults to `1000`): Steps that this takes.
+        without (`list[str]`, *optional*, defaults to `[]`):
+            Kinds of experts, `"clip"` and `"face"`, that may stay without features: training is refused if the model
+            has such experts and neither an encoder nor the data provides what they need.
         t2i_fraction (`float`, *optional*):
             Share of text-to-image rows in every batch; the data set needs a column `task` or an attribute `tasks`.
             Rows are only shuffled when not given.
@@ -127,6 +130,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
     sequence_dense_steps: int = field(default=0, metadata={"help": "Steps from a mixture of all experts to the best."})
     sequence_router_noise: float = field(default=0.25, metadata={"help": "Largest noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
+    without: list[str] = field(default_factory=list, metadata={"help": "Experts that may lack features: clip, face."})
     t2i_fraction: float | None = field(default=None, metadata={"help": "Share of text-to-image rows in a batch."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Muon's, of the weight matrices."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights; off if not set."})
@@ -166,6 +170,9 @@ class UniF2aceTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name}={value}, expected 0 or more")
+        unknown = set(self.without) - {"clip", "face"}
+        if unknown:
+            raise ValueError(f"without={self.without}, expected some of 'clip', 'face'")
         for name in ("condition_dropout", "t2i_fraction", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

@@ -161,16 +161,20 @@ def _load_parts(parts: dict[str, str | Path] | None) -> dict[str, nn.Module]:
 
 def exchange_parts(model: UniF2aceForConditionalGeneration, parts: dict[str, str | Path] | None) -> None:
     """
-    Put other weights of the same shape into parts of a trained model, in place.
+    Put other weights of the same shape into parts of a trained model, in place, and give it encoders that it lacks.
 
     Args:
         model (`UniF2aceForConditionalGeneration`): The model.
         parts (`dict`): Folders of trained `vq_model`, `vision_tower`, `face_encoder`.
 
     Raises:
-        ValueError: if a part is unknown or of another shape.
+        ValueError: if a part is unknown or does not fit.
     """
     for name, part in _load_parts(parts).items():
+        if getattr(model.model, name) is None:
+            put = {"vision_tower": model.model.set_vision_tower, "face_encoder": model.model.set_face_encoder}[name]
+            put(part)
+            continue
         try:
             model.model.get_submodule(name).load_state_dict(part.state_dict())
         except RuntimeError as error:
@@ -291,12 +295,16 @@ def _prepare(
         model = build_model(config["preset"], config.get("parts"), config.get("model"))
     processor = UniF2aceProcessor.from_pretrained(config["initial"]) if config.get("initial") else None
     image_processor = UniF2aceImageProcessor.from_resolution(model.config.vq_config.resolution)
+    if processor is not None:
+        image_processor = processor.image_processor
+    if model.config.face_config is not None and model.config.face_config.alignment != "whole":
+        image_processor.face_size = model.config.face_config.image_size
     model.model.to(arguments.device)  # features are computed there
     train_rows, eval_rows = make_rows(
         config["data"],
         arguments.seed,
         model.model,
-        image_processor if processor is None else processor.image_processor,
+        image_processor,
         progress=not arguments.disable_tqdm,
     )
     if processor is None:

@@ -157,6 +157,8 @@ class UniF2aceTrainer(Trainer):
         self.frozen = [module for module in model.modules() if isinstance(module, FROZEN)]
         for module in self.frozen:
             module.requires_grad_(False)
+        kinds = {"clip": CLIPVisionModel, "face": UniF2aceFaceEncoder}
+        self.encoders = {kind for kind, wanted in kinds.items() if any(isinstance(m, wanted) for m in self.frozen)}
         if args.muon_learning_rate is not None:
             betas = (args.adam_beta1, args.adam_beta2)
             settings = {"muon_lr": args.muon_learning_rate, "lr": args.learning_rate, "betas": betas}
@@ -221,6 +223,8 @@ class UniF2aceTrainer(Trainer):
         factor (micro-batches x processes) by which Trainer and data parallelism divide the loss.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self._check_features(batch)
         dense_steps = self.args.sequence_dense_steps
         for sequence_moe in self.sequence_moes:
             sequence_moe.density = max(0.0, 1 - self.state.global_step / dense_steps) if dense_steps else 0.0
@@ -235,6 +239,21 @@ class UniF2aceTrainer(Trainer):
             for batch in batches:
                 batch["denominators"] = denominators
         return batches, None
+
+    def _check_features(self, batch: dict[str, torch.Tensor]) -> None:
+        """Refuse to train feature experts that nobody gives features to: they would be left out in silence."""
+        if not (batch["task_ids"] == MMU).any():
+            return
+        text = self.config.text_config
+        kinds = {"clip", "face"}.intersection(text.mmu_sequence_experts if text.sequence_moe_layers else ())
+        for kind in sorted(kinds - set(self.args.without)):
+            part = {"clip": "vision_tower", "face": "face_encoder"}[kind]
+            provided = f"{kind}_features" in batch or ("pixel_values" in batch and kind in self.encoders)
+            if not provided:
+                raise ValueError(
+                    f"the model has {kind} experts, but neither the data (`{kind}_features`) nor an encoder provides "
+                    f"what they need: give parts.{part}, or train without them (--without {kind})"
+                )
 
     def _first_row(self, micro_step: int, batch_size: int) -> int:
         """The place in the step of this process's first row: processes take whole batches in turn."""
