@@ -186,12 +186,14 @@ class UniF2aceTrainingArguments(TrainingArguments):
                 'push_to_hub=True needs hub_license, the licence of the weights: "apache-2.0", "mit", ...'
             )
 
-    def make_objective(self, config: UniF2aceConfig) -> UniF2aceObjective:
-        """The paper's objective for a model of `config`, with these arguments' weights."""
+    def make_objective(
+        self, config: UniF2aceConfig, kind: type[UniF2aceObjective] = UniF2aceObjective
+    ) -> UniF2aceObjective:
+        """The paper's objective for a model of `config`, or one of another `kind`, with these arguments' weights."""
         code_weights = None
         if self.region_weights:
             code_weights = region_weights(self.region_weights, config.vq_config.grid_size)
-        return UniF2aceObjective(
+        return kind(
             config,
             alpha=self.alpha,
             mask_weight=self.mask_weight,
