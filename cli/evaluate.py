@@ -17,6 +17,7 @@ examples:
   unif2ace evaluate --suite painted                                  # the bundled checkpoint
   unif2ace evaluate runs/unif2ace/final --suite painted --parts vqa,captions --limit 100
   unif2ace evaluate org/model --suite custom --data photos/
+  unif2ace evaluate --suite custom --data painted:32 --parts experts  # what each expert does: use, worth, gradients
   unif2ace evaluate org/model --suite paper --data faces:/data/test --features vision:facebook/dinov2-base \\
       --vqa-models llava-hf/llava-1.5-7b-hf --judge-url http://localhost:8000/v1 --judge-model some-vlm
   unif2ace evaluate org/model --suite facexbench --data /data/facexbench --parts likelihood
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--suite", choices=SUITES, default="painted", help="what to measure (default: %(default)s)")
-    parser.add_argument("--parts", metavar="A,B", help="some of the suite's parts (default: all that can be measured)")
+    parser.add_argument(
+        "--parts", metavar="A,B", help="some of the suite's parts (default: all but experts, which takes long)"
+    )
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N items")
     parser.add_argument(
         "--seeds", type=seed_int, nargs="+", default=[0], metavar="SEED", help="of generated faces (default: 0)"

@@ -25,6 +25,7 @@ from ..pipelines.files import write_text
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..pipelines.provenance_unif2ace import checkpoint_sha256
 from ..training.disclosure import is_private, public
+from ..training.evaluation.experts import use_tables
 from ..training.evaluation.results import card_results, card_section
 from ..training.synthetic.painted.report import painted_section
 from .facts import RESULTS, RunFacts, find_results, hub_results, loss_table
@@ -180,10 +181,13 @@ class Card:
 
     def draw(self) -> None:
         """Make the pictures, once for all repositories."""
-        from ..training.run_folder import plot_losses
+        from ..training.run_folder import plot_experts, plot_losses
 
         if any("step" in entry for entry in self.run.log):
             self.pictures["card/curves.png"] = png(plot_losses(self.run.log))
+        for results in self.results:
+            if entries := results["parts"].get("experts", {}).get("details", {}).get("experts"):
+                self.pictures["card/experts.png"] = png(plot_experts(*use_tables(entries)))
         if self.checkpoint.is_adapter:
             if self.written is None and (samples := self._adapter_samples()) is not None:
                 self.pictures["card/samples.png"], self.prompts = bare_picture(samples), self.run.prompts
@@ -313,6 +317,7 @@ class Card:
             versions=run.versions,
             loss_table=loss_table(run.log),
             curves="card/curves.png" in self.pictures,
+            experts="card/experts.png" in self.pictures,
             results=sections(self.results),
             licences=self.licences,
         )

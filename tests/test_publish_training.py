@@ -244,3 +244,21 @@ def test_a_card_in_the_folder_is_kept_but_for_its_snippets(checkpoint, tmp_path)
     assert card.data.license == "cc-by-4.0" and card.data.datasets == ["me/data"]
     assert card.text.lstrip().startswith("# Mine") and "outdated" not in card.text and "## More\n\nkept" in card.text
     assert card.text.count("## Use") == 1 and "a" * 40 in card.text
+
+
+def test_the_experts_report_stands_on_the_card(tmp_path):
+    checkpoint = save_tiny_checkpoint(tmp_path / "final")
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    entry = {"task": "t2i", "level": "token", "cost": 0.25, "low": 0.2, "high": 0.3, "gradient": 1e-3}
+    entries = [entry | {"layer": 0, "expert": name, "use": use} for name, use in (("1", 0.75), ("2", 0.25))]
+    part = {"date": "2026-01-01", "measures": {}, "details": {"experts": entries, "markdown": "| layer | 1 | 2 |"}}
+    settings = {"model_sha256": checkpoint_sha256(checkpoint), "count": 4}
+    results = {"suite": "custom", "settings": settings, "versions": {}, "parts": {"experts": part}}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "custom.json").write_text(json.dumps(results))
+    card = Card(Checkpoint.read(checkpoint), license="mit")
+    card.draw()
+    files = card.files("transformers", {"transformers": "me/faces"}, {"transformers": "a" * 40})
+    text = files["README.md"].decode()
+    assert "#### Part experts\n\n| layer | 1 | 2 |" in text and "](card/experts.png)" in text
+    assert files["card/experts.png"].startswith(b"\x89PNG")

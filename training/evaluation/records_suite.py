@@ -13,6 +13,7 @@ from ..data.language.captions import parse_caption
 from ..data.records import FaceRecord
 from ..data.sources import open_faces
 from .degradations import DEGRADATIONS, degrade
+from .experts import MAX_ROWS, face_rows, has_experts, measure_experts
 from .extractors import Extractor, FaceFeatures, open_extractor
 from .judge import UniF2aceJudge
 from .metrics import (
@@ -119,7 +120,9 @@ class RecordsSuite(Suite):
         "diversity",
         "memorisation",
         "robustness",
+        "experts",
     )
+    on_request = ("experts",)
 
     def __init__(
         self,
@@ -174,6 +177,7 @@ class RecordsSuite(Suite):
             "diversity": [self._no_captions],
             "memorisation": [self._no_captions, self._no_encoder, self._lacks("training", "--training")],
             "robustness": [self._no_questions],
+            "experts": [self._no_captions, self._no_experts],
         }
         return next((why for why in (check() for check in needs[part]) if why is not None), None)
 
@@ -192,6 +196,9 @@ class RecordsSuite(Suite):
     def _no_encoder(self) -> str | None:
         own = self.subject.pipe.transformer.model.face_encoder is not None
         return None if own or self.resources.identity else "the checkpoint has no face encoder: give --identity"
+
+    def _no_experts(self) -> str | None:
+        return None if has_experts(self.subject.pipe.transformer) else "the model has no experts"
 
     # Generated faces and what they are compared with
 
@@ -392,6 +399,13 @@ class RecordsSuite(Suite):
             part.add(f"accuracy, {kind.replace('_', ' ')}", statistic)
         part.details = {"severity": 2}
         return part
+
+    def measure_experts(self) -> Part:
+        """How often each expert is used, what it is worth, and whether it can learn."""
+        records = self.captioned[:MAX_ROWS]
+        turns = [[(question.question, question.answer) for question in record.questions] for record in records]
+        rows = face_rows([record.image for record in records], self.texts[:MAX_ROWS], turns)
+        return measure_experts(self.subject.pipe.transformer, self.subject.pipe.processor, rows)
 
 
 class PaperSuite(RecordsSuite):

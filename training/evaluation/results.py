@@ -160,12 +160,19 @@ def settings_line(results: Mapping, for_all: bool = False) -> str:
     return f"Settings: {settings}. Versions: {libraries}."
 
 
+def part_sections(results: Mapping) -> dict[str, str]:
+    """What parts say at length, as Markdown, by the name of the part."""
+    texts = {part: found.get("details", {}).get("markdown") for part, found in results["parts"].items()}
+    return {part: text for part, text in texts.items() if text}
+
+
 def markdown(results: Mapping) -> str:
     """The whole report of a run."""
     parts = [f"# Evaluation: {results['suite']}", main_table(results)]
     sliced = slices_table(results)
     if sliced:
         parts += ["## Slices", sliced]
+    parts += [f"## Part {part}\n\n{text}" for part, text in part_sections(results).items()]
     if results.get("skipped"):
         parts += ["## Not measured", "\n".join(f"- {part}: {why}" for part, why in results["skipped"].items())]
     return "\n\n".join([*parts, settings_line(results)]) + "\n"
@@ -259,6 +266,7 @@ def card_section(results: Mapping, introduction: str | None = None) -> str:
     parts = [f"### Suite `{results['suite']}`", introduction or main_table(results)]
     if sliced:
         parts += ["The same for groups of what the pictures show; the worst group in bold, cases in brackets:", sliced]
+    parts += [f"#### Part {part}\n\n{text}" for part, text in part_sections(results).items()]
     return "\n\n".join([*parts, settings_line(results, for_all=True)])
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ... import __version__
 from ...pipelines.files import write_json, write_text
+from ...pipelines.pictures import save_picture
 from .results import markdown, to_json
 from .statistics import Statistic, in_slices, with_interval
 from .subject import code_sha256
@@ -38,11 +40,14 @@ class Part:
             "lower" or `None`) and `slices` (name -> `value`, `low`, `high`, `count`).
         details (`dict`): Whatever else is worth keeping; JSON.
         items (`list[str]`): Names of the pictures in their order: two runs are paired where these are equal.
+        pictures (`dict[str, PIL.Image.Image]`): Figures to keep beside the results, by name. With `"markdown"` in
+            `details` the report has a section of its own for the part.
     """
 
     items: list[str]
     measures: dict[str, dict] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
+    pictures: dict[str, Image.Image] = field(default_factory=dict)
 
     def add(
         self,
@@ -84,11 +89,13 @@ class Suite(ABC):
     Class attributes:
         name (`str`): As on the command line.
         parts (`tuple[str, ...]`): All parts, in their order; `measure_<part>` measures one.
+        on_request (`tuple[str, ...]`): Parts that are measured only when they are named.
         dataset_id (`str`, *optional*): The data set's repository on the Hub.
     """
 
     name: str
     parts: tuple[str, ...]
+    on_request: tuple[str, ...] = ()
     dataset_id: str | None = None
 
     @property
@@ -138,7 +145,7 @@ def run_suite(
     Args:
         suite ([`Suite`]): The suite.
         folder (`Path`): Where the results go, as JSON and as Markdown.
-        parts (`list[str]`, *optional*): Some of its parts; all by default.
+        parts (`list[str]`, *optional*): Some of its parts; by default all but those on request.
         overwrite (`bool`, *optional*, defaults to `False`): Measure again what is measured already.
 
     Returns:
@@ -147,7 +154,8 @@ def run_suite(
     Raises:
         ValueError: if there is no such part, or none of the parts asked for can be measured.
     """
-    chosen = list(suite.parts if parts is None else parts)
+    usual = [part for part in suite.parts if part not in suite.on_request]
+    chosen = usual if parts is None else list(parts)
     unknown = [part for part in chosen if part not in suite.parts]
     if unknown:
         raise ValueError(f"suite {suite.name} has no part {unknown[0]!r}, expected some of {', '.join(suite.parts)}")
@@ -171,6 +179,8 @@ def run_suite(
             "details": found.details,
         }
         results["parts"] = {name: results["parts"][name] for name in suite.parts if name in results["parts"]}
+        for name, picture in found.pictures.items():
+            save_picture(picture, path.with_name(f"{path.stem}-{name}.png"))
         write_json(path, to_json(results))
         write_text(path.with_suffix(".md"), markdown(results))
     if not any(part in results["parts"] for part in chosen):

@@ -24,6 +24,7 @@ from ...data.language.captions import Caption, parse_caption, write_caption
 from ...data.language.questions import Question, write_questions
 from ...data.language.visibility import assumed_visible
 from ...evaluation.degradations import DEGRADATIONS, degrade
+from ...evaluation.experts import MAX_ROWS, face_rows, has_experts, measure_experts
 from ...evaluation.extractors import FaceFeatures, JudgeFeatures
 from ...evaluation.judge import UniF2aceJudge
 from ...evaluation.metrics import CodeEntropy, Diversity, IdentitySimilarity, Memorisation
@@ -142,7 +143,9 @@ class PaintedSuite(Suite):
         "identity",
         "memorisation",
         "robustness",
+        "experts",
     )
+    on_request = ("experts",)
 
     def __init__(
         self,
@@ -306,7 +309,9 @@ class PaintedSuite(Suite):
                 load_rendered(self.faces.folder, "train")
             except FileNotFoundError as error:
                 return str(error)
-        if part in ("distribution", "identity") and self.faces.count < 2:
+        if part == "experts" and not has_experts(self.subject.pipe.transformer):
+            return "the model has no experts"
+        if part in ("distribution", "identity", "experts") and self.faces.count < 2:
             return "one face has no distribution: raise the limit"
         return None
 
@@ -363,6 +368,14 @@ class PaintedSuite(Suite):
             part.add(f"accuracy, {kind.replace('_', ' ')}", ratio(right, asked))
         part.details = {"severity": 2, "questions": sum(map(len, self.faces.questions[: len(chosen)]))}
         return part
+
+    def measure_experts(self) -> Part:
+        """How often each expert is used, what it is worth, and whether it can learn."""
+        chosen = _fewer(self.faces, MAX_ROWS)
+        turns = [[(question.question, question.answer) for question in self.faces.questions[i]] for i in chosen]
+        images = self.faces.images[: len(chosen)]
+        rows = face_rows(images, [self.faces.captions[i].text for i in chosen], turns)
+        return measure_experts(self.subject.pipe.transformer, self.subject.pipe.processor, rows)
 
 
 def _fewer(faces: PaintedFaces, count: int) -> range:
