@@ -18,9 +18,8 @@ examples:
   unif2ace generate "zora, a woman with a red hat" --model my_faces_lora -o face.png
 
 The folder has pictures, and for each a caption: a .txt or .caption file of the same name, or a line of metadata.jsonl,
-{"file_name": ..., "text": ...}; what is not read is named. --trigger is the name of who is to be seen;
-captions without it get it in front, and
-with it pictures need no caption. An output folder that holds something is never written over.
+{"file_name": ..., "text": ...}; what is not read is named. --trigger is the name of who is to be seen; captions that
+lack it get it in front. An output folder that holds something is never written over.
 """
 
 

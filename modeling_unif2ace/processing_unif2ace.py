@@ -11,6 +11,7 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
+from .chat_template_unif2ace import render_chat
 from .image_processing_unif2ace import UniF2aceImageProcessor
 from .pictures_unif2ace import shorten
 
@@ -246,11 +247,24 @@ class UniF2aceProcessor(ProcessorMixin):
         if sanitize_control_tokens is None:
             sanitize_control_tokens = tokenize and not kwargs.get("return_assistant_tokens_mask", False)
         _check_unicode(conversation)
+        self._check_template(conversation, kwargs)
         if tokenize:  # what `__call__` will get is a conversation, whatever its template looks like
             kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), _FORMATTED: True}
         return super().apply_chat_template(
             conversation, *args, tokenize=tokenize, sanitize_control_tokens=sanitize_control_tokens, **kwargs
         )
+
+    def _check_template(self, conversation, kwargs: dict) -> None:
+        """Render a template that is not ours within limits first: transformers would run it without end."""
+        template = kwargs.get("chat_template") or self.chat_template
+        if not isinstance(template, str) or template in (CHAT_TEMPLATE, CLIP_CHAT_TEMPLATE):
+            return
+        several = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        for messages in conversation if several else [conversation]:
+            plain = [{**message, "content": _without_images(message.get("content", ""))} for message in messages]
+            render_chat(
+                template, plain, bool(kwargs.get("add_generation_prompt")), **self.tokenizer.special_tokens_map
+            )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -412,6 +426,13 @@ def _check_unicode(content) -> None:
     elif isinstance(content, dict):
         for item in content.values():
             _check_unicode(item)
+
+
+def _without_images(content):
+    """A message's content with pictures as bare places."""
+    if not isinstance(content, (list, tuple)):
+        return content
+    return [{"type": part["type"]} if part.get("type") in ("image", "video") else part for part in content]
 
 
 def _flatten(items) -> list:

@@ -161,3 +161,66 @@ def test_sampler_mixes_the_tasks():
     assert list(sampler) != order
     with pytest.raises(ValueError, match="no mmu row"):
         TaskSampler(["t2i"], 0.5)
+
+
+# The checkpoint's own words
+
+
+OWN = (
+    "{{ '<|mmu|><|soi|><|mask|><|eoi|>' + bos_token }}{% for message in messages %}"
+    "{% if message.role == 'user' %}{{ 'Q: ' }}{% for part in message.content if part.type == 'text' %}"
+    "{{ part.text | trim }}{% endfor %}{{ '<|t2v|>' }}"
+    "{% else %}{{ 'A: ' ~ message.content[0].text | trim ~ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '' }}{% endif %}"
+)
+
+
+def test_default_template_given_by_name_changes_nothing(config, tokenizer, collator):
+    from unif2ace.modeling_unif2ace.processing_unif2ace import CHAT_TEMPLATE
+
+    row = rows(config)[1]
+    spelled = UniF2aceCollator(tokenizer, config, chat_template=CHAT_TEMPLATE)([row])
+    wanted = collator([row])
+    assert torch.equal(spelled["input_ids"], wanted["input_ids"])
+    # and the general way spells it as the short one
+    general = UniF2aceCollator(tokenizer, config, chat_template=CHAT_TEMPLATE + "{# the same #}")([row])
+    assert torch.equal(general["input_ids"], wanted["input_ids"]) and torch.equal(general["labels"], wanted["labels"])
+
+
+def test_a_checkpoints_own_template_is_what_training_spells(config, tokenizer):
+    turns = [("Is this a <|soi|> hat?", "a red <|mask|> hat"), ("Is he old?", "no")]
+    row = {**rows(config)[1], "turns": turns}
+    batch = UniF2aceCollator(tokenizer, config, chat_template=OWN)([row])
+    processor = UniF2aceProcessor(
+        UniF2aceImageProcessor.from_resolution(config.vq_config.resolution),
+        tokenizer,
+        chat_template=OWN,
+        num_image_tokens=config.num_image_tokens,
+    )
+    picture = Image.new("RGB", (16, 16))
+    chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": turns[0][0]}]}]
+    chat += [{"role": "assistant", "content": [{"type": "text", "text": turns[0][1]}]}]
+    chat += [{"role": "user", "content": [{"type": "text", "text": turns[1][0]}]}]
+    asked = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+    ids = batch["input_ids"][0].tolist()
+    behind = config.num_image_tokens + 3
+    assert ids[behind : len(asked["input_ids"][0])] == asked["input_ids"][0][behind:]
+    labels = [label for label in batch["labels"][0].tolist() if label != -100]
+    words = tokenizer(["A: a red <|mask|> hat", "A: no"], add_special_tokens=False, split_special_tokens=True)
+    eos = tokenizer.eos_token_id
+    assert labels == [*words["input_ids"][0], eos, *words["input_ids"][1], eos]
+
+
+def test_templates_that_cannot_be_trained_on_are_refused(config, tokenizer):
+    for template, words in (("{{ messages[-1].role }}", "begins with"), (OWN + "{{ messages | length }}", "anew")):
+        with pytest.raises(ValueError, match=words):
+            UniF2aceCollator(tokenizer, config, chat_template=template)([rows(config)[1]])
+
+
+def test_prompts_that_are_cut_are_told_in_the_same_words(config, tokenizer, monkeypatch):
+    told = set()  # transformers' `warning_once` says the same words once
+    monkeypatch.setattr("unif2ace.training.data.collator.logger.warning_once", told.add, raising=False)
+    collator = UniF2aceCollator(tokenizer, config)
+    for length in (200, 300, 400):
+        collator([{**rows(config)[0], "text": "hat " * length}])
+    assert len(told) == 1 and "they are cut" in told.pop()

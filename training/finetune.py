@@ -332,7 +332,9 @@ def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run
         model=model,
         args=arguments,
         train_dataset=rows,
-        data_collator=UniF2aceCollator(processor.tokenizer, model.config, processor.image_processor),
+        data_collator=UniF2aceCollator(
+            processor.tokenizer, model.config, processor.image_processor, chat_template=processor.chat_template
+        ),
         callbacks=[JsonLog(run / LOG_FILE)],
     )
     for callback in (ProgressCallback, PrinterCallback):

@@ -237,7 +237,9 @@ def train(config: dict[str, Any], resume: bool = False) -> UniF2aceTrainer:
     trainer = UniF2aceTrainer(
         model=model,
         args=arguments,
-        data_collator=UniF2aceCollator(processor.tokenizer, model.config, processor.image_processor),
+        data_collator=UniF2aceCollator(
+            processor.tokenizer, model.config, processor.image_processor, chat_template=processor.chat_template
+        ),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,

@@ -1,5 +1,6 @@
 """Rows of both tasks to one batch of token sequences in Show-o's layout."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,11 +8,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ...modeling_unif2ace.chat_template_unif2ace import render_chat
 from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig
+from ...modeling_unif2ace.processing_unif2ace import CHAT_TEMPLATE
 
 
 logger = logging.get_logger(__name__)
 
+PICTURE = "<|mmu|><|soi|><|mask|><|eoi|>"  # how templates spell the picture: one placeholder stands for all codes
 IGNORED = -100  # a label that no loss reads
 
 # The words around a turn (Show-o, after LLaVA); the processor's chat template writes the same.
@@ -40,6 +44,9 @@ class UniF2aceCollator:
         tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the whole vocabulary.
         config (`UniF2aceConfig`): The model's configuration.
         image_processor (*optional*): Turns `image` into pixel values; needed only for rows without `pixel_values`.
+        chat_template (`str`, *optional*):
+            How a checkpoint spells conversations, `processor.chat_template`; Show-o's layout when not given. It has to
+            begin with the picture, `<|mmu|><|soi|><|mask|><|eoi|>`, and go on where the question ended.
         max_length (`int`, *optional*):
             Longest understanding row; turns that do not fit whole are left out. `max_position_embeddings` by default.
 
@@ -58,10 +65,12 @@ class UniF2aceCollator:
         config: UniF2aceConfig,
         image_processor: Any | None = None,
         max_length: int | None = None,
+        chat_template: str | None = None,
     ):
         self.tokenizer = tokenizer
         self.config = config
         self.image_processor = image_processor
+        self.chat_template = None if chat_template == CHAT_TEMPLATE else chat_template
         self.max_length = max_length or config.text_config.max_position_embeddings
         if config.understanding_input != "codes":
             raise ValueError(
@@ -146,22 +155,68 @@ class UniF2aceCollator:
         encoded = self._encode(texts)
         too_long = [len(ids) for ids in encoded if len(ids) > longest]
         if too_long:
-            logger.warning_once(
-                f"a prompt has {max(too_long)} tokens, the model reads {longest}: the rest of such prompts is cut"
+            logger.warning_once(  # the same words each time, so that it is said once
+                f"prompts are longer than the {longest} tokens that the model reads (max_text_length): they are cut"
             )
         return [[self.t2i, self.bos, *ids[:longest], self.eos] for ids in encoded]
 
+    def _templated_ids(self, turns: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """
+        (question, answer) ids of each turn as the checkpoint's own template spells them; the first question begins
+        behind the picture. What the template adds after a question, to ask for the answer, belongs to the question.
+
+        Raises:
+            ValueError: if the template does not begin with the picture, or spells a beginning anew when it goes on.
+        """
+        texts = [text.strip() for turn in turns for text in turn]
+        messages, pieces, done = [], [], ""
+        for place in range(len(texts)):
+            # stands for the text: what looks like a control token in it is text, in the template it is one
+            content = [{"type": "text", "text": f"\ue000{place}\ue001"}]
+            if not place:
+                content.insert(0, {"type": "image"})
+            messages.append({"role": "assistant" if place % 2 else "user", "content": content})
+            shown = render_chat(self.chat_template, messages, not place % 2, **self.tokenizer.special_tokens_map)
+            if not shown.startswith(PICTURE):
+                raise ValueError(f"the chat template begins with {shown[:60]!r}, expected the picture: {PICTURE}")
+            if not shown.startswith(done):
+                raise ValueError("the chat template spells what was said before anew when a conversation goes on")
+            pieces.append(shown[len(done) :])
+            done = shown
+        pieces[:1] = [pieces[0].removeprefix(PICTURE)] if pieces else []
+        encoded = [self._spelled(piece, texts) for piece in pieces]
+        return list(zip(encoded[::2], encoded[1::2], strict=True))
+
+    def _spelled(self, piece: str, texts: list[str]) -> list[int]:
+        """Ids of a rendered piece: control tokens of the template as such, everything between them as text."""
+        control = [token for token in self.tokenizer.get_added_vocab() if token in piece]
+        control.sort(key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, control))})", piece) if control else [piece]
+        ids: list[int] = []
+        for part in filter(None, parts):
+            if part in control:
+                ids.append(self.tokenizer.convert_tokens_to_ids(part))
+            else:
+                ids += self._encode([re.sub("\ue000(\\d+)\ue001", lambda found: texts[int(found[1])], part)])[0]
+        return ids
+
     def _dialogue_ids(self, dialogues: list[Sequence[tuple[str, str]]]) -> list[tuple[list[int], list[int]]]:
         """`[bos] question answer [eos] question answer [eos] ...` of each dialogue, and its labels."""
-        turns = [turn for dialogue in dialogues for turn in dialogue]
-        questions = iter(self._encode([QUESTION_TURN.format(question=question) for question, _ in turns]))
-        answers = iter(self._encode([ANSWER_TURN.format(answer=answer) for _, answer in turns]))
+        if self.chat_template is None:
+            turns = [turn for dialogue in dialogues for turn in dialogue]
+            questions = self._encode([QUESTION_TURN.format(question=question) for question, _ in turns])
+            answers = self._encode([ANSWER_TURN.format(answer=answer) for _, answer in turns])
+            begin = [self.bos]
+            pairs = zip(questions, ([*answer, self.eos] for answer in answers), strict=True)
+        else:
+            begin = []
+            pairs = iter([pair for dialogue in dialogues for pair in self._templated_ids(dialogue)])
         room = self.max_length - self.config.num_image_tokens - 3
         encoded = []
         for dialogue in dialogues:
-            ids, targets, full = [self.bos], [IGNORED], False
+            ids, targets, full = list(begin), [IGNORED] * len(begin), False
             for _ in dialogue:
-                question, answer = next(questions), [*next(answers), self.eos]
+                question, answer = next(pairs)
                 full = full or len(ids) + len(question) + len(answer) > room
                 if not full:
                     ids += question + answer
