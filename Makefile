@@ -1,8 +1,9 @@
 PYTHON ?= python
+LOCK ?= constraints-cpu.txt
 CONFIGS := training/synthetic/configs
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle judges ci
+.PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle judges ci lock canary
 
 # $(call train_model,CONFIGURATION,RUN): a stage of the model, if it is not finished; goes on where it stopped
 define train_model
@@ -13,8 +14,8 @@ endef
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: ## Install the working tree for development, with the CPU build of torch
-	$(PYTHON) -m pip install -c constraints-cpu.txt -e ".[dev]"
+install: ## Install the working tree for development, locked (on a GPU machine: make install LOCK=constraints-gpu.txt)
+	$(PYTHON) -m pip install -c $(LOCK) -e ".[dev]"
 
 test: ## Run the default tests
 	$(PYTHON) -m pytest
@@ -23,7 +24,7 @@ test-slow: ## Run the slow tests only
 	$(PYTHON) -m pytest -m slow
 
 browser: ## Install what the browser tests of the demo need (Debian, Ubuntu; other systems: any Chromium)
-	$(PYTHON) -m pip install -c constraints-cpu.txt -e ".[dev,demo]" "playwright>=1.50"
+	$(PYTHON) -m pip install -c $(LOCK) -e ".[dev,demo]" "playwright>=1.50"
 	command -v chromium || (apt-get update && apt-get install -y --no-install-recommends chromium)
 
 test-browser: ## Run the demo in a headless Chromium; screenshots go to runs/screenshots
@@ -69,5 +70,12 @@ judges: ## Let the tests of transformers and PEFT, and a linter, judge our model
 	$(PYTHON) -m pip install --quiet -e ".[judges]"
 	$(PYTHON) tests/judges/run.py
 
-ci: ## Install from scratch by the README's command, lint, test
+ci: ## Install from scratch by the README's command, lint, test; the lowest and the newest releases too
 	.ci/run
+
+lock: ## Write constraints-cpu.txt, constraints-gpu.txt and constraints-lowest.txt anew, from setup.py's ranges
+	$(PYTHON) -m pip install --quiet "uv>=0.9"
+	PYTHON=$(PYTHON) .ci/lock
+
+canary: ## Test with the newest releases of everything, past setup.py's caps (KEEP='torch==2.13.0' holds some back)
+	.ci/canary

@@ -8,6 +8,7 @@ transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForImageTextToT
 
 from importlib import import_module
 
+from ._versions import check_installed, missing
 from .modeling_unif2ace.auto_unif2ace import register_when_needed
 from .pipelines import hooks
 
@@ -43,7 +44,10 @@ __all__ = ["__version__", *_MODULE_OF]
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; see {__name__}.__all__ for its names")
-    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    try:
+        value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(missing(error, "train") or str(error), name=error.name) from error
     globals()[name] = value  # the next access is a plain look-up
     return value
 
@@ -56,8 +60,8 @@ def _publisher():
     """The one way to the Hub, for whoever is asked to publish."""
     try:
         from .hub_card.publish import publish
-    except ImportError as error:
-        raise OSError(f'publishing needs {error.name}: pip install ".[train]"') from error
+    except ModuleNotFoundError as error:
+        raise OSError(missing(error, "train") or str(error)) from error
     return publish
 
 
@@ -75,6 +79,7 @@ def _pipeline_code() -> dict[str, bytes]:
     return diffusers_code()
 
 
+check_installed()
 hooks.set_publisher(_publisher)
 hooks.set_card_writer(_card_writer)
 hooks.set_code(_pipeline_code)

@@ -1,4 +1,5 @@
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import setup
@@ -6,9 +7,10 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 
-# The version is read, not imported: importing the package needs torch, which may not be installed yet.
+# Both are read, not imported: importing the package needs torch, which may not be installed yet.
 INIT = (ROOT / "__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
+TESTED = runpy.run_path(str(ROOT / "_versions.py"))
 
 # The repository root is the package, so every package is named here: `find_packages` would miss the root
 # and pick up `tests` and `build`.
@@ -30,24 +32,34 @@ SUBPACKAGES = [
     "cli",
 ]
 
+
+def tested(*names: str) -> list[str]:
+    """Libraries whose range _versions.py states."""
+    return [TESTED["requirement"](name) for name in names]
+
+
+# Every floor here and in _versions.py is what constraints-lowest.txt holds and CI runs; tests/test_packaging.py
+# compares the two. `make lock` writes that file anew after a change.
 TRAIN = [
-    "datasets>=5.2,<6",  # streamed and stored training data
+    *tested("datasets"),  # streamed and stored training data
+    *tested("peft"),  # LoRA fine-tuning
+    *tested("trl"),  # preference and supervised tuning of the understanding side
     "evaluate>=0.4.6,<0.5",  # the metrics' common interface
-    "jinja2>=3.1",  # model cards from templates
     "matplotlib>=3.10,<4",  # plots of a run, loss curves on model cards
     "openai>=1.60,<4",  # judges behind any server of that protocol, and the client that the HTTP service is made for
-    "peft>=0.21,<1",  # LoRA fine-tuning
-    "pyyaml>=6",  # training configurations
+    "pyarrow>=24",  # tables of painted and prepared faces
+    "pyyaml>=6.0.1,<7",  # training configurations
     "resvg-py>=0.5,<0.6",  # draws the painted faces; pinned, since its pixels are the data
-    "tensorboard>=2.19",  # training curves
+    "tensorboard>=2.19,<3",  # training curves
     "torchmetrics>=1.8,<2",  # Fréchet distance; its base needs no torchvision, and its [image] extra must not be used
-    "trl>=1.16,<2",  # preference and supervised tuning of the understanding side
 ]
 DATA = [
-    "datasets>=5.2,<6",  # dataset builders
+    *tested("datasets"),  # dataset builders
+    "fsspec>=2023.5",  # pictures in repositories that are streamed
     "imagehash>=4.3",  # near-duplicates by perceptual hash
     "openai>=1.60,<4",  # captions by models behind an OpenAI-compatible endpoint
     "pyarrow>=24",  # parquet files
+    "pyyaml>=6.0.1,<7",  # what describes a source of faces
     "resvg-py>=0.5,<0.6",  # draws the painted faces
 ]
 CONVERT = [
@@ -59,12 +71,14 @@ ALIGN = [
     "uniface>=4,<5",  # landmarks of faces, for encoders that want them aligned
 ]
 DEMO = [
-    "gradio>=6.10,<7",  # the web page of the demo
-    "peft>=0.21,<1",  # adapters to compare
+    *tested("peft"),  # adapters to compare
+    "gradio>=6.29.1,<7",  # the web page of the demo
 ]
 SERVE = [
-    "fastapi>=0.115,<1",  # the HTTP interface
+    "fastapi>=0.133,<1",  # the HTTP interface
     "prometheus-client>=0.21,<1",  # /metrics
+    "pydantic>=2.10,<3",  # what requests must look like
+    "starlette>=1.0.1,<2",  # middleware: sizes, metrics
     "uvicorn>=0.34,<1",  # the HTTP server
 ]
 QUANTIZATION = [
@@ -77,12 +91,14 @@ DEV = [
     *TRAIN,
     *DATA,
     *CONVERT,
-    "hypothesis>=6.140",  # property-based tests of hostile input
     *SERVE,
+    "hypothesis>=6.140",  # property-based tests of hostile input
+    "packaging>=24",  # the tests read requirements
     "pytest>=8.4",  # runs the tests
     "ruff>=0.12",  # lint and format
     "scikit-image>=0.26",  # has a portrait in the public domain, for the tests of cropping
     "scipy>=1.15",  # an independent matrix square root to check the Fréchet distance with
+    "setuptools>=77.0.3",  # the tests read setup.py
 ]
 
 JUDGES = [
@@ -99,7 +115,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     package_dir={"unif2ace": "."},
     packages=["unif2ace", *(f"unif2ace.{name}" for name in SUBPACKAGES)],
     package_data={
@@ -109,18 +125,7 @@ setup(
     },
     entry_points={"console_scripts": ["unif2ace=unif2ace.cli:main"]},
     # No torchvision, here or in an extra: a build that does not match torch breaks the import of transformers.
-    install_requires=[
-        "accelerate>=1.12,<2",
-        "diffusers>=0.42,<0.43",
-        "huggingface_hub>=2.4,<3",
-        "numpy>=2",
-        "pillow>=11",
-        "safetensors>=0.8",
-        "tokenizers>=0.23.1,<0.24",
-        "torch>=2.9,<3",
-        "tqdm>=4.67",
-        "transformers>=5.23,<6",
-    ],
+    install_requires=tested(*TESTED["BASE"]),
     extras_require={
         "train": TRAIN,
         "data": DATA,
@@ -136,6 +141,9 @@ setup(
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

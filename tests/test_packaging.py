@@ -1,0 +1,146 @@
+"""Requirements: ranges were run, constraints files hold all packages, nothing undeclared is imported."""
+
+import ast
+import os
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from requirements import REPOSITORY, declared, pinned, pins
+
+import unif2ace
+from unif2ace import _versions
+
+
+PYTHONS = ("3.11", "3.12", "3.13")
+PACKAGE = Path(unif2ace.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def requirements():
+    """Every requirement of the package and its extras."""
+    return [requirement for group in declared().values() for requirement in group]
+
+
+def ends(requirement):
+    """The floor and the cap of a requirement; the pin is both."""
+    found = {specifier.operator: Version(specifier.version) for specifier in requirement.specifier}
+    return found.get(">=", found.get("==")), found.get("<", found.get("=="))
+
+
+def test_every_floor_is_run(requirements):
+    lowest = pinned("constraints-lowest.txt", "3.11")
+    assert requirements
+    for requirement in requirements:
+        assert ends(requirement)[0] == Version(lowest[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("name", ["constraints-cpu.txt", "constraints-gpu.txt"])
+def test_the_lock_holds_every_requirement_at_its_newest(requirements, name, python):
+    lock = pinned(name, python)
+    for requirement in requirements:
+        assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
+    for library, stated in (_versions.BASE | _versions.OPTIONAL).items():
+        release, cap = Version(lock[canonicalize_name(library)]), Version(stated.partition("<")[2])
+        # capped at a minor release: it is the one after that of the lock
+        assert cap.minor == 0 or (cap.major, cap.minor) == (release.major, release.minor + 1), library
+
+
+def test_the_locks_differ_in_torch_only():
+    cpu, gpu = (set(map(str, pins(f"constraints-{kind}.txt"))) for kind in ("cpu", "gpu"))
+    assert cpu < gpu
+    assert all(line.startswith(("cuda-", "nvidia-", "triton")) for line in gpu - cpu)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "lowest"])
+def test_constraints_are_pins_and_nothing_else(kind):
+    text = (REPOSITORY / f"constraints-{kind}.txt").read_text(encoding="utf-8")
+    assert "://" not in text and "--" not in text and " @ " not in text
+    assert all(len(pin.specifier) == 1 for pin in pins(f"constraints-{kind}.txt"))
+
+
+def imports(folder):
+    """The top-level modules that the files of a folder import, each with a file that does."""
+    for file in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
+                "import_module",
+                "find_spec",
+            ):
+                names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            else:
+                continue
+            for name in names:
+                if not name.startswith("."):
+                    yield name.partition(".")[0], file
+
+
+# Used if they are there, and asked for by name where they are missing; no extra brings them.
+ASKED_FOR = {"insightface", "torch_fidelity", "spaces"}
+
+
+def test_what_is_imported_is_declared():
+    known = {canonicalize_name(item.name) for group in declared().values() for item in group}
+    distributions = packages_distributions()
+    for name in ("modeling_unif2ace", "pipelines", "training", "hub_card", "benchmarks", "examples"):
+        for module, file in imports(PACKAGE / name):
+            if module in sys.stdlib_module_names or module in ASKED_FOR or module == "unif2ace":
+                continue
+            if (file.parent / f"{module}.py").is_file():  # benchmarks import each other
+                continue
+            owners = {canonicalize_name(owner) for owner in distributions.get(module, [module])}
+            assert owners & known, f"{file} imports {module}, which setup.py does not ask for"
+
+
+def run(code, *paths):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*paths, PACKAGE.parent]))}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def pretend(folder, library, release):
+    """Make a folder that, put before the others, says that a library is installed in another release."""
+    metadata = folder / f"{library}-{release}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: {release}\n")
+    return folder
+
+
+IMPORT = "import unif2ace"
+
+
+def test_a_library_below_its_floor_is_refused_before_anything_else_fails(tmp_path):
+    result = run(IMPORT, pretend(tmp_path, "transformers", "5.22.1"))
+    assert result.returncode == 1
+    command = f'pip install "transformers{_versions.BASE["transformers"]}"'
+    assert result.stderr.splitlines()[-1].endswith(f"does not run with transformers 5.22.1: {command}")
+
+
+def test_a_library_above_its_cap_gives_one_warning(tmp_path):
+    result = run(IMPORT, pretend(tmp_path, "transformers", "6.0.0.dev0"), pretend(tmp_path / "2", "trl", "3.0"))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("UserWarning") == 1
+    assert "was not tested with transformers 6.0.0.dev0, trl 3.0; if something fails: pip install" in result.stderr
+
+
+def test_an_old_library_of_an_extra_stops_nothing(tmp_path):
+    result = run(IMPORT, pretend(tmp_path, "trl", "0.1"))
+    assert result.returncode == 0 and "trl" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "place"),
+    [("5.22.9", -1), ("5.23", 0), ("5.23.0+cpu", 0), ("5.24.7", 0), ("5.25.0.dev0", 1), ("5.25", 1), ("6", 1)],
+)
+def test_where_a_release_is(tmp_path, monkeypatch, installed, place):
+    monkeypatch.setattr(_versions, "BASE", {"some_library": ">=5.23,<5.25"})
+    monkeypatch.syspath_prepend(pretend(tmp_path, "some_library", installed))
+    assert _versions._place.__wrapped__("some_library") == place
