@@ -55,7 +55,7 @@ TRAIN = [
 ]
 DATA = [
     *tested("datasets"),  # dataset builders
-    "fsspec>=2023.5",  # pictures in repositories that are streamed
+    "fsspec>=2024.12",  # pictures in repositories that are streamed
     "imagehash>=4.3",  # near-duplicates by perceptual hash
     "openai>=1.60,<4",  # captions by models behind an OpenAI-compatible endpoint
     "pyarrow>=24",  # parquet files
