@@ -1,5 +1,6 @@
 """
-The releases that this package was tested with, at both ends: the one place that states them.
+The releases that this package was tested with, at both ends: the one place that states them; and what says that
+something is not installed.
 
 `setup.py` takes its requirements from `BASE` and `OPTIONAL`, what is published on the Hub repeats them, and importing
 the package compares them with what is installed. docs/versions.md says how they are moved. Standard library only:
@@ -9,7 +10,10 @@ the package compares them with what is installed. docs/versions.md says how they
 import re
 import warnings
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import ModuleType
 
 
 # Floors are run by CI with constraints-lowest.txt. Libraries that change what we stand on in minor releases are capped
@@ -63,6 +67,42 @@ def newer_hint() -> str:
     if not too_new:
         return ""
     return f"unif2ace was not tested with {_listed(too_new)}; if something fails: {_command(too_new)}"
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """
+    Import what an extra of this package brings.
+
+    Args:
+        module (`str`): Its name, `"matplotlib.figure"`.
+        extra (`str`): The extra of setup.py that has it.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed; the message has the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(missing(error, extra) or str(error), name=error.name) from error
+
+
+def missing(error: ModuleNotFoundError, extra: str | None) -> str | None:
+    """
+    What to do about a module that was not found, in a sentence.
+
+    Args:
+        error (`ModuleNotFoundError`): What Python said, or `need`, or code that has words of its own.
+        extra (`str`, *optional*): The extra that the work at hand needs.
+
+    Returns:
+        `str`: The sentence; `None` if nothing has to be installed: a library is there and lacks a part.
+    """
+    if "pip install" in str(error):
+        return str(error)
+    library = (error.name or "").partition(".")[0]
+    if extra is None or not library or find_spec(library) is not None:
+        return None
+    return f'{library} is not installed: pip install "unif2ace[{extra}]"'
 
 
 @cache

@@ -81,9 +81,6 @@ SERVE = [
     "starlette>=1.0.1,<2",  # middleware: sizes, metrics
     "uvicorn>=0.34,<1",  # the HTTP server
 ]
-QUANTIZATION = [
-    "torchao>=0.17,<1",  # 8-bit integers; only on request, its import is slow and talkative
-]
 RAY = [
     "ray[data]>=2.44,<3",  # lists of prompts on many machines
 ]
@@ -131,7 +128,6 @@ setup(
         "data": DATA,
         "demo": DEMO,
         "serve": SERVE,
-        "quantization": QUANTIZATION,
         "ray": RAY,
         "convert": CONVERT,
         "align": ALIGN,

@@ -3,7 +3,6 @@
 import argparse
 import os
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from .common import add_model_arguments, load_pipeline
@@ -33,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace):
     """Show the page until interrupted."""
-    if find_spec("gradio") is None:
-        raise ValueError('gradio is not installed: pip install "unif2ace[demo]"')
     adapters = dict(_adapter(text) for text in arguments.adapter)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with tempfile.TemporaryDirectory(prefix="unif2ace-demo-") as folder:

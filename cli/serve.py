@@ -4,7 +4,6 @@ import argparse
 import ipaddress
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from .common import add_model_arguments, load_pipeline, positive_int
@@ -56,9 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace):
     """Serve until interrupted."""
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f'{", ".join(missing)} is not installed: pip install "unif2ace[serve]"')
     import uvicorn
 
     from ..pipelines.serving.app import ServiceLimits, create_app

@@ -18,7 +18,7 @@ from .remote_code import PACKAGE
 
 SPACE = Path(__file__).parent / "space"
 # what of the package runs; a checkout has more at its root
-_PARTS = ("__init__.py", "cli/__init__.py", "LICENSE", "modeling_unif2ace", "pipelines", "training", "hub_card")
+_PARTS = ("__init__.py", "_versions.py", "LICENSE", "cli", "modeling_unif2ace", "pipelines", "training", "hub_card")
 
 
 def make_space(out: str | os.PathLike, overwrite: bool = False) -> Path:

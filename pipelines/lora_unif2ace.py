@@ -55,7 +55,7 @@ class UniF2aceLoraMixin:
             ValueError: if the name is taken, adapters are fused, or the adapter is made for another model.
         """
         if not is_peft_available():
-            raise ImportError("adapters need PEFT: pip install peft")
+            raise ModuleNotFoundError("adapters need PEFT: pip install peft", name="peft")
         self._refuse_fused("load_lora_weights")
         loaded = self.get_list_adapters()
         if adapter_name is None:

@@ -129,7 +129,8 @@ def test_unknown_configurations_are_listed(capsys):
 
 
 def test_plots_need_matplotlib_and_say_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install"):
         plot_losses([{"step": 1, "mask_loss": 2.0}])
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .._versions import need
+
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -64,13 +66,10 @@ class ChatEndpoint:
     ):
         if not url or not model:
             raise ValueError(f"url={url!r} and model={model!r}, expected the server's base and the model's name")
-        try:
-            from openai import OpenAI
-        except ImportError as error:
-            raise ImportError("asking a chat server needs the openai client: pip install 'unif2ace[train]'") from error
+        openai = need("openai", "train")
         self.url, self.model = url, model
         self.temperature, self.max_tokens = temperature, max_tokens
-        self.client = OpenAI(
+        self.client = openai.OpenAI(
             base_url=url,
             # servers at home want no key, but the client insists on one
             api_key=api_key or os.environ.get(KEY_VARIABLE) or "none",

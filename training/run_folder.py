@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from .._versions import need
 from ..modeling_unif2ace.pictures_unif2ace import load_image
 from ..pipelines.files import write_json, write_text
 
@@ -108,11 +109,8 @@ def read_lines(path: str | Path) -> list[dict]:
 
 
 def _figure(columns: int, width: float, height: float):
-    try:
-        from matplotlib.figure import Figure  # not pyplot: no global state, no window system
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'unif2ace[train]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    # not pyplot: no global state, no window system
+    figure = need("matplotlib.figure", "train").Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 

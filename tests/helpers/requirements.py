@@ -1,6 +1,7 @@
 """What setup.py asks for and what the constraints files hold."""
 
 import runpy
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,28 @@ def pinned(name: str, python: str) -> dict[str, str]:
             assert specifier.operator == "==", f"{name} does not pin {pin.name}"
             found[canonicalize_name(pin.name)] = specifier.version
     return found
+
+
+def modules_not_in(*extras: str) -> set[str]:
+    """The installed modules that would not be there if only the package and some of its extras had been installed."""
+    groups, wanted = declared(), set()
+    todo = [requirement for group in ("base", *extras) for requirement in groups[group]]
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        key = (name, *sorted(requirement.extras))
+        if key in wanted:
+            continue
+        wanted.add(key)
+        try:
+            further = [Requirement(text) for text in requires(name) or ()]
+        except PackageNotFoundError:  # for another platform
+            continue
+        environments = [{"extra": extra} for extra in requirement.extras or ("",)]
+        todo += [item for item in further if item.marker is None or any(map(item.marker.evaluate, environments))]
+    names = {name for name, *_ in wanted} | {"unif2ace", "setuptools"}
+    return {
+        module
+        for module, owners in packages_distributions().items()
+        if not names & {canonicalize_name(owner) for owner in owners}
+    }

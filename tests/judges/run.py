@@ -6,10 +6,10 @@ Lets tests that others wrote judge our model: transformers' model and processor 
     python tests/judges/run.py model processor  # some of them
     python tests/judges/run.py --write docs/judges.md  # the table goes there too
 
-The tests are taken from the source distributions of the installed releases and never copied into this repository. A judge
-objects if a test fails, if one is skipped for a reason that `accepted.json` does not know, or if fewer tests ran than
-are noted there: the list of skips cannot grow silently, nor the list of tests shrink. A finding of the linter needs a
-waiver there.
+The tests are taken from the source distributions of the installed releases and never copied into this repository. A
+judge objects if a test fails, if one is skipped for a reason that `accepted.json` does not know, or if fewer tests ran
+than are noted there: the list of skips cannot grow silently, nor the list of tests shrink. A finding of the linter
+needs a waiver there.
 """
 
 import argparse

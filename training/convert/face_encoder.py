@@ -9,13 +9,13 @@ bias goes into a BatchNorm that does nothing else, so that the model needs no se
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from torch import nn
 
+from ..._versions import need
 from ...modeling_unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig
 from ...pipelines.files import check_new, new_folder, write_text
 
@@ -28,7 +28,6 @@ TOLERANCE = 1e-4
 _INSIGHTFACE_NAMES = ("glintr", "glint360k", "w600k", "ms1mv3", "antelope", "buffalo")
 
 _PASSED_OVER = ("Identity", "Dropout", "Cast")
-_EXTRA = "pip install 'unif2ace[convert]'"
 
 
 @dataclass
@@ -64,7 +63,7 @@ class _Graph:
     """An ONNX graph, walked from outputs to inputs."""
 
     def __init__(self, path: Path):
-        onnx = _import("onnx")
+        onnx = need("onnx", "convert")
         try:
             model = onnx.load(path)
         except FileNotFoundError:
@@ -156,13 +155,6 @@ class _Graph:
         """A PReLU's slopes, and the tensor before it."""
         node = self.expect(tensor, "PRelu")
         return self.constant(node.input[1]).reshape(-1), node.input[0]
-
-
-def _import(name: str) -> Any:
-    try:
-        return __import__(name, fromlist=["_"])
-    except ImportError as error:
-        raise ValueError(f"reading ONNX files needs the package {name}: {_EXTRA}") from error
 
 
 def read_iresnet(path: str | os.PathLike) -> _IResNet:
@@ -325,7 +317,7 @@ def compare_with_onnxruntime(
         scale (`float`): 1 if the file takes pixels in [-1, 1], else it takes them from 0 to 255.
         seed (`int`, *optional*, defaults to 0): Seed of the pictures.
     """
-    runtime = _import("onnxruntime")
+    runtime = need("onnxruntime", "convert")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     try:

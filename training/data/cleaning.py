@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..._versions import need
 from .records import FaceRecord, FolderWriter
 from .sources import FaceStream
 
@@ -94,10 +95,7 @@ def same_picture(first: np.ndarray, second: np.ndarray) -> bool:
 
 def perceptual_hash(image: Image.Image) -> int:
     """The perceptual hash of a picture, 256 bits: near for pictures that look alike."""
-    try:
-        import imagehash
-    except ImportError as error:
-        raise ImportError("finding duplicates needs imagehash: pip install 'unif2ace[data]'") from error
+    imagehash = need("imagehash", "data")
     return int(str(imagehash.phash(image, hash_size=_HASH_SIDE)), 16)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..._versions import need
 from ...modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
 from ...pipelines.files import read_json
 from .records import FolderWriter
@@ -59,12 +60,9 @@ class UnifaceFinder:
 
     def __init__(self, threshold: float = 0.5, detector=None):
         if detector is None:
+            uniface = need("uniface.detection", "align")
             try:
-                from uniface.detection import SCRFD
-            except ImportError as error:
-                raise ValueError("the detector needs uniface: pip install 'unif2ace[align]'") from error
-            try:
-                detector = SCRFD(confidence_threshold=threshold)
+                detector = uniface.SCRFD(confidence_threshold=threshold)
             except Exception as error:  # the download fails in as many ways as networks do
                 raise ValueError(
                     f"uniface has no weights of its detector ({error}): run it once where there is a network, or give "
