@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from requirements import REPOSITORY, declared, pinned, pins
+from PIL import Image
+from requirements import REPOSITORY, declared, modules_not_in, pinned, pins
 
 import unif2ace
 from unif2ace import _versions
@@ -74,7 +76,7 @@ def imports(folder):
                 names = [node.module]
             elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
                 "import_module",
-                "find_spec",
+                "need",
             ):
                 names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
             else:
@@ -91,8 +93,8 @@ ASKED_FOR = {"insightface", "torch_fidelity", "spaces"}
 def test_what_is_imported_is_declared():
     known = {canonicalize_name(item.name) for group in declared().values() for item in group}
     distributions = packages_distributions()
-    for name in ("modeling_unif2ace", "pipelines", "training", "hub_card", "benchmarks", "examples"):
-        for module, file in imports(PACKAGE / name):
+    for name in ("modeling_unif2ace", "pipelines", "training", "hub_card", "cli", "benchmarks", "examples"):
+        for module, file in imports(REPOSITORY / name):
             if module in sys.stdlib_module_names or module in ASKED_FOR or module == "unif2ace":
                 continue
             if (file.parent / f"{module}.py").is_file():  # benchmarks import each other
@@ -144,3 +146,82 @@ def test_where_a_release_is(tmp_path, monkeypatch, installed, place):
     monkeypatch.setattr(_versions, "BASE", {"some_library": ">=5.23,<5.25"})
     monkeypatch.syspath_prepend(pretend(tmp_path, "some_library", installed))
     assert _versions._place.__wrapped__("some_library") == place
+
+
+# Runs a command as if only some extras had been installed.
+AS_INSTALLED = """
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {blocked!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+from unif2ace.cli import main
+codes = []
+for arguments in {commands!r}:
+    print(*arguments, file=sys.stderr)
+    codes.append(main(arguments))
+print(codes)
+"""
+
+
+def run_commands(commands, *extras):
+    """The exit code of each command and the last line that it printed to stderr."""
+    code = AS_INSTALLED.format(blocked=modules_not_in(*extras), commands=commands)
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    lines = result.stderr.splitlines()
+    starts = [lines.index(" ".join(arguments)) for arguments in commands]
+    return ast.literal_eval(result.stdout.splitlines()[-1]), [lines[after - 1] for after in [*starts[1:], len(lines)]]
+
+
+def test_without_extras_each_command_says_which_it_needs(checkpoint, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "face.png")
+    (tmp_path / "face.onnx").write_bytes(b"")
+    face, data = str(tmp_path / "face.png"), str(tmp_path)
+    wanted = {
+        "train": ["train", "--config", "unif2ace-faces", "--output", str(tmp_path / "run")],
+        "finetune": ["finetune", "--data", data, "--output", str(tmp_path / "lora")],
+        "evaluate": ["evaluate", checkpoint, "--suite", "painted"],
+        "data": ["data", "inspect", data],
+        "convert": ["convert", "face-encoder", str(tmp_path / "face.onnx"), str(tmp_path / "encoder")],
+        "serve": ["serve", "--model", checkpoint],
+        "demo": ["demo", "--model", checkpoint],
+    }
+    extra_of = {name: name for name in wanted} | dict.fromkeys(["train", "finetune", "evaluate"], "train")
+    codes, lines = run_commands(list(wanted.values()))
+    assert codes == [2] * len(wanted)
+    for name, line in zip(wanted, lines, strict=True):
+        assert re.fullmatch(
+            rf'unif2ace {name}: error: \w+ is not installed: pip install "unif2ace\[{extra_of[name]}\]"', line
+        )
+    model = ["--model", checkpoint]
+    codes, _ = run_commands(
+        [
+            ["generate", "a man", "--steps", "2", "--seed", "1", "-o", str(tmp_path / "new.png"), *model],
+            ["describe", face, "--max-new-tokens", "2", *model],
+            ["ask", face, "a man", "--max-new-tokens", "2", *model],
+            ["edit", face, "a man", "--region", "mouth", "-o", str(tmp_path / "edited.png"), *model],
+            ["verify", str(tmp_path / "new.png")],
+        ]
+    )
+    assert codes == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("extra", "commands"),
+    [
+        ("train", [["train", "--help"], ["finetune", "--help"], ["evaluate", "--help"], ["publish", "--help"]]),
+        ("data", [["data", "inspect", "FOLDER"], ["data", "clean", "FOLDER", "-o", "OUT"]]),
+    ],
+)
+def test_an_extra_is_enough_for_its_commands(tmp_path, extra, commands):
+    (tmp_path / "faces").mkdir()
+    for color in ("red", "tan"):
+        Image.new("RGB", (64, 64), color).save(tmp_path / "faces" / f"{color}.png")
+    places = {"FOLDER": str(tmp_path / "faces"), "OUT": str(tmp_path / "out")}
+    codes, lines = run_commands([[places.get(word, word) for word in command] for command in commands], extra)
+    assert codes == [0] * len(commands), lines
