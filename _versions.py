@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 
+PYTHON = ">=3.11,<3.14"
 # Floors are run by CI with constraints-lowest.txt. Libraries that change what we stand on in minor releases are capped
 # at the newest minor release that CI has run, the others at their next major release.
 BASE = {

@@ -112,7 +112,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.11,<3.14",
+    python_requires=TESTED["PYTHON"],
     package_dir={"unif2ace": "."},
     packages=["unif2ace", *(f"unif2ace.{name}" for name in SUBPACKAGES)],
     package_data={

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from .._versions import PYTHON, requirement
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, load_image
 from ..pipelines.files import write_text
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
@@ -231,6 +232,10 @@ class Card:
             bundled=self.base_model == BUNDLED_NAME,
             other=other,
             prompt=next(iter(self.run.prompts), None) or self.run.trigger or PLAIN_PROMPT,
+            tested=[
+                f"Python {PYTHON}",
+                *(requirement(name) for name in dict.fromkeys(("torch", "transformers", _LIBRARIES[layout]))),
+            ],
         )
         if self.written is None:
             body = self._body(layout, repo_id, sample_picture)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from .._versions import BASE, requirement
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
 from ..pipelines.loading_unif2ace import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BUNDLED_NAME, MODEL_TYPE, CheckpointFolders
 from ..training.disclosure import public_config
@@ -77,14 +78,22 @@ def repository_files(checkpoint: Checkpoint, layout: str, base_model: str | None
         `dict[str, Path | bytes]`: a file on disk, or its content, by its path in the repository.
     """
     if layout == ADAPTER:
-        return _adapter(checkpoint, base_model)
-    files = _transformers(checkpoint) if layout == "transformers" else _diffusers(checkpoint)
+        files = _adapter(checkpoint, base_model)
+    else:
+        files = _transformers(checkpoint) if layout == "transformers" else _diffusers(checkpoint)
     for name in LICENCE_FILES:
         if (checkpoint.root / name).is_file():
             files[name] = checkpoint.root / name
-    # code is always under the package's licence; a model that brings its own keeps that one's name
-    files["LICENSE" if "LICENSE" not in files else "LICENSE.code"] = PACKAGE / "LICENSE"
+    if layout != ADAPTER:  # code is under the package's licence; a model that brings its own keeps that one's name
+        files["LICENSE" if "LICENSE" not in files else "LICENSE.code"] = PACKAGE / "LICENSE"
+    files["requirements.txt"] = "".join(f"{line}\n" for line in requirements(layout)).encode()
     return dict(sorted(files.items()))
+
+
+def requirements(layout: str) -> list[str]:
+    """The tested ranges of what a repository needs to run: `["accelerate>=1.12,<1.16", ...]`."""
+    names = set(BASE) - {"diffusers"} | {"diffusers": {"diffusers"}, ADAPTER: {"peft"}}.get(layout, set())
+    return [requirement(name) for name in sorted(names)]
 
 
 def _transformers(checkpoint: Checkpoint) -> dict[str, Content]:
@@ -119,7 +128,7 @@ def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
     config = public_config(checkpoint.config) | {"base_model_name_or_path": base}
     files: dict[str, Content] = {"adapter_config.json": to_json(config)}
     files[ADAPTER_FILES[1]] = _bare_weights(checkpoint.root / ADAPTER_FILES[1])
-    for name in (*PROCESSOR_FILES, *LICENCE_FILES):
+    for name in PROCESSOR_FILES:
         if (checkpoint.root / name).is_file():
             files[name] = checkpoint.root / name
     return files

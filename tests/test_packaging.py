@@ -87,7 +87,7 @@ def imports(folder):
 
 
 # Used if they are there, and asked for by name where they are missing; no extra brings them.
-ASKED_FOR = {"insightface", "torch_fidelity", "spaces"}
+ASKED_FOR = {"insightface", "torch_fidelity", "torchao", "spaces"}
 
 
 def test_what_is_imported_is_declared():

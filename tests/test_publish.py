@@ -15,6 +15,7 @@ from PIL import Image
 from tiny_checkpoint import save_tiny_checkpoint
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline
+from unif2ace._versions import BASE, PYTHON, requirement
 from unif2ace.cli import main
 from unif2ace.hub_card.publish import MANIFEST, publish, readable
 from unif2ace.hub_card.remote_code import PACKAGE, flat_code, single_file
@@ -231,6 +232,16 @@ def test_licences_of_converted_parts_are_named(hub, tmp_path):
     assert card.data.license == "other" and card.data.to_dict()["license_link"] == "LICENSE"
     assert "| weights of the face encoder | non-commercial research (InsightFace) |" in card.text
     assert files["LICENSE"] == b"terms of the weights" and b"Apache License" in files["LICENSE.code"]
+
+
+def test_card_and_requirements_state_the_tested_range(hub, model):
+    for published in publish(model, "tester/faces", license="mit", token=TOKEN, **QUIET):
+        files = hub.files(published.repo_id)
+        names = [name for name in sorted(BASE) if name != "diffusers" or published.layout == name]
+        assert files["requirements.txt"].decode().splitlines() == [requirement(name) for name in names]
+        card = files["README.md"].decode()
+        assert f"Tested with Python {PYTHON}, {requirement('torch')}, {requirement('transformers')}" in card
+        assert requirement(published.layout) in card
 
 
 def test_adapters_are_peft_repositories(hub, tmp_path, model):
