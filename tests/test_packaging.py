@@ -187,7 +187,14 @@ def test_without_extras_each_command_says_which_it_needs(checkpoint, tmp_path):
         "finetune": ["finetune", "--data", data, "--output", str(tmp_path / "lora")],
         "evaluate": ["evaluate", checkpoint, "--suite", "painted"],
         "data": ["data", "inspect", data],
-        "convert": ["convert", "face-encoder", str(tmp_path / "face.onnx"), str(tmp_path / "encoder")],
+        "convert": [
+            "convert",
+            "face-encoder",
+            str(tmp_path / "face.onnx"),
+            str(tmp_path / "encoder"),
+            "--license",
+            "mit",
+        ],
         "serve": ["serve", "--model", checkpoint],
         "demo": ["demo", "--model", checkpoint],
     }
