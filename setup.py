@@ -56,7 +56,7 @@ TRAIN = [
 DATA = [
     *tested("datasets"),  # dataset builders
     "fsspec>=2024.12",  # pictures in repositories that are streamed
-    "imagehash>=4.3",  # near-duplicates by perceptual hash
+    "imagehash>=4.3.2",  # near-duplicates by perceptual hash
     "openai>=1.60,<4",  # captions by models behind an OpenAI-compatible endpoint
     "pyarrow>=24",  # parquet files
     "pyyaml>=6.0.1,<7",  # what describes a source of faces
