@@ -7,7 +7,8 @@ from pathlib import Path
 
 EXAMPLES = """\
 examples:
-  unif2ace convert showo showlab/show-o runs/unif2ace-from-showo --preset unif2ace-1.8b
+  unif2ace convert showo showlab/show-o runs/unif2ace-from-showo --preset unif2ace-1.8b \\
+      --clip openai/clip-vit-large-patch14-336 --face-encoder runs/face-encoder
   unif2ace convert showo showlab/show-o-512x512 runs/showo-512 --preset showo-512
   unif2ace convert to-showo runs/showo-512 runs/back-home
   unif2ace convert face-encoder glintr100.onnx runs/face-encoder
@@ -57,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="the text tokenizer's folder or Hub repository (default: what the checkpoint names, microsoft/phi-1_5)",
     )
     showo.add_argument("--clip", metavar="PATH", help="a CLIP model whose vision tower comes into the checkpoint")
+    showo.add_argument(
+        "--face-encoder",
+        metavar="PATH",
+        help="a face encoder that comes into the checkpoint: a folder that `convert face-encoder` made, a Hub "
+        "repository, or an ONNX file of InsightFace's",
+    )
     showo.add_argument("--max-text-length", type=_positive, default=128, help="text slots (default: %(default)s)")
     showo.add_argument("--num-routed-experts", type=_positive, metavar="N", help="routed experts of a group (8)")
     showo.add_argument("--top-k", type=_positive, metavar="K", help="routed experts that a token uses (2)")
@@ -141,6 +148,7 @@ def _showo(arguments: argparse.Namespace):
         magvit=arguments.magvit,
         text_model=arguments.text_model,
         clip=arguments.clip,
+        face_encoder=arguments.face_encoder,
         preset=preset,
         experts=experts,
         max_text_length=arguments.max_text_length,

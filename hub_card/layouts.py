@@ -129,8 +129,9 @@ def _adapter(checkpoint: Checkpoint, base: str | None) -> dict[str, Content]:
     files: dict[str, Content] = {"adapter_config.json": to_json(config)}
     files[ADAPTER_FILES[1]] = _bare_weights(checkpoint.root / ADAPTER_FILES[1])
     for name in PROCESSOR_FILES:
-        if (checkpoint.root / name).is_file():
-            files[name] = checkpoint.root / name
+        path = checkpoint.root / name
+        if path.is_file():
+            files[name] = to_json(public_config(read_json(path))) if name.endswith("_config.json") else path
     return files
 
 

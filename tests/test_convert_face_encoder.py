@@ -6,9 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from local_hub import TOKEN
 from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, cli
+from unif2ace.hub_card.publish import publish
 from unif2ace.modeling_unif2ace import (
     UniF2aceFaceEncoder,
     UniF2aceFaceEncoderConfig,
@@ -18,6 +21,7 @@ from unif2ace.modeling_unif2ace import (
 from unif2ace.modeling_unif2ace.face_alignment_unif2ace import align_largest_face
 from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE
 from unif2ace.training.convert.face_encoder import convert_face_encoder, make_config, read_iresnet
+from unif2ace.training.convert.showo import convert_showo
 from unif2ace.training.data.collator import UniF2aceCollator
 
 
@@ -367,3 +371,68 @@ def test_a_converted_encoder_serves_a_model(file, tmp_path):
     model.model.set_face_encoder(UniF2aceFaceEncoder.from_pretrained(tmp_path / "encoder"))
     assert model.model.encode_face(torch.zeros(2, 3, 16, 16)).shape == (2, 12)
     shutil.rmtree(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("form", ["folder", "onnx"])
+def test_show_o_with_both_encoders_makes_all_kinds_of_experts(form, file, showo_sources, tmp_path, hub):
+    """The road to the paper's model at small size: Show-o, CLIP and a face encoder, published and loaded again."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    clip = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=16, patch_size=8))
+    clip.save_pretrained(tmp_path / "clip")
+    face = file
+    if form == "folder":
+        convert_face_encoder(file, tmp_path / "face", "apache-2.0")
+        face = tmp_path / "face"
+    arguments = ["convert", "showo", str(showo_sources["source"]), str(tmp_path / "model")]
+    arguments += ["--magvit", str(showo_sources["magvit"]), "--text-model", str(showo_sources["text_model"])]
+    arguments += ["--clip", str(tmp_path / "clip"), "--face-encoder", str(face), "--max-text-length", "16"]
+    assert cli.main(arguments) == 0
+
+    pipe = UniF2acePipeline.from_pretrained(tmp_path / "model")
+    model, expected = pipe.transformer, randomised()
+    licence = "apache-2.0" if form == "folder" else "non-commercial research"
+    assert licence in model.config.face_config.weights_license
+    assert licence in (tmp_path / "model" / "README.md").read_text()
+    text = model.config.text_config
+    kinds = {*text.t2i_sequence_experts, *text.mmu_sequence_experts}
+    assert kinds == {"copy", "zero", "noise", "clip", "face"}
+    assert set(model.model.resamplers) == {"noise", "clip", "face"}
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    found = model.model.face_encoder(pixels).embeddings
+    torch.testing.assert_close(found, expected(pixels).embeddings, rtol=1e-3, atol=1e-3)
+    for name, tensor in clip.state_dict().items():
+        if not name.endswith("position_ids"):
+            assert torch.equal(model.model.vision_tower.state_dict()[name.removeprefix("vision_model.")], tensor), name
+
+    # as after training: the face expert is chosen, and another face changes the answer
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            names = layer.sequence_moe.expert_names[1]
+            layer.sequence_moe.router.bias[1] = torch.tensor([5.0 if name == "face" else 0.0 for name in names])
+            layer.sequence_moe.mixing["face"].zero_()
+    size = model.config.vq_config.resolution
+    inputs = pipe.processor(
+        images=Image.new("RGB", (size, size), "tan"), text="USER: \n<image>\nWho? ASSISTANT:", return_tensors="pt"
+    )
+    size = model.config.face_feature_size
+
+    def logits(model, seed):
+        face = torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            return model(**inputs, face_features=face, use_cache=False).logits[0, -1]
+
+    assert not torch.allclose(logits(model, 0), logits(model, 1))
+    pipe.save_pretrained(tmp_path / "trained")
+    publish(tmp_path / "trained", "tester/faces", license="mit", token=TOKEN, samples=0, report=lambda text: None)
+    again = UniF2acePipeline.from_pretrained("tester/faces").transformer
+    torch.testing.assert_close(logits(again, 0), logits(model, 0))
+    assert again.model.face_encoder is not None and again.model.vision_tower is not None
+
+
+def test_a_face_encoder_of_unknown_licence_is_not_taken_in(file, showo_sources, tmp_path):
+    with pytest.raises(ValueError, match="convert face-encoder .* FOLDER --license"):
+        convert_showo(destination=tmp_path / "x", face_encoder=file.rename(tmp_path / "mine.onnx"), **showo_sources)
+    with pytest.raises(ValueError, match="expected a converted face encoder"):
+        convert_showo(destination=tmp_path / "x", face_encoder=showo_sources["source"], **showo_sources)
+    assert not (tmp_path / "x").exists()

@@ -6,6 +6,7 @@ graph is walked backwards from its output, and every node must be what an IResNe
 bias goes into a BatchNorm that does nothing else, so that the model needs no second form.
 """
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 from ..._versions import need
 from ...modeling_unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig
 from ...pipelines.files import check_new, new_folder, write_text
+from ...pipelines.loading_unif2ace import fetch_folder
 
 
 INSIGHTFACE_LICENSE = "InsightFace model licence: non-commercial research purposes only"
@@ -391,6 +393,33 @@ def convert_face_encoder(
         encoder.save_pretrained(part)
         write_text(part / "README.md", _card(Path(source).name, Path(destination).name, config))
     return config, difference
+
+
+def load_face_encoder(source: str | os.PathLike) -> UniF2aceFaceEncoder:
+    """
+    A face encoder: a folder or a Hub repository of [`UniF2aceFaceEncoder`], or an ONNX file of InsightFace's.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if the ONNX file is broken, another network, or of unknown licence.
+    """
+    path = fetch_folder(source, ["config.json", "*.safetensors"])
+    if path.is_dir():
+        config = path / "config.json"
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+        if kind != UniF2aceFaceEncoderConfig.model_type:
+            raise ValueError(f"{source} holds a model of type {kind!r}, expected a converted face encoder")
+        return UniF2aceFaceEncoder.from_pretrained(path, dtype=torch.float32).eval()
+    weights_license = known_license(path)
+    if weights_license == UNKNOWN_LICENSE:
+        raise ValueError(
+            f"nothing says under which licence the weights in {source} are: make a folder of it first, with "
+            f"`unif2ace convert face-encoder {source} FOLDER --license ...`, and give that"
+        )
+    network = read_iresnet(path)
+    encoder = UniF2aceFaceEncoder(make_config(network, weights_license)).eval()
+    fill_encoder(encoder, network)
+    return encoder
 
 
 def _card(source: str, name: str, config: UniF2aceFaceEncoderConfig) -> str:

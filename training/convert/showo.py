@@ -14,9 +14,15 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import CLIPVisionConfig, GenerationConfig
 from transformers.models.clip import CLIPConfig
 
-from ...modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceProcessor
+from ...modeling_unif2ace import (
+    UniF2aceConfig,
+    UniF2aceFaceEncoderConfig,
+    UniF2aceForConditionalGeneration,
+    UniF2aceProcessor,
+)
 from ...pipelines.files import check_new, new_folder, write_json, write_text
 from ...pipelines.scheduling_unif2ace import UniF2aceScheduler
+from .face_encoder import load_face_encoder
 from .reader import CheckpointReader, check_finite, check_keys, fetch_weights
 from .showo_layout import (
     CODEBOOK_KEYS,
@@ -42,6 +48,7 @@ from .writer import Job, write_checkpoint
 DEFAULT_MAGVIT = "showlab/magvitv2"
 VQ_PREFIX = "model.vq_model."
 TOWER_PREFIX = "model.vision_tower."
+FACE_PREFIX = "model.face_encoder."
 MAX_NEW_TOKENS = 100  # as Show-o answers
 
 # the folder that the original's training writes its weights to, inside `checkpoint-N`
@@ -65,6 +72,7 @@ def convert_showo(
     magvit: str | os.PathLike = DEFAULT_MAGVIT,
     text_model: str | os.PathLike | None = None,
     clip: str | os.PathLike | None = None,
+    face_encoder: str | os.PathLike | None = None,
     preset: UniF2aceConfig | None = None,
     experts: ExpertChoice | None = None,
     max_text_length: int = 128,
@@ -88,6 +96,9 @@ def convert_showo(
             Where the text tokenizer is; what the checkpoint names (`llm_model_path`) when not given.
         clip (`str` or `os.PathLike`, *optional*):
             A CLIP model whose vision tower comes into the checkpoint. Without it the tower is given at run time.
+        face_encoder (`str` or `os.PathLike`, *optional*):
+            A face encoder that comes into the checkpoint, as [`load_face_encoder`] takes it: with it and `clip` all
+            kinds of experts have what they work with.
         preset (`UniF2aceConfig`, *optional*): The shape that the checkpoint must have.
         experts (`ExpertChoice`, *optional*): What the MLPs become; `"full-shared"` when not given.
         max_text_length (`int`, *optional*, defaults to 128): Text slots of a text-to-image prompt.
@@ -112,9 +123,18 @@ def convert_showo(
     language, images = CheckpointReader(folder), CheckpointReader(fetch_weights(magvit))
     text = read_text_model(text_model or showo.get("llm_model_path") or DEFAULT_TEXT_MODEL, showo["llm_vocab_size"])
     tower, tower_config = (None, None) if clip is None else _read_clip(clip)
+    face = None if face_encoder is None else load_face_encoder(face_encoder)
     vq_config = magvit_config(images.shapes, showo["num_vq_tokens"])
     config = make_config(
-        showo, language.shapes, vq_config, text, experts, max_text_length, preset, vision_config=tower_config
+        showo,
+        language.shapes,
+        vq_config,
+        text,
+        experts,
+        max_text_length,
+        preset,
+        vision_config=tower_config,
+        face_config=None if face is None else face.config,
     )
     check_keys(language.shapes, showo_shapes(config), f"Show-o's checkpoint {source}")
     check_keys(images.shapes, magvit_shapes(config.vq_config), f"the image tokenizer {magvit}")
@@ -130,6 +150,8 @@ def convert_showo(
         expected = {name: shape for name, shape in shapes.items() if name.startswith(TOWER_PREFIX)}
         check_keys(found, expected, f"the CLIP model {clip}")
         jobs += _copies(tower, names)
+    if face is not None:
+        jobs += _held({FACE_PREFIX + name: tensor for name, tensor in face.state_dict().items()})
     made = {name for job in jobs for name in job.shapes}
     jobs += _fresh_jobs(config, [name for name in shapes if name not in made], seed)
     check_keys({name: shape for job in jobs for name, shape in job.shapes.items()}, shapes, "the converted model")
@@ -145,7 +167,9 @@ def convert_showo(
         # Show-o's temperatures; `sampling="showo"` would repeat its random numbers too
         UniF2aceScheduler(confidence_schedule="showo").save_pretrained(part / "scheduler")
         count = sum(torch.Size(shape).numel() for shape in shapes.values())
-        write_text(part / "README.md", _card(str(source), Path(destination).name, experts.method, count))
+        write_text(
+            part / "README.md", _card(str(source), Path(destination).name, experts.method, count, face and face.config)
+        )
     return Conversion(Path(destination), config, count, len(language.shapes) + len(images.shapes))
 
 
@@ -159,6 +183,11 @@ def _copies(reader: CheckpointReader, names: dict[str, str]) -> list[Job]:
         return Job({target: reader.shapes[name]}, lambda: {target: _read(reader, name)})
 
     return [copy(name, target) for name, target in names.items()]
+
+
+def _held(tensors: dict[str, torch.Tensor]) -> list[Job]:
+    """Tensors that are in memory already."""
+    return [Job({name: tuple(tensor.shape)}, lambda n=name, t=tensor: {n: t}) for name, tensor in tensors.items()]
 
 
 def _read(reader: CheckpointReader, name: str) -> torch.Tensor:
@@ -261,7 +290,7 @@ _METHODS = {
 }
 
 
-def _card(source: str, name: str, method: str, num_parameters: int) -> str:
+def _card(source: str, name: str, method: str, num_parameters: int, face: UniF2aceFaceEncoderConfig | None) -> str:
     is_folder = os.path.exists(source)
     data = ModelCardData(
         library_name="transformers",
@@ -271,12 +300,13 @@ def _card(source: str, name: str, method: str, num_parameters: int) -> str:
         license_name="license-of-the-source",
         base_model=None if is_folder else source,
     )
+    parts = f", those of the face encoder theirs: {face.weights_license}" if face and face.weights_license else ""
     origin = "a local Show-o checkpoint" if is_folder else f"[{source}](https://huggingface.co/{source})"
     return str(
         ModelCard(
             f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nConverted from {origin} by `unif2ace convert showo`: "
-            f"{num_parameters:,} parameters. {_METHODS[method]}\n\nThe weights keep the licence of the source. What "
-            "is equal to Show-o and how it was tested: `docs/show-o.md` of the package `unif2ace`.\n"
+            f"{num_parameters:,} parameters. {_METHODS[method]}\n\nThe weights keep the licence of the source{parts}. "
+            "What is equal to Show-o and how it was tested: `docs/show-o.md` of the package `unif2ace`.\n"
         )
     )
 
@@ -332,7 +362,7 @@ def export_showo(
     language = {
         name: showo_name(name)
         for name in reader.shapes
-        if name not in images and not name.startswith((TOWER_PREFIX, "model.face_encoder."))
+        if name not in images and not name.startswith((TOWER_PREFIX, FACE_PREFIX))
     }
     with new_folder(destination, overwrite) as part:
         write_checkpoint(part, _copies(reader, language), dtype, "pytorch_model", 2**62, progress)

@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, PreTrainedTokenizerFast
 
-from ...modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceVQConfig, UniF2aceVQModel
+from ...modeling_unif2ace import (
+    UniF2aceConfig,
+    UniF2aceFaceEncoderConfig,
+    UniF2aceForConditionalGeneration,
+    UniF2aceVQConfig,
+    UniF2aceVQModel,
+)
 from ...modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
 from ...modeling_unif2ace.image_tokenizer_unif2ace import codes_to_bits
 from ...pipelines.loading_unif2ace import fetch_folder
@@ -298,6 +304,7 @@ def make_config(
     max_text_length: int = 128,
     preset: UniF2aceConfig | None = None,
     vision_config: CLIPVisionConfig | None = None,
+    face_config: UniF2aceFaceEncoderConfig | None = None,
 ) -> UniF2aceConfig:
     """
     Our configuration of a Show-o checkpoint.
@@ -311,6 +318,7 @@ def make_config(
         max_text_length (`int`, *optional*, defaults to 128): Text slots of a prompt (`max_seq_length` of Show-o).
         preset (`UniF2aceConfig`, *optional*): The shape that the checkpoint must have, and the experts' widths.
         vision_config (`CLIPVisionConfig`, *optional*): A CLIP tower that comes into the checkpoint.
+        face_config (`UniF2aceFaceEncoderConfig`, *optional*): A face encoder that comes into the checkpoint.
 
     Raises:
         ValueError: if checkpoint, preset and choices do not fit together; the message says which numbers.
@@ -363,6 +371,7 @@ def make_config(
         text_config=text_config,
         vq_config=vq_config.to_dict(),
         vision_config=None if vision_config is None else vision_config.to_dict(),
+        face_config=None if face_config is None else face_config.to_dict(),
         text_vocab_size=showo["llm_vocab_size"],
         max_text_length=max_text_length,
         understanding_input="clip" if clip_input else "codes",
