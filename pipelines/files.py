@@ -73,6 +73,32 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         part.rename(path)
 
 
+@contextmanager
+def only_run(lock: str | Path) -> Iterator[None]:
+    """
+    While the block runs, another run with the same lock is refused: two would write the same files. The lock ends with
+    its process, however that ends. On Windows nothing is locked.
+
+    Args:
+        lock (`str` or `Path`): The file that is locked, in the folder that is written to; it is made and left there.
+
+    Raises:
+        ValueError: if another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            folder = Path(lock).parent
+            raise ValueError(f"another run writes to {folder}: wait for it, or choose another folder") from error
+        yield
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8) in one step."""
     with replacing(path) as part:

@@ -1,12 +1,19 @@
 """`unif2ace data`: inspecting a data set, and preparing it so that training reads codes instead of pictures."""
 
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_checkpoint import tiny_pipeline
 
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceImageProcessor, UniF2aceProcessor
@@ -158,7 +165,83 @@ def test_an_interrupted_preparation_goes_on(faces, tmp_path, parts):
     wanted, found = PreparedFaces(whole), PreparedFaces(cut)
     assert [record.id for record in found] == [record.id for record in wanted]
     assert all((found.columns["codes"][n] == wanted.columns["codes"][n]).all() for n in range(len(wanted)))
-    assert not list(cut.glob(".*"))  # no file that was being written
+    assert not list(cut.glob(".part*"))  # no file that was being written
+
+
+KILLED = """
+import sys, time
+from unif2ace.training.data.prepare import prepare
+from unif2ace.training.data.sources import open_faces
+from tiny_checkpoint import tiny_pipeline
+pipe = tiny_pipeline()
+def slowly(images, **options):
+    time.sleep(0.3)
+    return pipe.processor.image_processor(images, **options)
+made_with = {"source": "faces"}
+model = pipe.transformer.model
+prepare(open_faces(sys.argv[1]), sys.argv[2], model, slowly, made_with, shard_size=2, batch_size=1, progress=False)
+"""
+
+
+def test_a_killed_preparation_goes_on_and_only_one_runs_at_a_time(faces, tmp_path):
+    pipe = tiny_pipeline()
+    folder, options = tmp_path / "killed", {"shard_size": 2, "progress": False}
+    made_with = {"source": "faces"}
+
+    def run(where):
+        return prepare(
+            open_faces(faces), where, pipe.transformer.model, pipe.processor.image_processor, made_with, **options
+        )
+
+    helpers = str(Path(__file__).parent / "helpers")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(faces), str(folder)], env=environment)
+    try:
+        deadline = time.monotonic() + 200
+        while len(list(folder.glob("part-*.parquet"))) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.raises(ValueError, match="another run writes to"):
+            run(folder)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    (folder / ".part-000-00002-x.part.parquet").write_bytes(b"half a file")
+    run(folder)
+    run(tmp_path / "whole")
+    wanted, found = PreparedFaces(tmp_path / "whole"), PreparedFaces(folder)
+    assert [record.id for record in found] == [record.id for record in wanted]
+    assert all((found.columns["codes"][n] == wanted.columns["codes"][n]).all() for n in range(len(wanted)))
+    assert not list(folder.glob(".part*"))
+
+
+def test_a_full_disk_loses_nothing_and_a_read_only_folder_is_read(faces, tmp_path, parts, monkeypatch):
+    import pyarrow.parquet
+
+    write = pyarrow.parquet.write_table
+
+    def full(table, path, **options):
+        if "00001" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(table, path, **options)
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_prepare(faces, tmp_path, parts)
+    assert [path.name for path in tmp_path.glob("*.parquet")] == ["part-000-00000.parquet"]
+    monkeypatch.undo()
+    run_prepare(faces, tmp_path, parts)
+
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("unif2ace.training.data.prepare.replacing", read_only)
+    assert len(PreparedFaces(tmp_path)) == 10 and not list(tmp_path.glob("*.arrow"))
+    (tmp_path / "part-000-00001.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks part-000-00001.parquet"):
+        PreparedFaces(tmp_path)
 
 
 def test_preparations_are_not_mixed(faces, tmp_path, parts):

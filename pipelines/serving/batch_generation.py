@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..files import replacing
+from ..files import only_run, replacing
 from .prompt_list import PromptItem
 
 
@@ -114,7 +114,7 @@ def generate_all(
     errors = list(errors or ())
     _check_count(errors, options)
     options.out.mkdir(parents=True, exist_ok=True)
-    with _only_run(options.out), _open_manifest(options.out / MANIFEST) as manifest:
+    with only_run(options.out / LOCK), _open_manifest(options.out / MANIFEST) as manifest:
         done = read_manifest(options.out)
         todo = [item for item in items if not _is_done(item, done.get(item.id), options)]
         summary = BatchSummary(made=0, kept=len(items) - len(todo), errors=errors)
@@ -376,22 +376,6 @@ def _soft_interrupt():
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _only_run(out: Path):
-    """Two runs would write one manifest: the second is refused."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another run writes to {out}: wait for it, or choose another folder") from error
-        yield
 
 
 @contextmanager

@@ -9,7 +9,8 @@ after the last of them, so that a run that was cut off goes on there.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...pipelines.files import plain_name, read_json, replacing, write_json
+from ...pipelines.files import only_run, plain_name, read_json, replacing, write_json
 from .features import PARTS, encode_pictures, fingerprint
 from .records import FaceRecord
 from .rows import FaceRows
@@ -65,7 +66,8 @@ def prepare(
         `Path`: The manifest of this part.
 
     Raises:
-        ValueError: if the folder holds files that were made otherwise and `overwrite` is not given.
+        ValueError: if the folder holds files that were made otherwise and `overwrite` is not given, or another run
+            writes the same part.
         TooManyBrokenSamplesError: if too many samples are broken; what was encoded stays.
     """
     rank, world_size = part
@@ -75,9 +77,27 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     manifest_path = folder / (f"prepared-{rank}.json" if world_size > 1 else "prepared.json")
     settings = json.loads(json.dumps({**made_with, "parts": world_size, "features": features}))
-    manifest = _manifest(folder, manifest_path, settings, overwrite)
-    if manifest["complete"]:
-        return manifest_path
+    with only_run(folder / f".{manifest_path.stem}.lock"):
+        for left in folder.glob(f".part-{rank:03}-*.part.parquet"):  # of a run that was killed
+            left.unlink()
+        manifest = _manifest(folder, manifest_path, settings, overwrite)
+        if not manifest["complete"]:
+            write = partial(_write_shard, model, image_processor, batch_size, features)
+            _go_on(stream, manifest_path, manifest, part, shard_size, write, progress)
+    return manifest_path
+
+
+def _go_on(
+    stream: FaceStream,
+    manifest_path: Path,
+    manifest: dict[str, Any],
+    part: tuple[int, int],
+    shard_size: int,
+    write: Callable,
+    progress: bool,
+) -> None:
+    """Write the shards that are missing; the manifest after each says where the stream stands."""
+    rank, world_size = part
     if world_size > 1:
         stream = stream.split_by_node(rank, world_size)
     if manifest["state"] is not None:
@@ -88,14 +108,13 @@ def prepare(
         records = iter(stream)
         while batch := list(islice(records, shard_size)):
             file = f"part-{rank:03}-{len(manifest['shards']):05}.parquet"
-            _write_shard(folder / file, batch, model, image_processor, batch_size, features, bar)
+            write(manifest_path.parent / file, batch, bar)
             manifest["shards"].append({"file": file, "rows": len(batch)})
             manifest["state"] = stream.state_dict()
             write_json(manifest_path, manifest)
     manifest["complete"], manifest["state"] = True, None
     manifest["broken"] = stream.broken.state_dict()
     write_json(manifest_path, manifest)
-    return manifest_path
 
 
 def _manifest(folder: Path, path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -146,12 +165,12 @@ def _manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _write_shard(
-    path: Path,
-    records: list[FaceRecord],
     model: "UniF2aceModel",
-    image_processor,
+    image_processor: Any,
     batch_size: int,
     features: bool,
+    path: Path,
+    records: list[FaceRecord],
     bar,
 ) -> None:
     import pyarrow.parquet
@@ -305,6 +324,8 @@ def _shards(folder: Path) -> Iterator[dict[str, Any]]:
     shards = [shard for manifest in manifests for shard in manifest["shards"]]
     if not shards:
         raise FileNotFoundError(f"{folder} holds no sample")
+    if missing := [shard["file"] for shard in shards if not (folder / shard["file"]).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {missing[0]}: make it anew with `unif2ace data prepare --overwrite`")
     return iter(shards)
 
 
@@ -316,12 +337,15 @@ def _mapped(path: Path):
     arrow = path.with_suffix(".arrow")
     if not arrow.exists() or arrow.stat().st_mtime < path.stat().st_mtime:
         table = pyarrow.parquet.read_table(path)
-        with (
-            replacing(arrow) as part,
-            pa.OSFile(str(part), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        try:
+            with (
+                replacing(arrow) as part,
+                pa.OSFile(str(part), "wb") as sink,
+                pa.ipc.new_file(sink, table.schema) as writer,
+            ):
+                writer.write_table(table)
+        except OSError:  # a folder that cannot be written to, or a full disk: the table stays in memory
+            return table
     return pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()
 
 
