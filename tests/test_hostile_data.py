@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import tarfile
 import threading
 import tracemalloc
@@ -143,8 +144,6 @@ def listener():
 
 
 def hostile_folder(tmp_path, port):
-    import os
-
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.png").write_bytes(png())
@@ -279,6 +278,28 @@ def test_nothing_splits_the_lines_of_files_by_splitlines():
 def test_json_of_strangers_raises_one_sentence(text):
     with pytest.raises(ValueError, match="is not JSON"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_table_of_100_000_rows_is_read_in_flat_memory(tmp_path, kind):
+    from unif2ace.training.data.sources.readers import read_rows
+
+    path = tmp_path / f"big.{kind}"
+    with open(path, "w") as file:
+        file.write("file_name,text\n" if kind == "csv" else "")
+        for number in range(100_000):
+            text = f"a face, number {number} " + "x" * 100
+            row = f'{number}.png,"{text}"' if kind == "csv" else json.dumps({"file_name": "a.png", "text": text})
+            file.write(row + "\n")
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc: the memory of this process cannot be read")
+    before = peak = int(statm.read_text().split()[1])
+    for number, row in enumerate(read_rows([path])):
+        assert row["text"].startswith("a face")
+        if number % 5000 == 0:
+            peak = max(peak, int(statm.read_text().split()[1]))
+    assert number == 99_999 and (peak - before) * os.sysconf("SC_PAGE_SIZE") < 60 * 2**20
 
 
 # Archives
