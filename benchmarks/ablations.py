@@ -37,8 +37,8 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceProcessor
+from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.pipelines.files import replacing
-from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption
@@ -170,7 +170,7 @@ def features_of(config: dict[str, Any], split: str, count: int, folder: Path) ->
 def model_config(config: dict[str, Any], base: UniF2aceConfig, arm: str) -> UniF2aceConfig:
     """The shape of an arm's model."""
     fields = base.to_dict()
-    changes = {**config["model"], "vision_config": None, "face_config": None, "vision_model_id": None}
+    changes = {**config["model"], "vision_config": None, "face_config": None}
     changes["clip_feature_size"], changes["face_feature_size"] = base.clip_feature_size, base.face_feature_size
     changes["vq_config"] = {**fields["vq_config"], "resolution": config["resolution"]}
     changes["text_config"] = {**fields["text_config"], **config["model"]["text_config"], **ARMS[arm][1]}

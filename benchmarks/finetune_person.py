@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline, UniF2aceTrainer, UniF2aceTrainingArguments
 from unif2ace.modeling_unif2ace.pictures_unif2ace import load_image
+from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.pipelines.files import replacing, write_json, write_text
-from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.adapters import PRESETS
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption

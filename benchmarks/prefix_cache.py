@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline
-from unif2ace.modeling_unif2ace.configuration_unif2ace import T2I
+from unif2ace.modeling_unif2ace.layout_unif2ace import T2I
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     confidence_temperatures,
     maskgit_step,

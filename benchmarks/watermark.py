@@ -31,11 +31,12 @@ from reporting import put_section, table
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline
+from unif2ace.modeling_unif2ace import watermark_unif2ace
 from unif2ace.modeling_unif2ace.pictures_unif2ace import load_image
-from unif2ace.pipelines import detect_watermark, embed_watermark, watermark_unif2ace
+from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
+from unif2ace.modeling_unif2ace.watermark_unif2ace import FALSE_ALARM_RATE
+from unif2ace.pipelines import detect_watermark, embed_watermark
 from unif2ace.pipelines.files import write_json
-from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
-from unif2ace.pipelines.watermark_unif2ace import FALSE_ALARM_RATE
 from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.synthetic.painted.dataset import attributes_of, load_rendered

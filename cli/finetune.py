@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..modeling_unif2ace.configuration_unif2ace import TASKS
+from ..modeling_unif2ace.layout_unif2ace import TASKS
 from ..training.adapters import ABOUT_FULL, FULL, PRESETS
 from ..training.finetune import FinetuneSettings, check_output, finetune
 from .common import EXIT_OF_SIGNAL, EXIT_OK, load_pipeline, positive_int, seed_int

@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict
 
 from ..modeling_unif2ace.pictures_unif2ace import open_image
-from ..pipelines.provenance_unif2ace import read_provenance
-from ..pipelines.watermark_unif2ace import DEFAULT_KEY, detect_watermark
+from ..modeling_unif2ace.provenance_unif2ace import read_provenance
+from ..modeling_unif2ace.watermark_unif2ace import DEFAULT_KEY, detect_watermark
 from .common import EXIT_NO, open_picture
 
 

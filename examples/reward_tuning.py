@@ -21,9 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from unif2ace import UniF2acePipeline
+from unif2ace.modeling_unif2ace.provenance_unif2ace import describe_checkpoint
 from unif2ace.pipelines.files import write_json
 from unif2ace.pipelines.pictures import picture_grid, save_picture
-from unif2ace.pipelines.provenance_unif2ace import describe_checkpoint
 from unif2ace.training.evaluation.judge import UniF2aceJudge
 from unif2ace.training.evaluation.results import interval, table
 from unif2ace.training.reward import (

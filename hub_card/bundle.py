@@ -23,9 +23,9 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceVQModel
+from ..modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from ..pipelines import UniF2aceScheduler
 from ..pipelines.files import check_new, new_folder, write_text
-from ..pipelines.provenance_unif2ace import checkpoint_sha256
 from ..training.data.language.attributes import ATTRIBUTES, sample_attributes
 from ..training.evaluation.results import card_results
 from ..training.run_folder import read_lines

@@ -22,9 +22,9 @@ from PIL import Image
 
 from .._versions import PYTHON, requirement
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, load_image
+from ..modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from ..pipelines.files import write_text
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
-from ..pipelines.provenance_unif2ace import checkpoint_sha256
 from ..training.disclosure import is_private, public
 from ..training.evaluation.experts import use_tables
 from ..training.evaluation.results import card_results, card_section

@@ -5,8 +5,11 @@ transformers' own "any-to-any" asks for torchvision as soon as a model reads pic
 that a conversation can ask for a picture.
 """
 
+from PIL import Image
 from transformers.pipelines.any_to_any import AnyToAnyPipeline, Chat
 from transformers.pipelines.base import Pipeline
+
+from .provenance_unif2ace import mark_as_generated
 
 
 TASK = "face-any-to-any"
@@ -26,20 +29,24 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
 
     With `generation_mode="image"` a text, a list of texts, or a conversation whose last message says what to draw is
     enough; `generate_kwargs` are those of `generate_image_codes`: `num_inference_steps`, `guidance_scale`,
-    `generator`, ...
+    `generator`, ... Pictures carry the invisible watermark and, in `info`, where they come from, which `save_image`
+    writes into files; `watermark=False` leaves both out.
     """
 
     def __init__(self, *args, **kwargs):
         # past the parent's own, which demands torchvision
         Pipeline.__init__(self, *args, **kwargs)
 
-    def _sanitize_parameters(self, generation_mode=None, processor_kwargs=None, max_new_tokens=None, **kwargs):
+    def _sanitize_parameters(
+        self, generation_mode=None, processor_kwargs=None, max_new_tokens=None, watermark=None, **kwargs
+    ):
         if generation_mode == "image":
             processor_kwargs = {"generation_mode": "image", **(processor_kwargs or {})}
             max_new_tokens = None
-        return super()._sanitize_parameters(
+        before, during, after = super()._sanitize_parameters(
             generation_mode=generation_mode, processor_kwargs=processor_kwargs, max_new_tokens=max_new_tokens, **kwargs
         )
+        return before, during, after if watermark is None else {**after, "watermark": watermark}
 
     def preprocess(self, inputs=None, **kwargs):
         """As in the parent; a conversation that asks for a picture gives its last message's words."""
@@ -56,7 +63,23 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
         prompt_text = model_inputs.pop("text")
         # nothing of a text's generation configuration applies
         codes = self.model.generate(**model_inputs, **generate_kwargs)
-        return {"generated_sequence": codes, "prompt_text": prompt_text, "input_ids": model_inputs["input_ids"]}
+        return {
+            "generated_sequence": codes,
+            "prompt_text": prompt_text,
+            "input_ids": model_inputs["input_ids"],
+            "generator": generate_kwargs.get("generator"),
+        }
+
+    def postprocess(self, model_outputs, *args, watermark=True, **kwargs):
+        """As in the parent; pictures are marked as generated."""
+        records = super().postprocess(model_outputs, *args, **kwargs)
+        made = [record for record in records if isinstance(record.get("generated_image"), Image.Image)]
+        if watermark and made:
+            pictures = [record["generated_image"] for record in made]
+            marked = mark_as_generated(pictures, self.model, model_outputs.get("generator"))
+            for record, picture in zip(made, marked, strict=True):
+                record["generated_image"] = picture
+        return records
 
 
 def _last_words(messages) -> str:

@@ -29,6 +29,9 @@ The cache
 `AnyToAnyPipeline`, `Chat`
     One transformers pipeline for texts, pictures and conversations. They stand in `any_to_any_unif2ace.py`, because
     their import is slow. End when the library's own asks for no torchvision.
+accelerate's hook on a module (`_hf_hook`) and torch's tables of hooks (`_forward_hooks`, ...)
+    Adapters, offloading and hooks act when a module is called. `is_plain` says whether reading its weights is the
+    same, `loaded_parameter` reads one that may be offloaded. End when accelerate has a context for it.
 PEFT's table of default modules, and its state on a model (`peft_config`, `_hf_peft_config_loaded`)
     In `peft_unif2ace.py`, which lives without the table, and in `adapters_unif2ace.py`. End when PEFT asks a model for
     its defaults, and when transformers' adapter methods can be used on every version.
@@ -37,6 +40,8 @@ PEFT's table of default modules, and its state on a model (`peft_config`, `_hf_p
 import functools
 import inspect
 
+import torch
+from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.configuration_utils import SubConfigSpec
@@ -60,6 +65,23 @@ def rename_cache(kwargs: dict, name: str = CACHE) -> dict:
     if given:
         kwargs[name] = next((cache for cache in given if cache is not None), None)
     return kwargs
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether `module` is a `kind` that nobody wrapped, hooked or replaced: its weights are then what it computes."""
+    hooked = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    return type(module) is kind and not hooked and not any(weight.is_meta for weight in module.parameters())
+
+
+def loaded_parameter(module: nn.Module, name: str) -> torch.Tensor:
+    """A parameter of `module`, which is read and not called: offloading would only bring it for a call."""
+    parameter, hook = getattr(module, name), getattr(module, "_hf_hook", None)
+    if not parameter.is_meta or hook is None:
+        return parameter
+    hook.pre_forward(module)
+    parameter = getattr(module, name).detach().clone()
+    hook.post_forward(module, None)
+    return parameter
 
 
 def takes_cache(forward):
@@ -86,6 +108,8 @@ __all__ = [
     "cached_file",
     "create_causal_mask",
     "init",
+    "is_plain",
+    "loaded_parameter",
     "rename_cache",
     "takes_cache",
     "use_experts_implementation",

@@ -5,24 +5,8 @@ from transformers import CLIPVisionConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from .compat_unif2ace import SubConfigSpec
+from .layout_unif2ace import SPECIAL_TOKENS, TASKS, SequenceLayout
 
-
-TASKS = ("t2i", "mmu")  # a task's id is its place here
-T2I, MMU = 0, 1
-
-# The ten special tokens that Show-o appends to its text vocabulary, in its order; ids follow the text vocabulary.
-SPECIAL_TOKENS = (
-    "[PAD]",
-    "<|soi|>",
-    "<|eoi|>",
-    "<|sov|>",
-    "<|eov|>",
-    "<|t2i|>",
-    "<|mmu|>",
-    "<|t2v|>",
-    "<|v2v|>",
-    "<|lvg|>",
-)
 
 NOISE_FEATURES = ("mask_ratio", "gaussian", "mask_ratio_gaussian")
 SEQUENCE_EXPERTS = {"t2i": ("copy", "zero", "noise"), "mmu": ("copy", "zero", "clip", "face")}
@@ -233,8 +217,6 @@ class UniF2aceVQConfig(PreTrainedConfig):
         decoder_blocks (`list[int]`): ResNet blocks of each decoder level.
         num_bits (`int`, *optional*, defaults to 13): Bits of a code; the codebook has `2**num_bits` codes.
         norm_num_groups (`int`, *optional*, defaults to 32): Groups of the GroupNorms.
-        entropy_loss_weight (`float`, *optional*, defaults to 0.1): Weight of the entropy term in training.
-        commitment_loss_weight (`float`, *optional*, defaults to 0.25): Weight of the commitment term in training.
 
     The image is halved between levels, so a code stands for a square of `2**(levels - 1)` pixels a side.
     """
@@ -252,10 +234,10 @@ class UniF2aceVQConfig(PreTrainedConfig):
     num_bits: int = 13
     norm_num_groups: int = 32
     initializer_range: float = 0.02
-    entropy_loss_weight: float = 0.1
-    commitment_loss_weight: float = 0.25
 
     def __post_init__(self, **kwargs):
+        for unread in ("entropy_loss_weight", "commitment_loss_weight"):  # of older checkpoints
+            kwargs.pop(unread, None)
         name = type(self).__name__
         lists = ("encoder_multipliers", "encoder_blocks", "decoder_multipliers", "decoder_blocks")
         for field in lists:
@@ -379,8 +361,6 @@ class UniF2aceConfig(PreTrainedConfig):
             A CLIP vision tower that lives in the model and in its checkpoint. Without it the CLIP expert takes
             features from outside (`clip_features`) or from a tower given to `set_vision_tower`.
         face_config (`UniF2aceFaceEncoderConfig` or `dict`, *optional*): Likewise for the face encoder.
-        vision_model_id (`str`, *optional*, defaults to `"openai/clip-vit-large-patch14-336"`):
-            Hub id of the CLIP model whose features the CLIP expert was trained on, when it is not in the checkpoint.
         vision_feature_layer (`int`, *optional*, defaults to -2): Hidden state of CLIP that is used (Show-o: -2).
         understanding_input (`str`, *optional*, defaults to `"codes"`):
             How understanding rows see their picture: `"codes"`, the image tokenizer's codes, or `"clip"`, CLIP patch
@@ -422,7 +402,6 @@ class UniF2aceConfig(PreTrainedConfig):
     vq_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     face_config: dict | PreTrainedConfig | None = None
-    vision_model_id: str | None = "openai/clip-vit-large-patch14-336"
     vision_feature_layer: int = -2
     understanding_input: str = "codes"
     num_clip_tokens: int | None = None
@@ -445,6 +424,7 @@ class UniF2aceConfig(PreTrainedConfig):
             # Published configurations name the repository's own pipeline, which transformers would run before the
             # registered one, and only with `trust_remote_code=True`.
             kwargs.pop("custom_pipelines", None)
+        kwargs.pop("vision_model_id", None)  # of older checkpoints: nothing reads it
         if isinstance(self.vision_config, dict):  # CLIP's own check, and ours of the patches, divide by these
             divisors = {field: self.vision_config.get(field) for field in ("num_attention_heads", "patch_size")}
             _at_least("vision_config", 1, **{name: n for name, n in divisors.items() if isinstance(n, int)})
@@ -534,6 +514,11 @@ class UniF2aceConfig(PreTrainedConfig):
     def image_token_id(self) -> int:
         """Placeholder that `pixel_values` fill: the mask token, an image code that is not known yet."""
         return self.mask_token_id
+
+    @property
+    def layout(self) -> SequenceLayout:
+        """How the model's sequences are spelled."""
+        return SequenceLayout.from_config(self)
 
     def special_token_id(self, token: str) -> int:
         """Vocabulary id of one of `SPECIAL_TOKENS`."""

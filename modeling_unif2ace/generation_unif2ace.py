@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from transformers.generation import GenerationConfig, GenerationMixin
 
 from .compat_unif2ace import CACHE, Cache, DynamicCache, rename_cache
-from .configuration_unif2ace import T2I
-from .moe_unif2ace import ImageSpan, TaskRows, sinusoidal_embedding
+from .layout_unif2ace import T2I, ImageSpan, TaskRows
 from .sampling_unif2ace import MASKED_CODE, DecodingPlan, ImageSampling, masked_positions
 
 
@@ -198,9 +197,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
 
     def unconditional_prompt(self, device: torch.device | None = None) -> torch.LongTensor:
         """The empty prompt `<|t2i|> bos eos`, (1, 3): what guidance moves away from."""
-        text = self.config.text_config
-        eos = text.eos_token_id if isinstance(text.eos_token_id, int) else text.eos_token_id[0]
-        return torch.tensor([[self.config.special_token_id("<|t2i|>"), text.bos_token_id, eos]], device=device)
+        return torch.tensor([self.config.layout.prompt([])], device=device)
 
     def remember_unconditional_prompt(self, remember: bool = True):
         """
@@ -280,7 +277,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
             masks.append(negative_attention_mask)
         length = max(mask.shape[1] for mask in masks)
         if self.static_image_shapes:
-            length = max(length, self.config.max_text_length + 1)
+            length = max(length, self.config.layout.image_start)
 
         def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # left pad along the tokens, repeat images, stack
             padded = [F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
@@ -343,16 +340,11 @@ class UniF2aceGenerationMixin(GenerationMixin):
         """The last hidden state at every code, (rows, N, H)."""
         config, (num_rows, num_tokens), device = self.config, codes.shape, codes.device
         ids = torch.where(codes < 0, config.mask_token_id, codes + config.image_code_offset)
-        ids = F.pad(ids, (1, 0), value=config.special_token_id("<|soi|>"))
-        ids = F.pad(ids, (0, 1), value=config.special_token_id("<|eoi|>"))
-        start = config.max_text_length + 1  # the place of start-of-image
+        ids, start = config.layout.enclose(ids), config.layout.image_start
         rows = torch.arange(num_rows, device=device)
         task_ids = torch.full_like(rows, T2I)
         places = torch.arange(1, num_tokens + 1, device=device).expand(num_rows, -1)
         span = ImageSpan(rows=rows, positions=places, task_ids=task_ids, only=T2I)
-        noise_features = None
-        if config.noise_feature == "mask_ratio":
-            noise_features = sinusoidal_embedding((codes < 0).float().mean(-1), config.noise_feature_size)
         mask = None
         if prompt.attention_mask is not None:  # all see the prompt's real tokens and the whole span
             seen = F.pad(prompt.attention_mask, (0, num_tokens + 2), value=1)[:, None, None]
@@ -369,7 +361,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
             is_causal=False,
             task_rows=TaskRows(task_ids, only=T2I),
             image_span=span,
-            span_features=self.model.span_features(ids, span, noise_features=noise_features),
+            span_features=self.model.span_features(ids, span),
         )
         return outputs.last_hidden_state[:, 1:-1]
 
@@ -494,7 +486,8 @@ class UniF2aceGenerationMixin(GenerationMixin):
             ValueError: for another mode.
         """
         if generation_mode == "text":
-            self._suppress_image_codes(kwargs)
+            self._suppress_all_but_text(kwargs)
+            self._fix_tasks(inputs, kwargs)
             return super().generate(inputs=inputs, **rename_cache(kwargs))
         if generation_mode != "image":
             raise ValueError(f"generation_mode={generation_mode!r}, expected 'text' or 'image'")
@@ -543,11 +536,20 @@ class UniF2aceGenerationMixin(GenerationMixin):
             cache.batch_repeat_interleave(expand_size)
         return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, **model_kwargs)
 
-    def _suppress_image_codes(self, kwargs: dict):
-        """Text has no image codes: forbid them unless the caller chose `suppress_tokens`."""
+    def _suppress_all_but_text(self, kwargs: dict):
+        """
+        Text has neither image codes nor the special tokens, one of which would even change the row's task: forbid them
+        unless the caller chose `suppress_tokens`.
+        """
         config = kwargs.get("generation_config") or self.generation_config
         if "suppress_tokens" not in kwargs and config.suppress_tokens is None:
-            kwargs["suppress_tokens"] = list(range(self.config.image_code_offset, self.config.mask_token_id + 1))
+            kwargs["suppress_tokens"] = list(range(self.config.text_vocab_size, self.config.mask_token_id + 1))
+
+    def _fix_tasks(self, inputs: torch.Tensor | None, kwargs: dict):
+        """What is written does not change a row's task: it is that of the prompt."""
+        input_ids = inputs if kwargs.get("input_ids") is None else kwargs["input_ids"]
+        if kwargs.get("task_ids") is None and input_ids is not None and input_ids.ndim == 2:
+            kwargs["task_ids"] = self.config.layout.task_ids(input_ids)
 
     @torch.no_grad()  # transformers' pipelines call it outside of one
     def decode_image_tokens(self, image_tokens: torch.LongTensor) -> torch.FloatTensor:

@@ -194,6 +194,15 @@ class UniF2aceVQMiddle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(hidden)))
 
 
+class UniF2aceVQQuantConv(nn.Conv2d):
+    """The sign of its sums decides the bits, so they are summed in float32, whatever the model's dtype."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()  # PEFT makes its own of this class without one
+            return F.conv2d(hidden.float(), self.weight.float(), bias)
+
+
 class UniF2aceVQEncoder(nn.Module):
     """From pixels `(batch, channels, height, width)` to real-valued bits `(batch, bits, height / f, width / f)`."""
 
@@ -210,17 +219,14 @@ class UniF2aceVQEncoder(nn.Module):
         self.mid = UniF2aceVQMiddle(widths[-1], config)
         self.norm_out = _group_norm(widths[-1], config)
         self.conv_out = nn.Conv2d(widths[-1], config.num_bits, 3, padding=1)
-        self.quant_conv = nn.Conv2d(config.num_bits, config.num_bits, 1)
+        self.quant_conv = UniF2aceVQQuantConv(config.num_bits, config.num_bits, 1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         # convolutions of few channels are about twice as fast on CPUs with the channels innermost
         hidden = self.conv_in(pixel_values.contiguous(memory_format=torch.channels_last))
         for level in self.down:
             hidden = level(hidden)
-        hidden = self.conv_out(swish(self.norm_out(self.mid(hidden))))
-        # the sign of this sum decides the bits, so it is summed in float32 whatever the model's dtype
-        with torch.autocast(device_type=hidden.device.type, enabled=False):
-            return F.conv2d(hidden.float(), self.quant_conv.weight.float(), self.quant_conv.bias.float())
+        return self.quant_conv(self.conv_out(swish(self.norm_out(self.mid(hidden)))))
 
 
 class UniF2aceVQDecoder(nn.Module):

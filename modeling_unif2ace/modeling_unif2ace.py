@@ -4,10 +4,7 @@ UniF²ace (arXiv 2503.08120): one transformer that understands faces and generat
 Without its experts it computes exactly what Show-o's decoder computes; what is ours is the grouped experts, the hybrid
 attention mask, and the two tasks in one batch.
 
-Sequences, as in Show-o:
-    text to image   [PAD …] <|t2i|> bos text eos <|soi|> N codes <|eoi|>
-    understanding   <|mmu|> <|soi|> N codes <|eoi|> text
-Text sees what is before it; the image span sees the text before it and all of itself; nobody sees padding.
+Sequences are those of Show-o; `layout_unif2ace.py` spells them.
 """
 
 import math
@@ -32,18 +29,21 @@ from .compat_unif2ace import (
     GradientCheckpointingLayer,
     create_causal_mask,
     init,
+    is_plain,
+    loaded_parameter,
     takes_cache,
 )
-from .configuration_unif2ace import MMU, T2I, UniF2aceConfig, UniF2aceTextConfig
+from .configuration_unif2ace import UniF2aceConfig, UniF2aceTextConfig
 from .face_encoder_unif2ace import UniF2aceFaceEncoder
 from .generation_unif2ace import UniF2aceGenerationMixin
 from .image_tokenizer_unif2ace import UniF2aceVQModel
+from .layout_unif2ace import MMU, T2I, ImageSpan, TaskRows
 
 # The experts carry `@use_experts_implementation` in their own file; transformers looks for that text in this one.
 from .moe_unif2ace import (
-    ImageSpan,
+    FEATURES,
+    FeatureInputs,
     SpanFeature,
-    TaskRows,
     UniF2aceExperts,
     UniF2aceGroupedMoE,
     UniF2aceMLP,
@@ -51,13 +51,13 @@ from .moe_unif2ace import (
     UniF2aceSequenceMoE,
     UniF2aceTopKRouter,
     grid_positions,
-    noise_feature,
 )
 from .objective_unif2ace import NO_LABEL, UniF2aceObjective, answer_positions
 
 
 logger = logging.get_logger(__name__)
 
+TASK_NAMES = {T2I: "text-to-image", MMU: "understanding"}
 ROUTER_LOGITS = ("t2i_router_logits", "mmu_router_logits", "sequence_router_logits")
 
 
@@ -139,6 +139,23 @@ class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, Pr
                 "out, the default is False"
             )
         super().activation_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """
+        The embeddings as they are. Text, special tokens, image codes and mask share one range of ids, in this order,
+        so a token behind them would be taken for an image code.
+
+        Raises:
+            ValueError: if there shall be another number of them.
+        """
+        embeddings = self.get_input_embeddings()
+        if new_num_tokens not in (None, embeddings.num_embeddings):
+            raise ValueError(
+                f"this vocabulary has {embeddings.num_embeddings} tokens, of which text comes first and image codes "
+                f"last, so it cannot be resized to {new_num_tokens}: use an id of a text token that nobody needs, or "
+                "make a model with a larger `text_vocab_size` and copy the weights"
+            )
+        return embeddings
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -324,19 +341,14 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         self.face_encoder = (
             None if config.face_config is None else UniF2aceFaceEncoder._from_config(config.face_config)
         )
-        sizes = {
-            "noise": config.noise_feature_size,
-            "clip": config.clip_feature_size,
-            "face": config.face_feature_size,
-        }
         used = {*config.text_config.t2i_sequence_experts, *config.text_config.mmu_sequence_experts}
         if not config.text_config.sequence_moe_layers:
             used = set()
-        places = {"noise": config.num_image_tokens}
+        places = {T2I: config.num_image_tokens, MMU: config.num_understanding_tokens}
         self.resamplers = nn.ModuleDict(
             {
-                kind: UniF2aceResampler(config, size, places.get(kind, config.num_understanding_tokens))
-                for kind, size in sizes.items()
+                kind: UniF2aceResampler(config, feature.size(config), places[feature.task])
+                for kind, feature in FEATURES.items()
                 if kind in used
             }
         )
@@ -465,27 +477,6 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         filled = input_ids[image_rows].masked_scatter(slots, codes.to(input_ids.dtype))
         return input_ids.index_copy(0, image_rows, filled)
 
-    def find_image_span(self, input_ids: torch.LongTensor, task_ids: torch.LongTensor) -> ImageSpan | None:
-        """The places of image codes and mask tokens, with CLIP input of the patches' placeholders; one image a row."""
-        is_code = input_ids >= self.config.image_code_offset
-        counts = is_code.sum(-1)
-        rows = counts.nonzero().squeeze(1)
-        if len(rows) == 0:
-            return None
-        lengths = (self.config.num_image_tokens, self.config.num_understanding_tokens)  # by task
-        wanted = torch.where(task_ids[rows] == T2I, lengths[T2I], lengths[MMU])
-        if (counts[rows] != wanted).any():
-            expected = " or ".join(str(length) for length in sorted({0, *lengths}))
-            raise ValueError(f"rows have {counts.tolist()} image tokens, expected {expected}: one whole image a row")
-        start = is_code[rows].int().argmax(-1)
-        longest = lengths[T2I] if lengths[T2I] == lengths[MMU] else int(wanted.max())
-        place = torch.arange(longest, device=input_ids.device)
-        mask = None
-        if lengths[T2I] != lengths[MMU] and (wanted != longest).any():
-            mask = place < wanted[:, None]
-            place = place.expand_as(mask).masked_fill(~mask, 0)
-        return ImageSpan(rows=rows, positions=start[:, None] + place, task_ids=task_ids[rows], mask=mask)
-
     def project_clip(self, inputs_embeds, span: ImageSpan, clip_features) -> torch.FloatTensor:
         """`inputs_embeds` with CLIP patch features through `mm_projector` in the understanding rows' image places."""
         mmu = span.task_ids == MMU
@@ -503,50 +494,11 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         positions = span.positions[mmu][:, : self.config.num_clip_tokens]
         return inputs_embeds.index_put((span.rows[mmu][:, None], positions), projected.to(inputs_embeds.dtype))
 
-    def attention_blocks(self, input_ids, attention_mask, span: ImageSpan) -> torch.LongTensor:
-        """
-        Who sees each other in both directions (B, S): 0 inside the block, -1 outside. Text to image: from start- to
-        end-of-image. Understanding: the whole prefix up to end-of-image, as in Show-o; with CLIP input nothing, since
-        there everybody sees the patches (`clip_columns`) and all else is causal.
-        """
-        place = torch.arange(input_ids.shape[1], device=input_ids.device)
-        start, end = span.positions[:, :1] - 1, span.last[:, None] + 1
-        understands = span.task_ids[:, None] == MMU
-        start = start.masked_fill(understands, 0 if self.mm_projector is None else input_ids.shape[1])
-        inside = (place >= start) & (place <= end)  # (R, S)
-        if attention_mask is not None:
-            inside = inside & attention_mask[span.rows].bool()
-        blocks = torch.full_like(input_ids, -1)
-        return blocks.index_put((span.rows,), inside.long() - 1)
-
-    def clip_columns(self, input_ids: torch.LongTensor, task_ids: torch.LongTensor) -> torch.BoolTensor | None:
-        """The places (B, S) that everybody in the row sees, before or after: CLIP patches. `None` without any."""
-        if self.mm_projector is None:
-            return None
-        return (input_ids >= self.config.image_code_offset) & (task_ids == MMU)[:, None]
-
-    def place_positions(self, input_ids, attention_mask, task_ids, span: ImageSpan | None) -> torch.LongTensor:
-        """
-        Rotary positions (B, S). Understanding rows count their real tokens. In text-to-image rows start-of-image is
-        at `max_text_length + 1` whatever the padding, as in Show-o, whose prompts are padded to that length.
-        """
-        length = input_ids.shape[1]
-        place = torch.arange(length, device=input_ids.device)
-        if attention_mask is None:
-            positions = place.expand(input_ids.shape)
-        else:
-            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        image_at = torch.full_like(task_ids, length)  # a prompt alone: the image comes after it
-        if span is not None:
-            image_at = image_at.index_put((span.rows,), span.positions[:, 0] - 1)
-        shifted = (place + (self.config.max_text_length + 1 - image_at)[:, None]).clamp(min=0)
-        return torch.where((task_ids == T2I)[:, None], shifted, positions)
-
     def embed(self, input_ids: torch.LongTensor, span: ImageSpan | None) -> torch.FloatTensor:
         """Token embeddings (B, S, H), with the learnt place in the grid where the configuration has it."""
         inputs_embeds = self.language_model.embed_tokens(input_ids)
         if span is not None and self.image_position_embeddings is not None:
-            table = span.place(self.image_position_embeddings)
+            table = loaded_parameter(self, "image_position_embeddings")
             placed = span.gather(inputs_embeds) + table.to(inputs_embeds.dtype)
             inputs_embeds = span.scatter(inputs_embeds, placed)
         return inputs_embeds
@@ -555,43 +507,38 @@ class UniF2aceModel(UniF2acePreTrainedModel):
         self,
         input_ids: torch.LongTensor,
         span: ImageSpan,
-        clip_features: torch.FloatTensor | None = None,
-        face_features: torch.FloatTensor | None = None,
-        noise_features: torch.FloatTensor | None = None,
+        given: dict[str, torch.FloatTensor | None] | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        face_pixel_values: torch.FloatTensor | None = None,
     ) -> dict[str, SpanFeature]:
         """
-        What the feature experts mix in: the noise feature for text-to-image rows, CLIP and face features
-        ((images, L, clip_feature_size) and (images, face_feature_size)) for understanding rows, resampled.
+        What the feature experts mix in, resampled: of each kind in `FEATURES` what is `given`, (images, size) or
+        (images, L, size), or else what is computed from sequences and pictures.
         """
-        features = {}
-        length = span.positions.shape[1]
-        t2i, mmu = span.rows_of(T2I), span.rows_of(MMU)
-        # In training a resampler without rows sees an empty tensor: zero gradients instead of none, as data parallel
-        # training needs when all rows of a batch have one task.
-        training = torch.is_grad_enabled()
-        if "noise" in self.resamplers and (len(t2i) or training):
-            if noise_features is None:
-                ids = input_ids[span.rows[t2i][:, None], span.positions[t2i, : self.config.num_image_tokens]]
-                masked = ids == self.config.mask_token_id
-                noise_features = noise_feature(masked, self.config.noise_feature, self.config.noise_feature_size)
-            noise = span.place(self.resamplers["noise"](noise_features[:, None]))
-            features["noise"] = SpanFeature(_fit(noise, length), t2i)
-        if face_features is not None:
-            face_features = face_features[:, None]
-        for kind, external in (("clip", clip_features), ("face", face_features)):
-            if kind not in self.resamplers or not (len(mmu) or training):
-                continue
-            if not len(mmu):
-                external = input_ids.new_zeros(0, 1, self.resamplers[kind].in_proj.in_features, dtype=torch.float32)
-            if external is None:
+        features, length = {}, span.positions.shape[1]
+        for kind, resampler in self.resamplers.items():
+            feature, states = FEATURES[kind], (given or {}).get(kind)
+            rows = span.rows_of(feature.task)
+            if not len(rows):
+                if not torch.is_grad_enabled():
+                    continue
+                # In training a resampler without rows sees an empty tensor: zero gradients instead of none, as data
+                # parallel training needs when all rows of a batch have one task.
+                states = input_ids.new_zeros(0, 1, feature.size(self.config), dtype=torch.float32)
+            elif states is None:
+                inputs = FeatureInputs(input_ids, span, rows, pixel_values, face_pixel_values)
+                states = feature.encode(self, inputs)
+            if states is None:
                 logger.warning_once(
                     f"No {kind} features: the model has no {kind} encoder or no pixel_values, so its {kind} experts "
                     "are left out of the routing. Give `pixel_values` and an encoder, or precomputed features."
                 )
                 continue
-            if len(external) != len(mmu):
-                raise ValueError(f"{len(external)} {kind} features for {len(mmu)} understanding rows with an image")
-            features[kind] = SpanFeature(_fit(self.resamplers[kind](external), length), mmu)
+            if len(states) != len(rows):
+                task = TASK_NAMES[feature.task]
+                raise ValueError(f"{len(states)} {kind} features for {len(rows)} {task} rows with an image")
+            states = resampler(states[:, None] if states.ndim == 2 else states)
+            features[kind] = SpanFeature(_fit(states, length), rows)
         return features
 
     @takes_cache
@@ -623,7 +570,7 @@ class UniF2aceModel(UniF2acePreTrainedModel):
             attention_mask (`torch.LongTensor` of shape `(batch_size, past + sequence_length)`, *optional*):
                 0 at padding, 1 elsewhere.
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Rotary positions; Show-o's rule by default (`place_positions`).
+                Rotary positions; Show-o's rule by default (`SequenceLayout.positions`).
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings instead of ids, for text without image.
             task_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
@@ -654,34 +601,34 @@ class UniF2aceModel(UniF2acePreTrainedModel):
                 **kwargs,
             )
 
+        given = {"noise": noise_features, "clip": clip_features, "face": face_features}
+        given |= {kind: kwargs.pop(f"{kind}_features", None) for kind in FEATURES if kind not in given}
+        layout = self.config.layout
         if task_ids is None:
-            is_t2i = (input_ids == self.config.special_token_id("<|t2i|>")).any(-1)
-            task_ids = torch.where(is_t2i, T2I, MMU)
+            task_ids = layout.task_ids(input_ids)
         past = cache.get_seq_length() if cache is not None else 0
         span, features, blocks, columns = None, None, None, None
         if past == 0:
-            span = self.find_image_span(input_ids, task_ids)
+            span = layout.find_image(input_ids, task_ids)
         if span is not None:
             mmu_images = span.rows[span.task_ids == MMU]
             if pixel_values is not None and len(mmu_images):
                 if self.mm_projector is None:
                     input_ids = self.fill_image_tokens(input_ids, pixel_values, mmu_images)
-                if clip_features is None and (self.mm_projector is not None or "clip" in self.resamplers):
-                    clip_features = self.encode_clip(pixel_values)
-                if face_features is None and "face" in self.resamplers:
-                    face_features = self.encode_face(pixel_values, face_pixel_values)
-            features = self.span_features(input_ids, span, clip_features, face_features, noise_features)
-            blocks = self.attention_blocks(input_ids, attention_mask, span)
+                elif given["clip"] is None:
+                    given["clip"] = self.encode_clip(pixel_values)
+            features = self.span_features(input_ids, span, given, pixel_values, face_pixel_values)
+            blocks = layout.attention_blocks(input_ids, attention_mask, span)
             if len(mmu_images):
-                columns = self.clip_columns(input_ids, task_ids)
+                columns = layout.clip_columns(input_ids, task_ids)
         elif pixel_values is not None and past == 0:
             raise ValueError(f"{len(pixel_values)} images were given, but the text has no image placeholders")
         if position_ids is None and past == 0:
-            position_ids = self.place_positions(input_ids, attention_mask, task_ids, span)
+            position_ids = layout.positions(input_ids, attention_mask, task_ids, span)
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, span)
             if columns is not None:
-                inputs_embeds = self.project_clip(inputs_embeds, span, clip_features)
+                inputs_embeds = self.project_clip(inputs_embeds, span, given["clip"])
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -746,7 +693,9 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
     def code_logits(self, hidden_states: torch.FloatTensor) -> torch.FloatTensor:
         """The head over the image codes only: (…, hidden_size) to (…, codebook_size)."""
         codes = slice(self.config.image_code_offset, self.config.mask_token_id)
-        return F.linear(hidden_states, self.lm_head.weight[codes], self.lm_head.bias[codes])
+        if is_plain(self.lm_head, nn.Linear):
+            return F.linear(hidden_states, self.lm_head.weight[codes], self.lm_head.bias[codes])
+        return self.lm_head(hidden_states)[..., codes]  # adapted, offloaded or sharded: only a call sees that
 
     @takes_cache
     @can_return_tuple

@@ -6,6 +6,7 @@ group, K experts in use.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,56 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from .compat_unif2ace import use_experts_implementation
-from .configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig, UniF2aceTextConfig
+from .compat_unif2ace import loaded_parameter, use_experts_implementation
+from .configuration_unif2ace import UniF2aceConfig, UniF2aceTextConfig
+from .layout_unif2ace import MMU, T2I, TASKS, ImageSpan, TaskRows
 
 
-SEQUENCE_EXPERT_KINDS = ("copy", "zero", "noise", "clip", "face")
 HASH_STEPS = 1024  # few enough bits for any accelerator's float32
 SEQUENCE_ROUTINGS = ("straight_through", "top_k")
-
-
-class TaskRows:
-    """
-    Which rows of a batch are text-to-image and which are understanding. The task picks the group of experts, never
-    the router.
-
-    Args:
-        task_ids (`torch.LongTensor` of shape `(batch_size,)`): 0 for text-to-image, 1 for understanding.
-        only (`int`, *optional*):
-            The one task of all rows, when the caller knows it: spares the look at `task_ids`, which on an accelerator
-            waits for the device.
-    """
-
-    def __init__(self, task_ids: torch.LongTensor, only: int | None = None):
-        self.task_ids = task_ids
-        self.index = {}
-        if only is None:
-            num_mmu = int(task_ids.sum())
-            only = {0: T2I, len(task_ids): MMU}.get(num_mmu)
-        self.only = only
-        if only is None:
-            self.index = {task: (task_ids == task).nonzero().squeeze(1) for task in (T2I, MMU)}
-
-    def select(self, states: torch.Tensor, task: int) -> torch.Tensor:
-        """The rows of `states` (B, ...) that belong to `task`; possibly none."""
-        if self.only is not None:
-            return states if self.only == task else states[:0]
-        return states.index_select(0, self.index[task])
-
-    def merge(self, parts: dict[int, torch.Tensor]) -> torch.Tensor:
-        """Put what `select` took apart back together, (B, ...) in the order of the batch."""
-        if self.only is not None:
-            return parts[self.only]
-        order = torch.cat([self.index[T2I], self.index[MMU]]).argsort()
-        return torch.cat([parts[T2I], parts[MMU]]).index_select(0, order)
-
-    def runs(self, task: int) -> bool:
-        """
-        Whether the modules of `task` are to be called. In training always: with no rows they see an empty tensor and
-        get zero gradients instead of none, which data parallel training needs.
-        """
-        return torch.is_grad_enabled() or self.only in (None, task)
 
 
 class UniF2aceTopKRouter(nn.Module):
@@ -179,68 +137,6 @@ class UniF2aceGroupedMoE(nn.Module):
 
 
 @dataclass
-class ImageSpan:
-    """
-    Where the image codes are.
-
-    Args:
-        rows (`torch.LongTensor` of shape `(R,)`): Rows that hold an image.
-        positions (`torch.LongTensor` of shape `(R, N)`): Their codes' places in the sequence.
-        task_ids (`torch.LongTensor` of shape `(R,)`): Their tasks.
-        only (`int`, *optional*): The one task of all rows, when the caller knows it; spares a wait for the device.
-        places (`torch.LongTensor` of shape `(R, K)`, *optional*):
-            The codes' places in the grid, when the sequence holds only some of them; `positions` is then (R, K) too.
-        mask (`torch.BoolTensor` of shape `(R, N)`, *optional*):
-            False where a span is shorter than the longest: CLIP patches and image codes need not be equally many.
-    """
-
-    rows: torch.LongTensor
-    positions: torch.LongTensor
-    task_ids: torch.LongTensor
-    only: int | None = None
-    places: torch.LongTensor | None = None
-    mask: torch.BoolTensor | None = None
-
-    def rows_of(self, task: int) -> torch.LongTensor:
-        """Which of the R rows belong to `task`."""
-        if self.only is not None:
-            rows = torch.arange(len(self.task_ids), device=self.task_ids.device)
-            return rows if self.only == task else rows[:0]
-        return (self.task_ids == task).nonzero().squeeze(1)
-
-    def place(self, grid: torch.Tensor) -> torch.Tensor:
-        """Of something (N, H) or (R, N, H) for the whole grid, what belongs to the codes that the sequence holds."""
-        if self.places is None:
-            return grid
-        if grid.ndim == 2:
-            return grid[self.places]
-        return grid.gather(1, self.places[..., None].expand(-1, -1, grid.shape[-1]))
-
-    @property
-    def last(self) -> torch.LongTensor:
-        """The place of each span's last state, (R,)."""
-        return self.positions[:, -1] if self.mask is None else self.positions[:, 0] + self.mask.sum(-1) - 1
-
-    def gather(self, states: torch.Tensor) -> torch.Tensor:
-        """The image codes' states, (R, N, H), from (B, S, H)."""
-        return states[self.rows[:, None], self.positions]
-
-    def scatter(self, states: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """`states` (B, S, H) with the image codes' states replaced by `values` (R, N, H)."""
-        index = (self.rows[:, None].expand_as(self.positions), self.positions)
-        if self.mask is not None:
-            index, values = tuple(part[self.mask] for part in index), values[self.mask]
-        return states.index_put(index, values.to(states.dtype))
-
-    def mean(self, states: torch.Tensor) -> torch.Tensor:
-        """The spans' means, (R, H) float32, of what `gather` returned."""
-        if self.mask is None:
-            return states.float().mean(1)
-        real = self.mask[..., None].float()
-        return (states.float() * real).sum(1) / real.sum(1)
-
-
-@dataclass
 class SpanFeature:
     """
     A feature sequence for some of the rows that hold an image.
@@ -252,6 +148,67 @@ class SpanFeature:
 
     states: torch.FloatTensor
     index: torch.LongTensor
+
+
+@dataclass
+class FeatureInputs:
+    """
+    What a feature may be computed from.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, S)`): The sequences, codes and mask tokens in place.
+        span ([`ImageSpan`]): Where the images are.
+        rows (`torch.LongTensor`): Which of the R rows of the span get the feature.
+        pixel_values (`torch.FloatTensor` of shape `(images, 3, resolution, resolution)`, *optional*): The pictures.
+        face_pixel_values (`torch.FloatTensor` of shape `(images, 3, size, size)`, *optional*): Their aligned faces.
+    """
+
+    input_ids: torch.LongTensor
+    span: ImageSpan
+    rows: torch.LongTensor
+    pixel_values: torch.FloatTensor | None = None
+    face_pixel_values: torch.FloatTensor | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """
+    What a kind of sequence-level expert mixes in.
+
+    Args:
+        task (`int`): Whose rows get it; `SEQUENCE_EXPERTS` of the configuration names it for the same task.
+        size (`Callable[[UniF2aceConfig], int]`): Length of a feature vector.
+        encode (`Callable[[UniF2aceModel, FeatureInputs], torch.Tensor | None]`):
+            The feature, (rows, size) or (rows, L, size); `None` where there is nothing to compute it from, as without
+            an encoder: the experts are then left out of the routing. `forward` also takes it ready-made, as
+            `<kind>_features`.
+    """
+
+    task: int
+    size: Callable[[UniF2aceConfig], int]
+    encode: Callable[[nn.Module, FeatureInputs], torch.Tensor | None]
+
+
+def _noise(model: nn.Module, inputs: FeatureInputs) -> torch.Tensor:
+    config, rows, span = model.config, inputs.rows, inputs.span
+    ids = inputs.input_ids[span.rows[rows][:, None], span.positions[rows, : config.num_image_tokens]]
+    return noise_feature(ids == config.mask_token_id, config.noise_feature, config.noise_feature_size)
+
+
+def _clip(model: nn.Module, inputs: FeatureInputs) -> torch.Tensor | None:
+    return None if inputs.pixel_values is None else model.encode_clip(inputs.pixel_values)
+
+
+def _face(model: nn.Module, inputs: FeatureInputs) -> torch.Tensor | None:
+    return None if inputs.pixel_values is None else model.encode_face(inputs.pixel_values, inputs.face_pixel_values)
+
+
+FEATURES = {
+    "noise": Feature(T2I, lambda config: config.noise_feature_size, _noise),
+    "clip": Feature(MMU, lambda config: config.clip_feature_size, _clip),
+    "face": Feature(MMU, lambda config: config.face_feature_size, _face),
+}
+"""The features by the kind of expert that mixes them in. A new one is one entry, and its name in the configuration."""
 
 
 class UniF2aceSequenceRouter(nn.Module):
@@ -293,10 +250,9 @@ class UniF2aceSequenceMoE(nn.Module):
         self.top_k = config.num_experts_per_sequence
         self.copy_bias = config.sequence_router_copy_bias
         self.routing, self.density = "straight_through", 0.0
+        self.kinds = ["copy", "zero", *FEATURES]
         self.expert_names = [config.sequence_experts(task) for task in TASKS]
-        self.feature_kinds = [
-            kind for kind in ("noise", "clip", "face") if any(kind in names for names in self.expert_names)
-        ]
+        self.feature_kinds = [kind for kind in FEATURES if any(kind in names for names in self.expert_names)]
         self.router = UniF2aceSequenceRouter(config)
         self.mixing = nn.ParameterDict(
             {kind: nn.Parameter(torch.empty(2, config.hidden_size)) for kind in self.feature_kinds}
@@ -306,10 +262,10 @@ class UniF2aceSequenceMoE(nn.Module):
 
     def kind_table(self) -> torch.Tensor:
         """One-hot kind of each expert of each group, (tasks, E, kinds)."""
-        table = torch.zeros(len(TASKS), len(self.expert_names[0]), len(SEQUENCE_EXPERT_KINDS))
+        table = torch.zeros(len(TASKS), len(self.expert_names[0]), len(self.kinds))
         for task, names in enumerate(self.expert_names):
             for expert, name in enumerate(names):
-                table[task, expert, SEQUENCE_EXPERT_KINDS.index(name)] = 1.0
+                table[task, expert, self.kinds.index(name)] = 1.0
         return table
 
     def forward(
@@ -326,7 +282,7 @@ class UniF2aceSequenceMoE(nn.Module):
         if router_noise is not None:
             logits = logits + router_noise[span.rows]
         kind_of_expert = self.kind_of_expert.to(logits.dtype)[span.task_ids]  # (R, E, kinds)
-        absent = [SEQUENCE_EXPERT_KINDS.index(kind) for kind in self.feature_kinds if kind not in features]
+        absent = [self.kinds.index(kind) for kind in self.feature_kinds if kind not in features]
         if absent:
             logits = logits.masked_fill(kind_of_expert[:, :, absent].any(-1), -torch.inf)
         probabilities = logits.softmax(-1)  # (R, E)
@@ -366,11 +322,13 @@ class UniF2aceSequenceMoE(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """How much of x (R,) and of each feature (R,) is in the sum that experts weighted by `gates` (R, E) make."""
         kind_gates = torch.einsum("re,rek->rk", gates, kind_of_expert)  # (R, kinds)
-        keep, amounts = kind_gates[:, SEQUENCE_EXPERT_KINDS.index("copy")], {}
+        keep, amounts = kind_gates[:, self.kinds.index("copy")], {}
         for kind in self.feature_kinds:
             if kind in features:
-                gate = kind_gates[:, SEQUENCE_EXPERT_KINDS.index(kind)]
-                share = F.linear(pooled, self.mixing[kind].float()).softmax(-1)  # (R, 2): of x, of the feature
+                gate = kind_gates[:, self.kinds.index(kind)]
+                share = F.linear(pooled, loaded_parameter(self.mixing, kind).float()).softmax(
+                    -1
+                )  # (R, 2): of x, of the feature
                 keep = keep + gate * share[:, 0]
                 amounts[kind] = gate * share[:, 1]
         return keep, amounts
@@ -513,9 +471,10 @@ def grid_positions(side: int, size: int, device: torch.device | None = None) -> 
 
 
 __all__ = [
-    "ImageSpan",
+    "FEATURES",
+    "Feature",
+    "FeatureInputs",
     "SpanFeature",
-    "TaskRows",
     "UniF2aceExperts",
     "UniF2aceGroupedMoE",
     "UniF2aceMLP",

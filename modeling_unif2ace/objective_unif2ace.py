@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig
+from .configuration_unif2ace import UniF2aceConfig
+from .layout_unif2ace import MMU, T2I, TASKS
 
 
 NO_LABEL = -100  # what no loss reads
@@ -100,21 +101,6 @@ def sample_masks(
     num_masked = (schedule.ratio(uniform) * num_tokens).round().long().clamp(min=1, max=num_tokens)
     places = torch.rand(batch_size, num_tokens, generator=generator).argsort(dim=-1)
     return places < num_masked.unsqueeze(-1), num_masked / num_tokens
-
-
-def drop_prompts(batch: Mapping[str, torch.Tensor], rows: torch.LongTensor, config: UniF2aceConfig) -> dict:
-    """
-    `batch` with the empty prompt, `[PAD ...] <|t2i|> bos eos`, in the text-to-image rows `rows`: what guidance calls
-    unconditional. The rows are left padded, as the collator pads them.
-    """
-    input_ids, attention_mask = batch["input_ids"].clone(), batch["attention_mask"].clone()
-    text, special = config.text_config, config.special_token_id
-    prompt = [special("<|t2i|>"), text.bos_token_id, text.eos_token_id]
-    end = input_ids.shape[1] - config.num_image_tokens - 2
-    input_ids[rows, : end - len(prompt)] = special("[PAD]")
-    input_ids[rows, end - len(prompt) : end] = torch.tensor(prompt, device=input_ids.device)
-    attention_mask[rows, : end - len(prompt)] = 0
-    return {**batch, "input_ids": input_ids, "attention_mask": attention_mask}
 
 
 def hide_codes(
@@ -523,8 +509,7 @@ class UniF2aceObjective(nn.Module):
         """The rows' tasks (B,), told by the batch or by `<|t2i|>`."""
         if batch.get("task_ids") is not None:
             return batch["task_ids"]
-        is_t2i = (batch["input_ids"] == self.config.special_token_id("<|t2i|>")).any(-1)
-        return torch.where(is_t2i, T2I, MMU)
+        return self.config.layout.task_ids(batch["input_ids"])
 
     def note(self, name: str, total: torch.Tensor, count: torch.Tensor | float = 1.0) -> None:
         """
@@ -655,4 +640,4 @@ class UniF2aceObjective(nn.Module):
         return tables
 
 
-__all__ = ["MaskSchedule", "UniF2aceObjective", "drop_prompts", "hide_codes"]
+__all__ = ["MaskSchedule", "UniF2aceObjective", "hide_codes"]

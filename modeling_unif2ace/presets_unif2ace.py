@@ -1,6 +1,7 @@
 """Named shapes: `get_preset("tiny")`, also `faces`, `unif2ace-1.8b`, `showo-256` and `showo-512`."""
 
-from .configuration_unif2ace import SPECIAL_TOKENS, UniF2aceConfig
+from .configuration_unif2ace import UniF2aceConfig
+from .layout_unif2ace import SPECIAL_TOKENS
 
 
 def _vocab_size(text_vocab_size: int, num_bits: int) -> int:
@@ -54,7 +55,6 @@ def tiny() -> UniF2aceConfig:
             "stage_blocks": [1, 1],
             "embedding_size": 16,
         },
-        vision_model_id=None,
         resampler_hidden_size=32,
         resampler_num_heads=4,
         noise_feature_size=16,
@@ -110,7 +110,6 @@ def faces() -> UniF2aceConfig:
             "stage_blocks": [1, 1, 1, 1],
             "embedding_size": 128,
         },
-        vision_model_id=None,
         vision_feature_layer=-1,
         resampler_hidden_size=192,
         resampler_num_heads=6,

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .chat_template_unif2ace import render_chat
 from .image_processing_unif2ace import UniF2aceImageProcessor
+from .layout_unif2ace import SequenceLayout
 from .pictures_unif2ace import shorten
 
 
@@ -267,6 +268,11 @@ class UniF2aceProcessor(ProcessorMixin):
             )
 
     @property
+    def layout(self) -> SequenceLayout:
+        """How prompts are spelled."""
+        return SequenceLayout.from_tokenizer(self.tokenizer, self.num_image_tokens, self.max_text_length)
+
+    @property
     def model_input_names(self) -> list[str]:
         """Names of what `__call__` returns."""
         names = super().model_input_names
@@ -318,7 +324,7 @@ class UniF2aceProcessor(ProcessorMixin):
                 text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
             )
         ids = encoded["input_ids"]
-        limit = self.max_text_length - 2
+        limit = self.layout.prompt_limit
         if len(ids) > limit:
             cut = shorten(repr(text[encoded["offset_mapping"][limit][0] :].strip()))
             if not truncation:
@@ -343,13 +349,11 @@ class UniF2aceProcessor(ProcessorMixin):
         return self._pad_prompts([[] for _ in range(batch_size)], True, return_tensors)
 
     def _pad_prompts(self, rows: list[list[int]], padding: bool | str, return_tensors: str | None) -> BatchFeature:
-        tokenizer = self.tokenizer
-        head = [tokenizer.convert_tokens_to_ids("<|t2i|>"), tokenizer.bos_token_id]
-        prompts = [head + row + [tokenizer.eos_token_id] for row in rows]
-        padded = tokenizer.pad(
-            {"input_ids": prompts},
+        layout = self.layout
+        padded = self.tokenizer.pad(
+            {"input_ids": [layout.prompt(row) for row in rows]},
             padding=padding,
-            max_length=self.max_text_length + 1,
+            max_length=layout.image_start,
             padding_side="left",
             verbose=False,
         )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..modeling_unif2ace.provenance_unif2ace import save_image
 from .files import replacing
-from .provenance_unif2ace import save_image
 
 
 def save_picture(picture: Image.Image, file: Path):

@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from ..modeling_unif2ace.provenance_unif2ace import mark_as_generated
 from .checks_unif2ace import check_count, check_guidance, check_interval, check_size, check_texts
 from .editing_unif2ace import UniF2aceEditingMixin
 from .hooks import pipeline_code, publisher
@@ -30,10 +31,8 @@ from .loading_unif2ace import (
     load_components,
 )
 from .lora_unif2ace import UniF2aceLoraMixin
-from .provenance_unif2ace import INFO_KEY, Provenance, describe_checkpoint, generator_name
 from .scheduling_unif2ace import MASKED_CODE
 from .understanding_unif2ace import UniF2aceUnderstandingMixin
-from .watermark_unif2ace import embed_watermark
 
 
 # Module and class in `model_index.json`. Named alike because diffusers names the file when it refuses to run code.
@@ -328,17 +327,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 What they were made with; seeds are recorded where each picture has its own.
         """
-        model = self.transformer
-        checkpoint, revision = describe_checkpoint(model.name_or_path, getattr(model.config, "_commit_hash", None))
-        if isinstance(generator, torch.Generator):
-            generator = [generator]
-        seeds = [item.initial_seed() for item in generator or ()]
-        if len(seeds) != len(images):  # pictures that share a generator are not told apart by its seed
-            seeds = [None] * len(images)
-        marked = [embed_watermark(image) for image in images]
-        for image, seed in zip(marked, seeds, strict=True):
-            image.info[INFO_KEY] = Provenance(generator_name(), checkpoint, revision, seed)
-        return marked
+        return mark_as_generated(images, self.transformer, generator)
 
     @property
     def num_timesteps(self) -> int:

@@ -8,6 +8,8 @@ from transformers import GenerationConfig, pipeline
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.modeling_unif2ace import UniF2aceAnyToAnyPipeline, get_preset
+from unif2ace.modeling_unif2ace.provenance_unif2ace import read_provenance
+from unif2ace.modeling_unif2ace.watermark_unif2ace import embed_watermark
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
@@ -48,14 +50,20 @@ def drawing(seed=1):
 
 def test_text_to_picture(faces):
     assert isinstance(faces, UniF2aceAnyToAnyPipeline)
-    (made,) = faces(text=TEXTS[0], generation_mode="image", generate_kwargs=drawing())
+    options = {"text": TEXTS[0], "generation_mode": "image"}
+    (made,) = faces(**options, generate_kwargs=drawing(), watermark=False)
     picture = made["generated_image"]
     assert picture.size == (16, 16) and picture.mode == "RGB"
     inputs = faces.processor(text=TEXTS[0], generation_mode="image", return_tensors="pt")
     codes = faces.model.generate(**inputs, generation_mode="image", temperature=0.5, **drawing())
     pixels = faces.model.decode_image_tokens(codes)
     (expected,) = faces.processor.post_process_multimodal_output(pixels, generation_mode="image")
-    assert picture.tobytes() == expected.tobytes()
+    assert picture.tobytes() == expected.tobytes() and read_provenance(picture) is None
+    (made,) = faces(**options, generate_kwargs=drawing())  # marked, as by the other pipeline
+    marked = made["generated_image"]
+    assert marked.tobytes() == embed_watermark(expected).tobytes() != picture.tobytes()
+    origin = read_provenance(marked)
+    assert origin.seed == 1 and origin.checkpoint == "checkpoint0" and origin.revision.startswith("sha256:")
 
 
 def test_several_texts_to_pictures(faces):

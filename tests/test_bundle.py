@@ -12,8 +12,8 @@ from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2ac
 from unif2ace.hub_card.bundle import bundle, bundled_card, folder_megabytes, main
 from unif2ace.hub_card.facts import loss_table, training_minutes
 from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.pipelines.files import write_text
-from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

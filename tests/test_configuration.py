@@ -1,5 +1,7 @@
 """Configurations: strict types, numbers that must fit together, JSON, presets."""
 
+import json
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -241,3 +243,20 @@ def test_the_show_o_presets_have_show_os_number_of_parameters(name, num_codes):
     assert not config.text_config.moe_layers and not model.model.resamplers
     assert parameters(model.model.language_model) + parameters(model.lm_head) == 1_448_176_770
     assert parameters(model.model.vq_model) == 95_387_004
+
+
+def test_fields_that_nobody_reads_any_more_are_taken_and_dropped(tmp_path):
+    """Checkpoints of before have them."""
+    old = get_preset("tiny").to_dict() | {"vision_model_id": "openai/clip-vit-large-patch14-336"}
+    old["vq_config"] |= {"entropy_loss_weight": 0.1, "commitment_loss_weight": 0.25}
+    config = UniF2aceConfig(**old)
+    assert config.to_dict() == get_preset("tiny").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(old | {"model_type": "unif2ace"}))
+    assert UniF2aceConfig.from_pretrained(tmp_path).vq_config.to_dict() == config.vq_config.to_dict()
+
+
+def test_several_end_tokens_spell_prompts_with_the_first():
+    config = get_preset("tiny")
+    config.text_config.eos_token_id = [1, 2]
+    special = config.special_token_id
+    assert config.layout.prompt([]) == [special("<|t2i|>"), 0, 1]

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
-from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
+from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.evaluation.compare import compare, comparison
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.evaluation.results import (

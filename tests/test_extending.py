@@ -9,6 +9,12 @@ from peft import get_peft_model
 
 from unif2ace import UniF2aceScheduler
 from unif2ace.modeling_unif2ace import (
+    UniF2aceConfig,
+    UniF2aceForConditionalGeneration,
+    configuration_unif2ace,
+    get_preset,
+    modeling_unif2ace,
+    moe_unif2ace,
     sampling_unif2ace,
 )
 from unif2ace.modeling_unif2ace.objective_unif2ace import hide_codes
@@ -112,3 +118,25 @@ def test_a_lora_preset(model, tmp_path):
         assert FinetuneSettings("data", str(tmp_path), preset="resamplers").preset == "resamplers"
     finally:
         del adapters.PRESETS["resamplers"]
+
+
+def test_a_feature_expert(monkeypatch):
+    monkeypatch.setattr(moe_unif2ace, "FEATURES", dict(moe_unif2ace.FEATURES))
+    monkeypatch.setattr(modeling_unif2ace, "FEATURES", moe_unif2ace.FEATURES)
+    monkeypatch.setitem(configuration_unif2ace.SEQUENCE_EXPERTS, "mmu", configuration_unif2ace.SEQUENCE_EXPERTS["mmu"])
+    example("A feature expert")
+    fields = get_preset("tiny").to_dict()
+    fields["text_config"] |= {"mmu_sequence_experts": ["copy", "copy", "face", "colour"]}
+    torch.manual_seed(0)
+    model = UniF2aceForConditionalGeneration(UniF2aceConfig(**fields)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    assert set(model.model.resamplers) == {"noise", "face", "colour"}
+    layout = model.config.layout
+    ids = torch.tensor([[layout.mmu, layout.soi, *[layout.mask] * layout.num_codes, layout.eoi, layout.bos]])
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    computed = model(input_ids=ids, pixel_values=pixels).logits
+    given = model(input_ids=ids, pixel_values=pixels, colour_features=pixels.mean((2, 3))).logits
+    assert torch.equal(computed, given)
+    with pytest.raises(ValueError, match="2 colour features for 1 understanding"):
+        model(input_ids=ids, pixel_values=pixels, colour_features=torch.zeros(2, 3))

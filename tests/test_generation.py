@@ -415,3 +415,38 @@ def test_threads_share_a_model_without_meeting(model, prompts):
             thread.join()
         assert not wrong
         assert all(torch.equal(call(), result) for call, result in zip(calls, alone, strict=True))
+
+
+def test_an_answer_holds_text_alone_and_never_changes_its_task(model, questions):
+    """With a head bent towards `<|t2i|>`: it is not written, and where a caller allows it, the row stays as it was."""
+    model, config = copy.deepcopy(model), model.config
+    with torch.no_grad():
+        model.lm_head.bias[config.layout.t2i] = 1e4
+    written = model.generate(**questions, max_new_tokens=6, do_sample=False)[:, questions["input_ids"].shape[1] :]
+    assert (written < config.text_vocab_size).all()
+    allowed = model.generate(**questions, max_new_tokens=6, do_sample=False, suppress_tokens=[], use_cache=False)
+    assert (allowed[:, -6:] == config.layout.t2i).all()
+    cached = model.generate(
+        **questions,
+        max_new_tokens=6,
+        do_sample=False,
+        suppress_tokens=[],
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    mask = torch.cat([questions["attention_mask"], torch.ones(2, 5, dtype=torch.long)], dim=1)
+    whole = model(
+        input_ids=cached.sequences[:, :-1],
+        attention_mask=mask,
+        pixel_values=questions["pixel_values"],
+        task_ids=torch.ones(2, dtype=torch.long),
+    ).logits
+    torch.testing.assert_close(cached.logits[-1], whole[:, -1], atol=1e-3, rtol=1e-3)
+
+
+def test_the_vocabulary_cannot_grow_behind_the_image_codes(model):
+    for part in (model, model.model):
+        size = part.get_input_embeddings().num_embeddings
+        assert part.resize_token_embeddings(size) is part.resize_token_embeddings() is part.get_input_embeddings()
+        with pytest.raises(ValueError, match="text_vocab_size"):
+            part.resize_token_embeddings(size + 1)

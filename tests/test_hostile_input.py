@@ -17,7 +17,7 @@ from time_limit import no_longer_than
 
 from unif2ace import UniF2aceImageProcessor
 from unif2ace.modeling_unif2ace import UniF2aceImageError, image_processing_unif2ace, load_image
-from unif2ace.modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
+from unif2ace.modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.sources.readers import _tar_rows
 

@@ -179,8 +179,8 @@ def test_start_of_image_is_at_the_same_position_whatever_the_prompt(model):
     rows = [t2i_row(config, some_codes(config)), t2i_row(config, some_codes(config), [0, 5, 6, 7, 8, 1])]
     batch = padded(config, rows, left=[3, 0])
     task_ids = torch.tensor([0, 0])
-    span = model.model.find_image_span(batch["input_ids"], task_ids)
-    positions = model.model.place_positions(batch["input_ids"], batch["attention_mask"], task_ids, span)
+    span = model.config.layout.find_image(batch["input_ids"], task_ids)
+    positions = model.config.layout.positions(batch["input_ids"], batch["attention_mask"], task_ids, span)
     first_code = config.max_text_length + 2
     for row in range(2):
         expected = torch.arange(first_code, first_code + NUM_CODES)
@@ -195,8 +195,8 @@ def test_understanding_rows_count_their_real_tokens(model):
     config = model.config
     batch = padded(config, [mmu_row(config, some_codes(config))], left=[3])
     task_ids = torch.tensor([1])
-    span = model.model.find_image_span(batch["input_ids"], task_ids)
-    positions = model.model.place_positions(batch["input_ids"], batch["attention_mask"], task_ids, span)
+    span = model.config.layout.find_image(batch["input_ids"], task_ids)
+    positions = model.config.layout.positions(batch["input_ids"], batch["attention_mask"], task_ids, span)
     assert torch.equal(positions[0, 3:], torch.arange(positions.shape[1] - 3))
     assert not positions[0, :3].any()
 

@@ -8,12 +8,15 @@ import torch
 from torch.nn import functional as F
 from transformers.utils.logging import warning_once
 
-from unif2ace.modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceTextConfig, get_preset
-from unif2ace.modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS
+from unif2ace.modeling_unif2ace import (
+    UniF2aceConfig,
+    UniF2aceForConditionalGeneration,
+    UniF2aceTextConfig,
+    get_preset,
+)
+from unif2ace.modeling_unif2ace.layout_unif2ace import MMU, T2I, TASKS, ImageSpan, TaskRows
 from unif2ace.modeling_unif2ace.moe_unif2ace import (
-    ImageSpan,
     SpanFeature,
-    TaskRows,
     UniF2aceGroupedMoE,
     UniF2aceResampler,
     UniF2aceSequenceMoE,
@@ -536,7 +539,7 @@ def test_the_noise_expert_is_told_the_share_of_masked_codes(model):
     config = model.config
     input_ids, _ = rows_of(config, T2I, 2)
     task_ids = torch.tensor([T2I, T2I])
-    span = model.model.find_image_span(input_ids, task_ids)
+    span = model.config.layout.find_image(input_ids, task_ids)
     input_ids[1, span.positions[1, :4]] = config.mask_token_id
     feature = model.model.span_features(input_ids, span)["noise"]
     told = sinusoidal_embedding(torch.tensor([0.0, 0.25]), config.noise_feature_size)

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 from unif2ace import UniF2acePipeline
 from unif2ace.cli import main
+from unif2ace.modeling_unif2ace.provenance_unif2ace import INFO_KEY, checkpoint_sha256, describe_checkpoint
+from unif2ace.modeling_unif2ace.watermark_unif2ace import _pattern
 from unif2ace.pipelines import Provenance, detect_watermark, embed_watermark, read_provenance, save_image
-from unif2ace.pipelines.provenance_unif2ace import INFO_KEY, checkpoint_sha256, describe_checkpoint
-from unif2ace.pipelines.watermark_unif2ace import _pattern
 
 
 PROVENANCE = Provenance("unif2ace 0.1.0", "faces", "sha256:00", 7)

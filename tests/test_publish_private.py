@@ -122,7 +122,7 @@ def test_a_run_full_of_places_and_secrets(hub, tmp_path):
         (model / name).write_text("acme s3cr3tValue")
     measured = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 4, "better": "higher", "replicates": None}
     part = {"date": "2026-01-01", "items": {"count": 4}, "measures": {"accuracy": measured}, "details": {"e": "acme"}}
-    from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
+    from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 
     settings = {"model": "/home/me/acme/final", "source": "faces:/data/acme (test)", "judge_url": "http://acme/v1"}
     settings |= {"api_key": "s3cr3tValue", "model_sha256": checkpoint_sha256(model), "count": 4, "device": "me@host"}

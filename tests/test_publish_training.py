@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor, UniF2aceTrainer, UniF2aceTrainingArguments
 from unif2ace.hub_card.card import Card
 from unif2ace.hub_card.layouts import Checkpoint
-from unif2ace.pipelines.provenance_unif2ace import checkpoint_sha256
+from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.callbacks import STAGING, PublishCallback
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.evaluation.statistics import mean

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceTextConfig, get_preset
-from unif2ace.modeling_unif2ace.objective_unif2ace import UniF2aceObjective, drop_prompts, hide_codes, summarize_load
+from unif2ace.modeling_unif2ace.objective_unif2ace import UniF2aceObjective, hide_codes, summarize_load
 from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.callbacks import ExpertWatch, expert_gradients
 from unif2ace.training.checkpoints import last_checkpoint
@@ -319,7 +319,7 @@ def test_dropped_text_is_the_unconditional_prompt(collator):
     batch = collator([Rows()[2], Rows()[16]])
     masked = torch.zeros(1, 16, dtype=torch.bool)
     masked[0, 3] = True
-    dropped = drop_prompts(batch, torch.tensor([0]), config)
+    dropped = config.layout.drop_prompts(batch, torch.tensor([0]))
     inputs = hide_codes(dropped, config, masked)
     counted = UniF2aceObjective(config).counts(dropped, masked)
     assert counted[3:5].tolist() == inputs["attention_mask"].sum(-1).tolist()  # tokens of either task
@@ -570,3 +570,12 @@ def test_wrong_arguments_are_refused(tmp_path):
     for wrong in ({"weighting": "x"}, {"alpha": -1}, {"condition_dropout": 2}, {"max_minutes": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             UniF2aceTrainingArguments(str(tmp_path), **wrong)
+
+
+def test_a_model_with_several_end_tokens_trains(make_trainer):
+    config = get_preset("tiny")
+    config.text_config.eos_token_id = [1, 2]
+    model = UniF2aceForConditionalGeneration(config)
+    trainer = make_trainer(model=model, max_steps=1, condition_dropout=1.0)
+    trainer.train()
+    assert trainer.state.global_step == 1

@@ -15,7 +15,8 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
-from ..modeling_unif2ace.configuration_unif2ace import TASKS, UniF2aceConfig
+from ..modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
+from ..modeling_unif2ace.layout_unif2ace import TASKS
 from ..modeling_unif2ace.peft_unif2ace import ATTENTION_MODULES, shared_expert_modules
 
 

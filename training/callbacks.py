@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..modeling_unif2ace.configuration_unif2ace import MMU, TASKS
+from ..modeling_unif2ace.layout_unif2ace import MMU, TASKS
 from ..modeling_unif2ace.modeling_unif2ace import UniF2aceDecoderLayer
 from ..modeling_unif2ace.moe_unif2ace import UniF2aceExperts
 from ..modeling_unif2ace.processing_unif2ace import UniF2aceProcessor

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from ..modeling_unif2ace.configuration_unif2ace import TASKS
+from ..modeling_unif2ace.layout_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
 from ..pipelines.files import replacing, write_json
 from ..pipelines.hooks import card_writer

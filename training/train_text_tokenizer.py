@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ..modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
+from ..modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
 from .data.language.attributes import ATTRIBUTES, sample_attributes
 from .data.language.captions import DESCRIBE_PROMPTS, write_caption
 from .data.language.questions import write_questions

@@ -31,16 +31,15 @@ from transformers import CLIPVisionModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
-from ..modeling_unif2ace.configuration_unif2ace import MMU, T2I
 from ..modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel
+from ..modeling_unif2ace.layout_unif2ace import MMU, T2I
 from ..modeling_unif2ace.moe_unif2ace import UniF2aceSequenceMoE
 from ..modeling_unif2ace.objective_unif2ace import (
     NO_LABEL,
     MaskSchedule,
     UniF2aceObjective,
     answer_positions,
-    drop_prompts,
     hide_codes,
     row_generator,
     sample_masks,
@@ -281,7 +280,7 @@ class UniF2aceTrainer(Trainer):
         drawn = {**batch, "masked": torch.cat(masks).to(device)}
         if any(dropped):
             empty = (batch["task_ids"] == T2I).nonzero()[:, 0][torch.tensor(dropped, device=device)]
-            drawn = drop_prompts(drawn, empty, self.config)
+            drawn = self.config.layout.drop_prompts(drawn, empty)
         if noise:
             drawn["sequence_router_noise"] = torch.stack(noise, dim=1).to(device)  # (layers, B, E)
         return drawn

@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from ...modeling_unif2ace.pictures_unif2ace import load_image
-from ..provenance_unif2ace import save_image
+from ...modeling_unif2ace.provenance_unif2ace import save_image
 from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError
 from .limits import RequestLimits, error_body
 from .metrics import RequestMetrics, ServiceMetrics

@@ -177,7 +177,7 @@ class BatchWorker:
     def _make(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
         import torch
 
-        from ..provenance_unif2ace import read_provenance, save_image
+        from ...modeling_unif2ace.provenance_unif2ace import read_provenance, save_image
 
         first = batch[0]
         images = self.pipe(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ...modeling_unif2ace.pictures_unif2ace import load_image
-from ..provenance_unif2ace import save_image
+from ...modeling_unif2ace.provenance_unif2ace import save_image
 
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from ...modeling_unif2ace import (
     UniF2aceVQConfig,
     UniF2aceVQModel,
 )
-from ...modeling_unif2ace.configuration_unif2ace import SPECIAL_TOKENS
 from ...modeling_unif2ace.image_tokenizer_unif2ace import codes_to_bits
+from ...modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
 from ...pipelines.loading_unif2ace import fetch_folder
 from ..train_text_tokenizer import extend_tokenizer
 from .upcycle import expert_widths

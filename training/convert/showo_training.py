@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from ...modeling_unif2ace import UniF2aceConfig
-from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I
+from ...modeling_unif2ace.layout_unif2ace import MMU, T2I
 from ..data.collator import IGNORED
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import torch
 
-from ...modeling_unif2ace.configuration_unif2ace import TASKS, UniF2aceTextConfig
+from ...modeling_unif2ace.configuration_unif2ace import UniF2aceTextConfig
+from ...modeling_unif2ace.layout_unif2ace import TASKS
 
 
 UPCYCLE_METHODS = ("none", "full-shared", "split")

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...modeling_unif2ace.chat_template_unif2ace import render_chat
-from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS, UniF2aceConfig
+from ...modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
+from ...modeling_unif2ace.layout_unif2ace import MMU, T2I, TASKS, SequenceLayout
 from ...modeling_unif2ace.processing_unif2ace import CHAT_TEMPLATE
 
 
@@ -83,10 +84,7 @@ class UniF2aceCollator:
         text = config.text_config
         experts = text.mmu_sequence_experts if text.sequence_moe_layers else ()
         self.feature_columns = {f"{kind}_features" for kind in ("clip", "face") if kind in experts}
-        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.pad, self.t2i, self.mmu, self.soi, self.eoi = map(
-            config.special_token_id, ("[PAD]", "<|t2i|>", "<|mmu|>", "<|soi|>", "<|eoi|>")
-        )
+        self.layout = SequenceLayout.from_tokenizer(tokenizer, config.num_image_tokens, config.max_text_length)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         for row in rows:
@@ -102,7 +100,7 @@ class UniF2aceCollator:
         n = self.config.num_image_tokens
         around = n + 2  # the codes between soi and eoi
         length = max([len(ids) + around for ids in prompts] + [len(ids) + 1 + around for ids, _ in answers])
-        input_ids = torch.full((len(rows), length), self.pad)
+        input_ids = torch.full((len(rows), length), self.layout.pad)
         labels = torch.full((len(rows), length), IGNORED)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
 
@@ -112,16 +110,14 @@ class UniF2aceCollator:
             attention_mask[place, start:] = 1
         for place, (ids, targets) in zip(mmu_places, answers, strict=True):
             end = 1 + around + len(ids)
-            input_ids[place, 0] = self.mmu
+            input_ids[place, 0] = self.layout.mmu
             input_ids[place, 1 + around : end] = torch.tensor(ids)
             labels[place, 1 + around : end] = torch.tensor(targets)
             attention_mask[place, :end] = 1
 
-        first_code = torch.where(task_ids == T2I, length - n - 1, 2)
-        columns = first_code[:, None] + torch.arange(n)
-        input_ids.scatter_(1, columns, codes)
-        input_ids.scatter_(1, first_code[:, None] - 1, self.soi)
-        input_ids.scatter_(1, first_code[:, None] + n, self.eoi)
+        columns = self.layout.code_columns(task_ids, length)
+        columns = torch.cat([columns[:, :1] - 1, columns, columns[:, -1:] + 1], dim=1)
+        input_ids.scatter_(1, columns, self.layout.enclose(codes))
 
         batch = {
             "input_ids": input_ids,
@@ -151,14 +147,14 @@ class UniF2aceCollator:
 
     def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
         """`[t2i][bos] text [eos]` of each prompt."""
-        longest = self.config.max_text_length - 2
+        longest = self.layout.prompt_limit
         encoded = self._encode(texts)
         too_long = [len(ids) for ids in encoded if len(ids) > longest]
         if too_long:
             logger.warning_once(  # the same words each time, so that it is said once
                 f"prompts are longer than the {longest} tokens that the model reads (max_text_length): they are cut"
             )
-        return [[self.t2i, self.bos, *ids[:longest], self.eos] for ids in encoded]
+        return [self.layout.prompt(ids[:longest]) for ids in encoded]
 
     def _templated_ids(self, turns: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """
@@ -206,8 +202,8 @@ class UniF2aceCollator:
             turns = [turn for dialogue in dialogues for turn in dialogue]
             questions = self._encode([QUESTION_TURN.format(question=question) for question, _ in turns])
             answers = self._encode([ANSWER_TURN.format(answer=answer) for _, answer in turns])
-            begin = [self.bos]
-            pairs = zip(questions, ([*answer, self.eos] for answer in answers), strict=True)
+            begin = [self.layout.bos]
+            pairs = zip(questions, ([*answer, self.layout.eos] for answer in answers), strict=True)
         else:
             begin = []
             pairs = iter([pair for dialogue in dialogues for pair in self._templated_ids(dialogue)])

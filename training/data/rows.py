@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from ...modeling_unif2ace.configuration_unif2ace import TASKS
+from ...modeling_unif2ace.layout_unif2ace import TASKS
 from ...modeling_unif2ace.pictures_unif2ace import load_image
 from .features import FeatureCache
 from .language.captions import DESCRIBE_PROMPTS, write_caption

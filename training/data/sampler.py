@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-from ...modeling_unif2ace.configuration_unif2ace import TASKS
+from ...modeling_unif2ace.layout_unif2ace import TASKS
 
 
 class ShuffledSampler(Sampler[int]):

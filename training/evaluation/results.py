@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
+from ...modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from ...pipelines.files import write_text
-from ...pipelines.provenance_unif2ace import checkpoint_sha256
 from ..disclosure import public
 from .statistics import rounded
 

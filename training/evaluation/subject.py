@@ -16,9 +16,9 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from tqdm import tqdm
 
+from ...modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from ...pipelines import UniF2acePipeline
 from ...pipelines.files import replacing
-from ...pipelines.provenance_unif2ace import checkpoint_sha256
 from .metrics.fit import answer_log_probability
 
 

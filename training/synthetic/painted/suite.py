@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ....pipelines.provenance_unif2ace import checkpoint_sha256
+from ....modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from ...data.language.attributes import ATTRIBUTES, COARSE_ATTRIBUTES
 from ...data.language.captions import Caption, parse_caption, write_caption
 from ...data.language.questions import Question, write_questions

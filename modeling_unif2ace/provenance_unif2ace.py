@@ -1,7 +1,7 @@
 """
 Where a generated picture comes from, written into its file: generator, checkpoint, seed, and that no camera made it.
 
-The pipeline puts a [`Provenance`] into `image.info`; `save_image` writes it, since Pillow's own `image.save` drops
+The pipelines put a [`Provenance`] into `image.info`; `save_image` writes it, since Pillow's own `image.save` drops
 what it does not know. The same is told to machines by IPTC's term for generated media, in XMP.
 """
 
@@ -17,6 +17,8 @@ from typing import IO
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
+
+from .watermark_unif2ace import embed_watermark
 
 
 INFO_KEY = "unif2ace_provenance"
@@ -120,6 +122,27 @@ def generator_name() -> str:
     return f"unif2ace {version}" if version else "unif2ace"
 
 
+def mark_as_generated(images: list[Image.Image], model, generator=None) -> list[Image.Image]:
+    """
+    Copies with the invisible watermark and, in `info`, the [`Provenance`] that `save_image` writes into files.
+
+    Args:
+        images (`list[PIL.Image.Image]`): Pictures that `model` made.
+        model ([`UniF2aceForConditionalGeneration`]): The model.
+        generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+            What they were made with; seeds are recorded where each picture has its own.
+    """
+    checkpoint, revision = describe_checkpoint(model.name_or_path, getattr(model.config, "_commit_hash", None))
+    generators = [generator] if hasattr(generator, "initial_seed") else list(generator or ())
+    seeds = [item.initial_seed() for item in generators]
+    if len(seeds) != len(images):  # pictures that share a generator are not told apart by its seed
+        seeds = [None] * len(images)
+    marked = [embed_watermark(image) for image in images]
+    for image, seed in zip(marked, seeds, strict=True):
+        image.info[INFO_KEY] = Provenance(generator_name(), checkpoint, revision, seed)
+    return marked
+
+
 def save_image(image: Image.Image, file: str | os.PathLike | IO[bytes], format: str | None = None, **options):
     """
     Save a picture with its provenance: as text and XMP in PNG, as EXIF and XMP in JPEG and WebP.
@@ -173,6 +196,7 @@ __all__ = [
     "checkpoint_sha256",
     "describe_checkpoint",
     "generator_name",
+    "mark_as_generated",
     "read_provenance",
     "save_image",
 ]
