@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from ...modeling_unif2ace.configuration_unif2ace import MMU, T2I, TASKS
+from ...modeling_unif2ace.layout_unif2ace import MMU, T2I, TASKS
 from ...modeling_unif2ace.modeling_unif2ace import UniF2aceDecoderLayer, UniF2aceForConditionalGeneration
 from ...modeling_unif2ace.moe_unif2ace import SEQUENCE_EXPERT_KINDS, UniF2aceSequenceMoE
 from ...modeling_unif2ace.objective_unif2ace import answer_positions, hide_codes, row_generator, sample_masks
