@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ...modeling_unif2ace.layout_unif2ace import MMU, T2I, TASKS
 from ...modeling_unif2ace.modeling_unif2ace import UniF2aceDecoderLayer, UniF2aceForConditionalGeneration
-from ...modeling_unif2ace.moe_unif2ace import SEQUENCE_EXPERT_KINDS, UniF2aceSequenceMoE
+from ...modeling_unif2ace.moe_unif2ace import UniF2aceSequenceMoE
 from ...modeling_unif2ace.objective_unif2ace import answer_positions, hide_codes, row_generator, sample_masks
 from ..callbacks import expert_gradients
 from ..data.collator import UniF2aceCollator
@@ -274,7 +274,7 @@ def as_copy(moe: UniF2aceSequenceMoE, kind: str):
         if kind in amounts:  # what was the feature's is x's
             return keep + amounts[kind], {name: amount for name, amount in amounts.items() if name != kind}
         if kind == "zero":
-            place = SEQUENCE_EXPERT_KINDS.index(kind)
+            place = moe.kinds.index(kind)
             keep = keep + torch.einsum("re,re->r", gates, kind_of_expert[:, :, place])
         return keep, amounts
 
