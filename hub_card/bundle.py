@@ -14,6 +14,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -146,6 +147,7 @@ def bundle(
     quality: str | os.PathLike | None = None,
     overwrite: bool = False,
     image_tokenizer: str | os.PathLike | None = None,
+    results: Sequence[str | os.PathLike] = (),
 ) -> Path:
     """
     Write the folder of a trained model as it ships. It appears whole or not at all.
@@ -158,6 +160,7 @@ def bundle(
         overwrite (`bool`, *optional*, defaults to `False`): Whether an existing folder may be replaced.
         image_tokenizer (`str` or `os.PathLike`, *optional*):
             Folder of the model's image tokenizer with a decoder that was trained further; see [`take_decoder`].
+        results (`list[str or os.PathLike]`, *optional*): More measured numbers, see [`bundled_card`].
 
     Returns:
         `Path`: The folder.
@@ -184,7 +187,7 @@ def bundle(
         UniF2aceScheduler(**SAMPLING).save_pretrained(folder / "scheduler")
         serve_diffusers_too(folder)
         _finish_files(folder)
-        card = bundled_card(folder, model_folder.resolve().parent if run is None else run, quality)
+        card = bundled_card(folder, model_folder.resolve().parent if run is None else run, quality, results=results)
         write_text(folder / "README.md", str(card))
         size = folder_megabytes(folder)
         if size > MAX_MEGABYTES:
@@ -277,6 +280,7 @@ def bundled_card(
     run: str | os.PathLike | None = None,
     quality: str | os.PathLike | None = None,
     configs: str | os.PathLike = CONFIGS,
+    results: Sequence[str | os.PathLike] = (),
 ) -> ModelCard:
     """
     Make the card of a checkpoint that was trained on painted faces by the committed configurations.
@@ -286,6 +290,8 @@ def bundled_card(
         run (`str` or `os.PathLike`, *optional*): Folder of the training run, with `log.jsonl`.
         quality (`str` or `os.PathLike`, *optional*): What `benchmarks/quality.py` wrote.
         configs (`str` or `os.PathLike`, *optional*): Folder of the training configurations; the committed ones.
+        results (`list[str or os.PathLike]`, *optional*):
+            More that `unif2ace evaluate` wrote, as the experts' report; files of other weights are passed over.
 
     Returns:
         `huggingface_hub.ModelCard`: the card. Without a log it is silent on the course of training; without numbers
@@ -298,7 +304,8 @@ def bundled_card(
     if not (checkpoint / "config.json").is_file():
         raise FileNotFoundError(f"{checkpoint} has no config.json, expected a checkpoint's folder")
     config = UniF2aceConfig.from_pretrained(checkpoint)
-    results = find_results([checkpoint_sha256(checkpoint)], [], None, [] if quality is None else [quality])
+    files = [*([quality] if quality else []), *results]
+    found = find_results([checkpoint_sha256(checkpoint)], [], None, files)
     log_path = None if run is None else Path(run) / "log.jsonl"
     log = read_lines(log_path) if log_path is not None and log_path.is_file() else []
     metadata = {
@@ -308,8 +315,8 @@ def bundled_card(
         "pipeline_tag": "image-text-to-text",
         "tags": ["unif2ace", "text-to-image", "image-text-to-text", "diffusers", "face", "painted-faces", "synthetic"],
     }
-    if results:
-        measured = [result for of_suite in results for result in card_results(of_suite)]
+    if found:
+        measured = [result for of_suite in found for result in card_results(of_suite)]
         metadata |= {"model_name": MODEL_NAME, "eval_results": measured}
     body = render(
         TEMPLATE,
@@ -325,7 +332,7 @@ def bundled_card(
         minutes=f"{training_minutes(log):.0f}" if log else None,
         steps=log[-1]["step"] if log else None,
         loss_table=loss_table(log),
-        results=sections(results),
+        results=sections(found),
         shares=painter_shares(),
         num_attributes=len(ATTRIBUTES),
         num_values=sum(map(len, ATTRIBUTES.values())),
@@ -355,17 +362,27 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="take its decoder, which was trained on for the same codes",
     )
+    parser.add_argument(
+        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="more of what `unif2ace evaluate` wrote"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)
     if (options.model is None) != options.card_only:
         parser.error("give the trained model with --model, or --card-only")
     try:
         if options.card_only:
-            write_text(options.out / "README.md", str(bundled_card(options.out, options.run, options.quality)))
+            card = bundled_card(options.out, options.run, options.quality, results=options.results)
+            write_text(options.out / "README.md", str(card))
             print(f"wrote {options.out / 'README.md'}")
             return 0
         folder = bundle(
-            options.model, options.out, options.run, options.quality, options.overwrite, options.image_tokenizer
+            options.model,
+            options.out,
+            options.run,
+            options.quality,
+            options.overwrite,
+            options.image_tokenizer,
+            options.results,
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -151,6 +151,12 @@ def test_card_shows_only_numbers_of_the_same_weights(bundled, run, tmp_path):
     assert "| captions: precision | 0.900 [0.880, 0.920] |" in card.text and "Not measured" not in card.text
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert results == {"captions: precision": 0.9}
+    # another suite of the same weights, as the experts' report, stands beside it
+    part = {"date": "2026-01-01", "measures": {}, "details": {"markdown": "| layer | copy |"}}
+    more = {"suite": "custom", "settings": quality["settings"], "versions": {}, "parts": {"experts": part}}
+    (tmp_path / "custom.json").write_text(json.dumps(more))
+    card = bundled_card(bundled, run, path, results=[tmp_path / "custom.json"])
+    assert "| layer | copy |" in card.text and "| captions: precision | 0.900 [0.880, 0.920] |" in card.text
     quality["settings"]["model_sha256"] = "another"
     path.write_text(json.dumps(quality))
     assert "Not measured yet" in bundled_card(bundled, run, path).text
