@@ -8,9 +8,10 @@ from PIL import Image
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
+from unif2ace.training.part_trainer import cosine_share
 from unif2ace.training.synthetic.encoder_tasks import JudgeTask, PatchProbe, attribute_loss, attribute_targets, augment
 from unif2ace.training.synthetic.painted.dataset import attributes_of, render
-from unif2ace.training.synthetic.train_encoders import cosine_share, train
+from unif2ace.training.synthetic.train_encoders import train
 
 
 def small_judge() -> UniF2aceJudge:

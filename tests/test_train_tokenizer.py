@@ -7,10 +7,11 @@ from safetensors.torch import load_file
 
 from unif2ace.modeling_unif2ace import UniF2aceVQModel, get_preset
 from unif2ace.training.train_tokenizer import (
-    TokenizerTrainer,
+    TokenizerTask,
     TokenizerTrainingArguments,
     encode_split,
     read_pictures,
+    train_tokenizer,
 )
 
 
@@ -36,7 +37,7 @@ def pictures(tmp_path):
 def train(pictures, tmp_path):
     def run(name, steps=3, **arguments):
         settings = {"preset": "tiny", "data": str(pictures), "output": str(tmp_path / name), "steps": steps}
-        return TokenizerTrainer(TokenizerTrainingArguments(**settings, batch_size=4, **arguments)).run()
+        return train_tokenizer(TokenizerTrainingArguments(**settings, batch_size=4, **arguments))
 
     return run
 
@@ -62,6 +63,27 @@ def test_resuming_a_finished_run_changes_nothing(train, tmp_path, bf16):
     after = load_file(tmp_path / "run" / "final" / "model.safetensors")
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(train, tmp_path, monkeypatch):
+    train("whole", steps=6, checkpoint_minutes=0.0)
+    loss, calls = TokenizerTask.loss, []
+
+    def interrupted(task, rng, batch_size, progress):
+        calls.append(progress)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return loss(task, rng, batch_size, progress)
+
+    monkeypatch.setattr(TokenizerTask, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", steps=6, checkpoint_minutes=0.0)  # a checkpoint after each step
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-4"]
+    train("stopped", steps=6, checkpoint_minutes=0.0)
+    assert len(calls) == 5 + 2
+    whole, stopped = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "stopped"))
+    for name, value in whole.items():
+        assert torch.equal(value, stopped[name]), name
 
 
 def test_a_frozen_encoder_keeps_its_codes(train, tmp_path, pictures):

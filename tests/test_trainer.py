@@ -13,8 +13,9 @@ from unif2ace.training.arguments import UniF2aceTrainingArguments
 from unif2ace.training.callbacks import ExpertWatch, expert_gradients
 from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.run_trainer import CLOCK_FILE, EMA_FILE
 from unif2ace.training.train_text_tokenizer import build_tokenizer
-from unif2ace.training.trainer import CLOCK_FILE, EMA_FILE, UniF2aceTrainer
+from unif2ace.training.trainer import UniF2aceTrainer
 
 
 TEXTS = ["a red hat", "an old man", "a young woman who smiles", "glasses"]

@@ -45,9 +45,43 @@ def region_weights(weights: Mapping[str, float], grid_size: int) -> torch.FloatT
 
 
 @dataclass
-class UniF2aceTrainingArguments(TrainingArguments):
+class RunArguments(TrainingArguments):
     r"""
-    [`~transformers.TrainingArguments`] with the arguments of the two tasks.
+    [`~transformers.TrainingArguments`] of a run that can be stopped and go on.
+
+    Args:
+        ema_decay (`float`, *optional*):
+            Decay of the moving average of the weights that is evaluated and finally saved; off when not given. It is
+            warmed up as t/(9 + t).
+        max_minutes (`float`, *optional*):
+            Stop after so much training time, a resumed run's earlier parts included, and let the learning rate follow
+            a cosine over the time, ending at zero. `max_steps` still holds.
+
+    Defaults that differ from transformers': `remove_unused_columns=False`, `report_to="none"`, `adam_beta2=0.98`,
+    `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not a number should be seen).
+    """
+
+    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights; off if not set."})
+    max_minutes: float | None = field(default=None, metadata={"help": "Training time, in minutes."})
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "Where to report to."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not numbers."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ema_decay is not None and not 0 <= self.ema_decay <= 1:
+            raise ValueError(f"ema_decay={self.ema_decay}, expected 0 to 1")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes={self.max_minutes}, expected more than 0")
+
+
+@dataclass
+class UniF2aceTrainingArguments(RunArguments):
+    r"""
+    [`RunArguments`] with the arguments of the two tasks.
 
     > Parameters that control the loss
 
@@ -97,19 +131,8 @@ class UniF2aceTrainingArguments(TrainingArguments):
         muon_learning_rate (`float`, *optional*):
             Train the weight matrices with Muon at this learning rate, everything else with AdamW at `learning_rate`
             (`optimizers.py`). All with the optimizer that `optim` names when not given.
-        ema_decay (`float`, *optional*):
-            Decay of the moving average of the weights that is evaluated and finally saved; off when not given. It is
-            warmed up as min(decay, (1 + step)/(10 + step)).
-        max_minutes (`float`, *optional*):
-            Stop after so much training time, a resumed run's earlier parts included, and let the learning rate follow
-            a cosine over the time, ending at zero. `max_steps` still holds.
-
         hub_license (`str`, *optional*):
             Licence of the weights, as the Hub names it (`"apache-2.0"`); needed with `push_to_hub=True`.
-
-    Defaults that differ from transformers': `remove_unused_columns=False`, `report_to="none"`, `max_grad_norm=1.0`,
-    `adam_beta2=0.98`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not a number should
-    be seen).
     """
 
     alpha: float = field(default=0.01, metadata={"help": "Weight of D3Diff's score term."})
@@ -133,15 +156,7 @@ class UniF2aceTrainingArguments(TrainingArguments):
     without: list[str] = field(default_factory=list, metadata={"help": "Experts that may lack features: clip, face."})
     t2i_fraction: float | None = field(default=None, metadata={"help": "Share of text-to-image rows in a batch."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Muon's, of the weight matrices."})
-    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights; off if not set."})
     hub_license: str | None = field(default=None, metadata={"help": "Licence of the weights on the Hub."})
-    max_minutes: float | None = field(default=None, metadata={"help": "Training time, in minutes."})
-
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Where to report to."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not numbers."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -173,14 +188,12 @@ class UniF2aceTrainingArguments(TrainingArguments):
         unknown = set(self.without) - {"clip", "face"}
         if unknown:
             raise ValueError(f"without={self.without}, expected some of 'clip', 'face'")
-        for name in ("condition_dropout", "t2i_fraction", "ema_decay"):
+        for name in ("condition_dropout", "t2i_fraction"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}, expected 0 to 1")
-        for name in ("max_minutes", "muon_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}, expected more than 0")
+        if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
+            raise ValueError(f"muon_learning_rate={self.muon_learning_rate}, expected more than 0")
         if self.push_to_hub and self.hub_license is None:  # better now than when training is over
             raise ValueError(
                 'push_to_hub=True needs hub_license, the licence of the weights: "apache-2.0", "mit", ...'

@@ -9,10 +9,7 @@ The first command resumes where it stopped. It leaves `final/` (weights averaged
 """
 
 import argparse
-import json
 import math
-import shutil
-import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,14 +17,15 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel, UniF2aceVQOutput
 from ..modeling_unif2ace.presets_unif2ace import get_preset
 from ..pipelines.files import replacing
+from .arguments import RunArguments
 from .evaluation.judge import UniF2aceJudge
+from .part_trainer import ENDLESS, METRICS_FILE, PartTask, PartTrainer
 from .synthetic.painted.dataset import load_rendered
 
 
@@ -184,7 +182,7 @@ def validate(model: UniF2aceVQModel, pictures: np.ndarray) -> dict[str, float]:
     """PSNR in dB: mean over pictures, of the worst tenth, at edges; number and perplexity of codes in use."""
     psnr, edge_error, codes = [], [], []
     for start in range(0, min(VALIDATION_PICTURES, len(pictures)), 16):
-        pixels = read_pictures(pictures, np.arange(start, min(start + 16, len(pictures))))
+        pixels = read_pictures(pictures, np.arange(start, min(start + 16, len(pictures)))).to(model.device)
         found = model.encode(pixels)
         error = (model.decode(found) - pixels).square() / 4  # of a range of 2
         psnr += (-10 * error.mean((1, 2, 3)).log10()).tolist()
@@ -205,146 +203,88 @@ def validate(model: UniF2aceVQModel, pictures: np.ndarray) -> dict[str, float]:
 @torch.no_grad()
 def draw_reconstructions(model: UniF2aceVQModel, pictures: np.ndarray, path: Path, count: int = 16, scale: int = 4):
     """Writes a PNG of originals (odd rows) above their reconstructions (even rows), eight in a row, enlarged."""
-    pixels = read_pictures(pictures, np.arange(min(count, len(pictures))))
+    pixels = read_pictures(pictures, np.arange(min(count, len(pictures)))).to(model.device)
     decoded = model.decode(model.encode(pixels))
     rows = []
     for start in range(0, len(pixels), 8):
         rows += [torch.cat(list(part[start : start + 8]), dim=2) for part in (pixels, decoded)]
     widest = max(row.shape[2] for row in rows)
     sheet = torch.cat([F.pad(row, (0, widest - row.shape[2])) for row in rows], dim=1)
-    sheet = ((sheet + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    sheet = ((sheet + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(sheet)
     image.resize((image.width * scale, image.height * scale), Image.NEAREST).save(path)
 
 
-class TokenizerTrainer:
-    """Trains a [`UniF2aceVQModel`]; see [`TokenizerTrainingArguments`]."""
+class TokenizerTask(PartTask):
+    """An image tokenizer on the pictures of a folder; see [`TokenizerTrainingArguments`]."""
 
     def __init__(self, args: TokenizerTrainingArguments):
         self.args, self.output = args, Path(args.output)
-        self.output.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         if args.initial is None:
             self.model = UniF2aceVQModel(get_preset(args.preset).vq_config)
         else:
             self.model = UniF2aceVQModel.from_pretrained(args.initial)
         self.model.encoder.requires_grad_(not args.freeze_encoder)
-        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         if args.bf16:  # in which CPUs convolve faster, in this layout
             self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=args.weight_decay
-        )
-        self.train, self.validation = load_rendered(args.data, "train"), load_rendered(args.data, "validation")
+        self.trained = self.model
         self.judge = None
         if args.perceptual_weight > 0:
             self.judge = UniF2aceJudge.from_pretrained(args.judge).eval().requires_grad_(False)
-        self.step, self.seconds = 0, 0.0
-        self._resume()
+        self.validation = load_rendered(args.data, "validation")
+        self.reload()
 
-    def _resume(self):
-        # a crash between the two renames of `save` leaves only the older checkpoint
-        for folder in (self.output / "checkpoint", self.output / "checkpoint.old"):
-            if folder.exists():
-                self.model.load_state_dict(load_file(folder / "model.safetensors"))
-                self.average = load_file(folder / "average.safetensors")
-                self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-                state = json.loads((folder / "state.json").read_text())
-                self.step, self.seconds = state["step"], state["seconds"]
-                return
+    def reload(self) -> None:
+        """Painting may still be going on: training begins with the first pictures."""
+        self.pictures = load_rendered(self.args.data, "train")
 
-    def save(self):
-        """Writes a checkpoint that is either whole or absent."""
-        new, current, old = (self.output / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        save_file(
-            {name: value.contiguous() for name, value in self.model.state_dict().items()}, new / "model.safetensors"
+    def loss(self, rng, batch_size, progress):
+        pixels = read_pictures(self.pictures, rng.integers(len(self.pictures), size=batch_size)).to(self.device)
+        judge = None if self.judge is None else self.judge.to(self.device)
+        return tokenizer_loss(self.model(pixels), pixels, self.args, judge)
+
+    def evaluate(self) -> dict:
+        draw_reconstructions(self.model, self.validation, self.output / "reconstructions.png")
+        return validate(self.model, self.validation)
+
+
+def train_tokenizer(args: TokenizerTrainingArguments) -> UniF2aceVQModel:
+    """
+    Train an image tokenizer to its end, going on where an earlier call stopped.
+
+    Args:
+        args (`TokenizerTrainingArguments`): How.
+
+    Returns:
+        `UniF2aceVQModel`: With the weights averaged over training, as in the folder `final`.
+    """
+    output = Path(args.output)
+    final = output / "final"
+    if not (output / METRICS_FILE).is_file():  # which is written last
+        torch.set_num_threads(args.threads)
+        run = RunArguments(
+            output_dir=str(output),
+            max_minutes=args.minutes,
+            max_steps=ENDLESS if args.steps is None else args.steps,
+            per_device_train_batch_size=1,
+            learning_rate=args.learning_rate,
+            warmup_steps=args.warmup_steps,
+            weight_decay=args.weight_decay,
+            max_grad_norm=args.max_grad_norm,
+            adam_beta2=0.99,
+            ema_decay=args.ema_decay,
+            bf16=args.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            seed=args.seed,
+            logging_steps=args.log_every,
+            save_strategy="no",
+            save_total_limit=1,
+            train_sampling_strategy="sequential",
+            dataloader_pin_memory=False,
         )
-        save_file(self.average, new / "average.safetensors")
-        torch.save(self.optimizer.state_dict(), new / "optimizer.pt")
-        (new / "state.json").write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
-        shutil.rmtree(old, ignore_errors=True)
-        if current.exists():
-            current.rename(old)
-        new.rename(current)
-        shutil.rmtree(old, ignore_errors=True)
-
-    @property
-    def progress(self) -> float:
-        """Share of training that is done, 0 to 1."""
-        if self.args.steps is not None:
-            return min(1.0, self.step / self.args.steps)
-        return min(1.0, self.seconds / (60 * self.args.minutes))
-
-    @property
-    def learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / self.args.warmup_steps)
-        return self.args.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
-
-    def averaged_model(self) -> UniF2aceVQModel:
-        """A model with the weights averaged over training."""
-        model = UniF2aceVQModel(self.model.config)
-        model.load_state_dict(self.average)
-        return model.eval()
-
-    def _training_step(self) -> dict[str, float]:
-        # the step's own generator: a resumed run draws the batches that an uninterrupted one would
-        rng = np.random.default_rng((self.args.seed, self.step))
-        pixels = read_pictures(self.train, rng.integers(len(self.train), size=self.args.batch_size))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16):
-            loss, parts = tokenizer_loss(self.model(pixels), pixels, self.args, self.judge)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        decay = min(self.args.ema_decay, self.step / (self.step + 10))
-        for name, value in self.model.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
-        return {"loss": loss.item(), "grad_norm": norm.item(), **parts}
-
-    def _log(self, values: dict):
-        line = {"step": self.step, "minutes": round(self.seconds / 60, 2), **values}
-        line = {name: float(f"{value:.5g}") for name, value in line.items()}
-        text = json.dumps(line)
-        tqdm.write(text)
-        with open(self.output / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(text + "\n")
-
-    def _validate(self):
-        model = self.averaged_model()
-        self._log(validate(model, self.validation))
-        draw_reconstructions(model, self.validation, self.output / "reconstructions.png")
-
-    def run(self) -> UniF2aceVQModel:
-        """Trains to the end and saves `final/`; returns the averaged model."""
-        last, last_saved, recent = time.monotonic(), self.seconds, []
-        with tqdm(total=1000, initial=round(1000 * self.progress), unit="‰", mininterval=10) as bar:
-            while self.progress < 1:
-                recent.append(self._training_step())
-                now = time.monotonic()
-                self.seconds, last = self.seconds + now - last, now
-                if self.step % self.args.log_every == 0:
-                    mean = {name: float(np.mean([values[name] for values in recent])) for name in recent[0]}
-                    self._log({**mean, "learning_rate": self.learning_rate, "pictures": len(self.train)})
-                    recent = []
-                    bar.update(round(1000 * self.progress) - bar.n)
-                if self.seconds - last_saved > 60 * self.args.checkpoint_minutes:
-                    last_saved = self.seconds
-                    self.save()
-                    self._validate()
-                    # painting may still be going on: training begins with the first pictures
-                    self.train = load_rendered(self.args.data, "train")
-        self.save()
-        self._validate()
-        model = self.averaged_model()
-        model.save_pretrained(self.output / "final")
-        return model
+        PartTrainer(TokenizerTask(args), run, args.batch_size, args.checkpoint_minutes).run()
+    return UniF2aceVQModel.from_pretrained(final).eval()
 
 
 @torch.no_grad()
@@ -385,7 +325,7 @@ def main(argv: list[str] | None = None):
         for split in SPLITS:
             print(encode_split(model, args.data, split))
     else:
-        TokenizerTrainer(args).run()
+        train_tokenizer(args)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """What `train_encoders` trains: for each small network its data, its loss and its evaluation."""
 
 import random
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPVisionModel, PreTrainedModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPVisionModel
 
 from ...modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ...modeling_unif2ace.presets_unif2ace import get_preset
@@ -16,6 +15,7 @@ from ..data.language.attributes import ATTRIBUTES, IDENTITY_PARAMETERS
 from ..data.language.captions import write_caption
 from ..data.language.visibility import assumed_visible
 from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
+from ..part_trainer import PartTask
 from .painted.dataset import (
     LASTING_ATTRIBUTES,
     attributes_of,
@@ -75,37 +75,7 @@ def attribute_loss(logits: dict[str, torch.Tensor], targets: torch.Tensor) -> to
     return torch.stack(terms).sum() / (targets != -100).sum().clamp(min=1)
 
 
-class EncoderTask(ABC):
-    """
-    What the training loop needs to know of a network.
-
-    Attributes:
-        model (`PreTrainedModel`): What is saved in the end.
-        trained (`nn.Module`): What is optimised: the model and heads that only training needs.
-    """
-
-    model: PreTrainedModel
-    trained: nn.Module
-
-    @abstractmethod
-    def loss(
-        self, rng: np.random.Generator, batch_size: int, progress: float
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of one batch drawn with `rng`, and its terms for the log; `progress` in [0, 1] of the training."""
-
-    @abstractmethod
-    def evaluate(self) -> dict:
-        """Metrics on held-out painted faces."""
-
-    def reload(self) -> None:  # noqa: B027 - an optional hook
-        """Take in data that has appeared since."""
-
-    def save(self, folder: Path) -> None:
-        """Write the trained network."""
-        self.model.save_pretrained(folder)
-
-
-class PaintedTask(EncoderTask):
+class PaintedTask(PartTask):
     """A task on the render cache of painted faces."""
 
     def __init__(self, config: dict, settings: dict):
@@ -119,7 +89,7 @@ class PaintedTask(EncoderTask):
     def draw(self, rng: np.random.Generator, batch_size: int) -> tuple[np.ndarray, torch.Tensor]:
         """Numbers and augmented pictures of a batch of different training faces."""
         indices = np.sort(rng.choice(len(self.pictures), batch_size, replace=False))
-        return indices, augment(self.pictures[indices], rng)
+        return indices, augment(self.pictures[indices], rng).to(self.device)
 
 
 class JudgeTask(PaintedTask):
@@ -133,7 +103,7 @@ class JudgeTask(PaintedTask):
 
     def loss(self, rng, batch_size, progress):
         indices, pixels = self.draw(rng, batch_size)
-        targets = attribute_targets(indices, "train", self.seed, self.model.config.labels)
+        targets = attribute_targets(indices, "train", self.seed, self.model.config.labels).to(self.device)
         loss = attribute_loss(self.model(pixels.contiguous(memory_format=torch.channels_last)).logits, targets)
         return loss, {"attribute_loss": loss.item()}
 
@@ -237,21 +207,22 @@ class ClipTask(PaintedTask):
         # one coverage for the whole batch: texts of one length waste no padding
         coverage = 1.0 if rng.random() < 0.2 else float(rng.uniform(0.25, 0.8))
         captions = self.write_captions(indices, "train", coverage, random.Random(int(rng.integers(2**31))))
-        text = self.tokenize(captions)
+        text = {name: ids.to(self.device) for name, ids in self.tokenize(captions).items()}
         output = self.model(
             input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels, return_loss=True
         )
         patches = output.vision_model_output.last_hidden_state[:, 1:]
-        targets = attribute_targets(indices, "train", self.seed, self.probe.labels)
+        targets = attribute_targets(indices, "train", self.seed, self.probe.labels).to(self.device)
         attribute = attribute_loss(self.probe.attributes(patches), targets)
         with torch.no_grad():
             teacher_map = self.teacher.feature_maps(pixels)[-1]
         imitation = self.probe.imitation_loss(patches, teacher_map)
         total = output.loss + self.settings["attribute_weight"] * attribute
         total = total + self.settings["teacher_weight"] * imitation
+        right = torch.arange(batch_size, device=self.device)
         terms = {
             "contrastive_loss": output.loss.item(),
-            "batch_recall_at_1": (output.logits_per_text.argmax(-1) == torch.arange(batch_size)).float().mean().item(),
+            "batch_recall_at_1": (output.logits_per_text.argmax(-1) == right).float().mean().item(),
             "attribute_loss": attribute.item(),
             "imitation_loss": imitation.item(),
         }
@@ -338,7 +309,7 @@ class TraitHead(nn.Module):
         return F.mse_loss(self.regression(embeddings), self.numbers[people]) + torch.stack(terms).mean()
 
 
-class FaceTask(EncoderTask):
+class FaceTask(PartTask):
     """ArcFace and traits on painted people whose hair, expression, pose, accessories and light change."""
 
     def __init__(self, config: dict, settings: dict):
@@ -357,8 +328,8 @@ class FaceTask(EncoderTask):
     def loss(self, rng, batch_size, progress):
         people = rng.integers(0, self.pictures.shape[0], batch_size)
         pictures = rng.integers(0, self.pictures.shape[1], batch_size)
-        pixels = augment(self.pictures[people, pictures], rng).contiguous(memory_format=torch.channels_last)
-        people = torch.from_numpy(people)
+        pixels = augment(self.pictures[people, pictures], rng).to(self.device, memory_format=torch.channels_last)
+        people = torch.from_numpy(people).to(self.device)
         # the margin comes in over the first third: from a random start it would only push everything apart
         margin = self.settings["margin"] * min(1.0, 3.0 * progress)
         embeddings = self.model(pixels).embeddings
