@@ -5,6 +5,7 @@ A part is a [`PartTask`], which draws its own batches: from `(seed, number of th
 resumed run sees the batches of an uninterrupted one, and several processes see different ones.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -184,7 +185,7 @@ class PartTrainer(RunTrainer):
 
     def run(self) -> dict:
         """
-        Train to the end, going on from a checkpoint if there is one; evaluate and save the averaged weights, if there
+        Train to the end, going on from a checkpoint if there is one (a finished run stays as it is); evaluate and save the averaged weights, if there
         are any, to `final/` and the metrics to `metrics.json`.
 
         Returns:
@@ -194,6 +195,8 @@ class PartTrainer(RunTrainer):
             KeyboardInterrupt: if a signal ended the training; a checkpoint is there.
         """
         output = Path(self.args.output_dir)
+        if (output / METRICS_FILE).is_file():  # written last: this run is finished
+            return json.loads((output / METRICS_FILE).read_text(encoding="utf-8"))
         self.train(resume_from_checkpoint=any(output.glob("checkpoint-*")) and str(last_checkpoint(output)))
         if self.stopped_by is not None:
             raise KeyboardInterrupt
