@@ -185,8 +185,8 @@ class PartTrainer(RunTrainer):
 
     def run(self) -> dict:
         """
-        Train to the end, going on from a checkpoint if there is one (a finished run stays as it is); evaluate and save the averaged weights, if there
-        are any, to `final/` and the metrics to `metrics.json`.
+        Train to the end, going on from a checkpoint if there is one; evaluate and save the averaged weights, if there
+        are any, to `final/` and the metrics to `metrics.json`. A finished run stays as it is.
 
         Returns:
             `dict`: The metrics with `steps` and `minutes`.
@@ -207,6 +207,7 @@ class PartTrainer(RunTrainer):
             if self.is_world_process_zero():
                 self.task.save(output / "final")
                 write_json(output / METRICS_FILE, metrics)
+        self.accelerator.wait_for_everyone()  # who reads the result finds it
         return metrics
 
 
