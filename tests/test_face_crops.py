@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from painted_landmarks import painted_landmarks
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 from skimage.data import astronaut
 
 from unif2ace.cli import main
@@ -267,3 +267,41 @@ def test_clean_command(tmp_path, capsys):
     }
     assert main(["data", "clean", str(folder), "-o", str(tmp_path / "x"), "--splits", "train=3"]) == 2
     assert not (tmp_path / "x").exists()
+
+
+def drawn(number):
+    """Pictures of one person as a child would draw them: the same face, other clothes, ground, mouth."""
+    colours = ("red", "green", "blue", "orange", "purple")
+    picture = Image.new("RGB", (128, 128), colours[number % 5])
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((24, 96, 104, 128), fill=colours[(number // 4 + number + 1) % 5])
+    draw.ellipse((40, 24, 88, 96), fill="bisque")
+    draw.ellipse((50, 50, 58, 56), fill="black")
+    draw.ellipse((70, 50, 78, 56), fill="black")
+    draw.arc((52, 62, 76, 84), 0 if number % 2 else 180, 180 if number % 2 else 360, fill="darkred", width=3)
+    return picture
+
+
+def test_different_pictures_of_one_person_are_kept_and_copies_are_not():
+    duplicates = NearDuplicates()
+    pictures = [drawn(number) for number in range(20)]
+    assert [duplicates.add(picture, str(number)) for number, picture in enumerate(pictures)] == [None] * 20
+    found = [duplicates.add(altered(picture, number), "copy") for number, picture in enumerate(pictures)]
+    assert sum(name == str(number) for number, name in enumerate(found)) >= 17
+    assert all(name in (str(number), None) for number, name in enumerate(found))
+
+
+def test_an_empty_split_is_refused_and_nothing_is_written(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rows = [{"file_name": f"{n}.png", "text": "zora", "identity": "zora"} for n in range(20)]
+    for number in range(20):
+        drawn(number).save(folder / f"{number}.png")
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["data", "clean", str(folder), "-o", str(tmp_path / "out"), "--splits", "train=0.8,validation=0.2"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "would be empty: 20 pictures of 1 known people" in error and "--split-by picture" in error
+    assert not list((tmp_path / "out").glob("*/*"))
+    assert main([*arguments, "--split-by", "picture"]) == 0
+    assert len(list((tmp_path / "out" / "validation").rglob("*.png"))) > 0
