@@ -19,7 +19,7 @@ A model gets two repositories: me/faces for transformers and me/faces-diffusers 
 
 def add_arguments(parser: argparse.ArgumentParser):
     """The command's arguments."""
-    parser.add_argument("model", help="folder of a trained model, or of a PEFT adapter")
+    parser.add_argument("model", help="folder of a trained model or of a PEFT adapter, or unif2ace-faces")
     parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository on the Hub; made if needed")
     parser.add_argument("--private", action="store_true", default=None, help="make new repositories private")
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and stop")

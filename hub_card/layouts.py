@@ -14,7 +14,15 @@ from safetensors import SafetensorError, safe_open
 
 from .._versions import BASE, requirement
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
-from ..pipelines.loading_unif2ace import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BUNDLED_NAME, MODEL_TYPE, CheckpointFolders
+from ..pipelines.loading_unif2ace import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BUNDLED_NAME,
+    MODEL_TYPE,
+    CheckpointFolders,
+    bundled_checkpoint,
+    is_bundled,
+)
 from ..training.disclosure import public_config
 from . import remote_code
 from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PROCESSOR_CLASS
@@ -44,6 +52,8 @@ class Checkpoint(CheckpointFolders):
             FileNotFoundError: if the folder is absent or holds no checkpoint, or lacks a file that is needed.
             ValueError: if the model is of another kind.
         """
+        if is_bundled(folder):
+            folder = bundled_checkpoint()
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder} is no folder, expected a trained model or an adapter")
         found = super().read(folder)

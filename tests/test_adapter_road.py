@@ -147,6 +147,9 @@ def test_the_bundled_checkpoint_has_a_name_that_works_everywhere(tmp_path, monke
     pipe.set_progress_bar_config(disable=True)
     assert pipe("a man", num_inference_steps=1).images[0].size == (64, 64)
     assert main(["generate", "a man", "--model", "unif2ace-faces", "--steps", "1", "-o", "face.png"]) == 0
+    capsys.readouterr()
+    assert main(["publish", "unif2ace-faces", "--repo", "me/faces", "--dry-run"]) == 0
+    assert "me/faces-diffusers" in capsys.readouterr().out
     assert bundled_checkpoint().name == "unif2ace-faces" and (bundled_checkpoint() / "config.json").is_file()
     # a folder of that name is what was meant
     (tmp_path / "unif2ace-faces").mkdir()
