@@ -157,13 +157,16 @@ def test_what_is_not_read_is_named(folder, capsys, tmp_path):
         "1 .heic files",
         "1 text files have no picture of the same name, first readme.txt",
         "scores.csv is not read: none of its columns names pictures",
-        "1 pictures are named by no table and have no text file, first extra.png",
+        "1 pictures are named by no table of their folder, first extra.png",
     ):
         assert words in told, told
         assert words in capsys.readouterr().err or words in told
     assert main(["data", "inspect", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
     shown = capsys.readouterr().out
-    assert "not read: 1 .heic files" in shown and "without a caption or question: 1 of 5 pictures" in shown
+    assert "not read: 1 .heic files" in shown and "named by no table of their folder" in shown
+    (folder / "metadata.jsonl").unlink()
+    assert main(["data", "inspect", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "without a caption or question: 5 of 5 pictures" in capsys.readouterr().out
 
 
 # Guessing

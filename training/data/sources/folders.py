@@ -198,12 +198,12 @@ def open_folder(
     tables, overlay = _tables(found, columns, notes)
     named = {name for table in tables for name in table.names}
     pictures = [name for name in found.pictures if name not in named]
-    if tables and need_text:  # the tables choose; a picture that neither a table nor a text speaks of is not asked for
-        bare = [name for name in pictures if not found.texts_of(name) and name not in overlay]
-        if bare:
-            notes.append(f"{len(bare)} pictures are named by no table and have no text file, first {bare[0]}")
-        unasked = set(bare)
-        pictures = [name for name in pictures if name not in unasked]
+    # a table that has words chooses among the pictures of its folder
+    places = {PurePosixPath(table.file).parent for table in tables if table.rows > table.without_words}
+    passed = {name for name in pictures if places & set(PurePosixPath(name).parents)}
+    if passed:
+        notes.append(f"{len(passed)} pictures are named by no table of their folder, first {min(passed)}")
+        pictures = [name for name in pictures if name not in passed]
     _note_strangers(found, notes)
     parts: list = [(table.file, part) for table in tables for part in row_parts_of(folder / table.file)]
     parts += [("", start, stop) for start, stop in ranges(len(pictures))] if pictures else []
