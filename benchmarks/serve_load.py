@@ -8,12 +8,17 @@ Starts `unif2ace serve` in a process of its own. The same requests are sent one 
 once, in turns, so that both meet the same load of the machine; every picture must be the same both times. CPU time
 says more than the clock where other programs run, too.
 
+Then 300 mixed requests come from 8 clients, pictures and chats by turns, and every tenth hangs up at once: every
+picture and every answer must be the one that the pipeline makes alone, in this process.
+
 Then many more requests than there is room for are sent at once: each must be answered with 200 or 429, and the service
 must be well afterwards.
 """
 
 import argparse
+import base64
 import http.client
+import io
 import json
 import os
 import platform
@@ -25,7 +30,15 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
+from PIL import Image
 
+from unif2ace import UniF2acePipeline
+
+
+QUESTIONS = ("What is on the head?", "Which colour is the hair?", "Is there a beard?", "Describe this face.")
+MAX_TOKENS = 24
+DIFFERENT = 16  # pictures, and answers, among the mixed requests
 PROMPTS = ("an old man with a grey beard", "a young woman with hoop earrings", "a bald man", "a girl with red hair")
 
 
@@ -47,13 +60,34 @@ class Client:
         response = connection.getresponse()
         return response.status, response.read().decode()
 
+    def ask(self, face: Image.Image, question: str) -> tuple[int, str]:
+        """Status and answer (or error) of a question about a face."""
+        file = io.BytesIO()
+        face.save(file, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+        body = {"messages": [{"role": "user", "content": parts}], "max_tokens": MAX_TOKENS}
+        response = self._post("/v1/chat/completions", body).getresponse()
+        content = json.loads(response.read())
+        if response.status != 200:
+            return response.status, content["error"]["message"]
+        return 200, content["choices"][0]["message"]["content"]
+
+    def hang_up(self, number: int):
+        """Ask for a picture and go away."""
+        body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "num_inference_steps": self.steps}
+        self._post("/v1/images/generations", body).close()
+
+    def _post(self, path: str, body: dict) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        return connection
+
     def picture(self, number: int) -> tuple[int, str, float]:
         """Status, picture (or error) and seconds of request `number`."""
         start = time.perf_counter()
         body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "num_inference_steps": self.steps}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        connection.request("POST", "/v1/images/generations", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
+        response = self._post("/v1/images/generations", body).getresponse()
         content = json.loads(response.read())
         seconds = time.perf_counter() - start
         if response.status != 200:
@@ -90,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=16, help="clients at once (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="decoding steps (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each way (default: %(default)s)")
+    parser.add_argument("--mixed", type=int, default=300, help="mixed requests; 0 for none (default: %(default)s)")
+    parser.add_argument("--mixed-clients", type=int, default=8, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--waiting", type=int, default=32, help="places to wait (default: %(default)s)")
     options = parser.parse_args(arguments)
 
@@ -146,6 +182,7 @@ def measure(client: Client, options: argparse.Namespace) -> int:
         print(f"{options.clients} clients at once, {name}: {gain:.2f} times that of one")
     print(f"pictures identical: {'yes' if same else 'NO'}")
 
+    mixed = measure_mixed(client, options) if options.mixed else True
     flood = 4 * (options.clients + options.waiting)
     with ThreadPoolExecutor(flood) as pool:
         answers = list(pool.map(client.picture, range(flood)))
@@ -157,7 +194,41 @@ def measure(client: Client, options: argparse.Namespace) -> int:
     healthy = client.get("/health")[0] == 200 and client.picture(0)[1] == pictures[1][0]
     print(f"pictures made under overload identical: {'yes' if alike else 'NO'}")
     print(f"well afterwards: {'yes' if healthy else 'NO'}")
-    return 0 if same and alike and healthy and set(counts) <= {200, 429} else 1
+    return 0 if same and mixed and alike and healthy and set(counts) <= {200, 429} else 1
+
+
+def measure_mixed(client: Client, options: argparse.Namespace) -> bool:
+    """Pictures and chats from several clients; whether each is what the pipeline makes alone."""
+    pipe = UniF2acePipeline.from_pretrained(options.model)
+    pipe.set_progress_bar_config(disable=True)
+
+    def alone(number: int) -> Image.Image:
+        generator = torch.Generator().manual_seed(number)
+        return pipe(PROMPTS[number % len(PROMPTS)], num_inference_steps=client.steps, generator=generator).images[0]
+
+    faces = [alone(number) for number in range(DIFFERENT)]
+    pairs = [(faces[number], QUESTIONS[number // 4 % len(QUESTIONS)]) for number in range(DIFFERENT)]
+    answers = [pipe.answer(face, question, max_new_tokens=MAX_TOKENS) for face, question in pairs]
+
+    def request(number: int) -> str:
+        item = number // 2 % DIFFERENT
+        if number % 10 == 9:
+            client.hang_up(number)
+            return "hung up"
+        if number % 2:
+            status, text = client.ask(*pairs[item])
+            return "same" if status == 200 and text == answers[item] else f"answer {item}: {status} {text!r}"
+        status, content, _ = client.picture(item)
+        if status != 200:
+            return f"picture {item}: {status} {content}"
+        picture = Image.open(io.BytesIO(base64.b64decode(content)))
+        return "same" if picture.tobytes() == faces[item].tobytes() else f"picture {item} differs"
+
+    with ThreadPoolExecutor(options.mixed_clients) as pool:
+        results = Counter(pool.map(request, range(options.mixed)))
+    shown = ", ".join(f"{count} × {what}" for what, count in results.most_common())
+    print(f"{options.mixed} mixed requests of {options.mixed_clients} clients: {shown}")
+    return set(results) <= {"same", "hung up"}
 
 
 if __name__ == "__main__":

@@ -97,6 +97,11 @@ CHANGES: dict[str, Callable] = {
     "enlarged twice": resize(2),
     "enlarged twice, JPEG quality 90": both(resize(2), jpeg(90)),
     "enlarged by 1.1": resize(1.1),
+    "enlarged by 1.25": resize(1.25),
+    "enlarged by 1.37, JPEG quality 90": both(resize(1.37), jpeg(90)),
+    "enlarged by 1.37, 10 % crop": both(resize(1.37), crop(0.1)),
+    "enlarged by 2.5": resize(2.5),
+    "made smaller by 0.8": resize(0.8),
     "halved": resize(0.5),
     "turned by 2 degrees": lambda image, rng: image.rotate(2, Image.Resampling.BICUBIC),
     "noise of 5 grey levels": lambda image, rng: Image.fromarray(

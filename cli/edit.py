@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--strength", type=float, default=0.3, help="share that --source may change (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=positive_int, default=16, help="decoding steps (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument("--steps", type=positive_int, help="decoding steps (default: the checkpoint's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the checkpoint's)")
     parser.add_argument("--seed", type=seed_int, help="makes the picture repeatable (default: a random one, printed)")
     parser.add_argument(
         "--keep-pixels", action="store_true", help="put the original's pixels back outside of region or mask"

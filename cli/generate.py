@@ -55,12 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the picture goes (PNG, JPEG or WebP by its ending; folders are made); several pictures get "
         "numbers: face-0.png, face-1.png, ... (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=positive_int, default=16, help="decoding steps (default: %(default)s)")
+    parser.add_argument("--steps", type=positive_int, help="decoding steps (default: the checkpoint's)")
     parser.add_argument(
         "--guidance",
         type=float,
-        default=4.0,
-        help="how strongly the picture follows the text; 1 is no guidance (default: %(default)s)",
+        help="how strongly the picture follows the text; 1 is no guidance (default: the checkpoint's)",
     )
     parser.add_argument("--negative", metavar="TEXT", help="what the face must not look like")
     parser.add_argument("--seed", type=seed_int, help="makes the picture repeatable (default: a random one, printed)")

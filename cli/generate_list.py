@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ..pipelines.loading_unif2ace import checkpoint_numbers
 from ..pipelines.serving.batch_generation import BatchOptions, generate_all
 from ..pipelines.serving.prompt_list import read_prompts
 from .common import EXIT_INTERRUPTED, load_pipeline, silence_libraries
@@ -20,7 +21,12 @@ def generate_list(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{shown} was given with --prompts, whose lines say what to make: leave one of them out")
     if arguments.out is None:
         raise ValueError("--prompts needs --out, the folder for its pictures")
-    items, errors = read_prompts(arguments.prompts, arguments.steps, arguments.guidance)
+    steps, guidance = arguments.steps, arguments.guidance
+    if steps is None or guidance is None:
+        own = checkpoint_numbers(arguments.model)
+        steps = own.num_inference_steps if steps is None else steps
+        guidance = own.guidance_scale if guidance is None else guidance
+    items, errors = read_prompts(arguments.prompts, steps, guidance)
     for error in errors:
         print(f"{arguments.prompts}: {error}", file=sys.stderr)
     if not items and not errors:

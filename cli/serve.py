@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="largest picture that is read (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-connections",
+        type=positive_int,
+        default=256,
+        metavar="N",
+        help="connections of one address; raise it behind a proxy (default: %(default)s)",
+    )
+    parser.add_argument(
         "--timeout", type=positive_int, default=120, metavar="S", help="seconds for a request (default: %(default)s)"
     )
 
@@ -58,6 +65,7 @@ def run(arguments: argparse.Namespace):
     import uvicorn
 
     from ..pipelines.serving.app import ServiceLimits, create_app
+    from ..pipelines.serving.connections import ConnectionLimits, server_config
 
     api_key = os.environ.get(KEY_VARIABLE) or None
     if api_key is None and not _is_loopback(arguments.host):
@@ -74,8 +82,9 @@ def run(arguments: argparse.Namespace):
     )
     name = arguments.name or Path(arguments.model or "unif2ace-faces").name
     app = create_app(load_pipeline(arguments), name, limits, api_key)
-    config = uvicorn.Config(
-        app, arguments.host, arguments.port, log_level="info", timeout_graceful_shutdown=10, limit_concurrency=1000
+    connections = ConnectionLimits(max_per_client=arguments.max_connections)
+    config = server_config(
+        app, arguments.host, arguments.port, connections, log_level="info", timeout_graceful_shutdown=10
     )
     uvicorn.Server(config).run()
 

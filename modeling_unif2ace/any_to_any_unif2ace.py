@@ -5,6 +5,7 @@ transformers' own "any-to-any" asks for torchvision as soon as a model reads pic
 that a conversation can ask for a picture.
 """
 
+import torch
 from PIL import Image
 from transformers.pipelines.any_to_any import AnyToAnyPipeline, Chat
 from transformers.pipelines.base import Pipeline
@@ -61,13 +62,15 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
         if (generate_kwargs or {}).get("generation_mode") != "image":
             return super()._forward(model_inputs, generate_kwargs)
         prompt_text = model_inputs.pop("text")
+        generator = generate_kwargs.get("generator")
+        is_fresh = generator is not None and _is_fresh(generator)  # else its seed does not make the picture again
         # nothing of a text's generation configuration applies
         codes = self.model.generate(**model_inputs, **generate_kwargs)
         return {
             "generated_sequence": codes,
             "prompt_text": prompt_text,
             "input_ids": model_inputs["input_ids"],
-            "generator": generate_kwargs.get("generator"),
+            "generator": generator if is_fresh else None,
         }
 
     def postprocess(self, model_outputs, *args, watermark=True, **kwargs):
@@ -80,6 +83,14 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
             for record, picture in zip(made, marked, strict=True):
                 record["generated_image"] = picture
         return records
+
+
+def _is_fresh(generator) -> bool:
+    """Whether a generator stands where its seed put it."""
+    if not isinstance(generator, torch.Generator):
+        return True  # a list: one for each picture
+    seeded = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    return torch.equal(generator.get_state(), seeded.get_state())
 
 
 def _last_words(messages) -> str:

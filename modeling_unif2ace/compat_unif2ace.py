@@ -26,6 +26,9 @@ The cache
 `cached_file`
     A repository's shard index, to be looked at before the library follows it; its options begin with underscores.
     Ends when the library refuses an index that reaches out of its folder.
+The hooks of `capture_outputs` (`_output_capturing_hooks_installed`)
+    Local functions that the first call leaves on the modules, so that no model can be pickled afterwards
+    (`drop_capturing_hooks`). Ends when they can be pickled.
 `AnyToAnyPipeline`, `Chat`
     One transformers pipeline for texts, pictures and conversations. They stand in `any_to_any_unif2ace.py`, because
     their import is slow. End when the library's own asks for no torchvision.
@@ -57,6 +60,15 @@ CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters e
 """The name of the cache among the arguments and outputs of transformers."""
 
 _CACHE_NAMES = ("cache", "past_key_values")
+
+
+def drop_capturing_hooks(model):
+    """Take off the hooks that transformers puts onto a model at its first call, and again at the next one."""
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                del module._forward_hooks[key]
+        module.__dict__.pop("_output_capturing_hooks_installed", None)
 
 
 def rename_cache(kwargs: dict, name: str = CACHE) -> dict:
@@ -107,6 +119,7 @@ __all__ = [
     "SubConfigSpec",
     "cached_file",
     "create_causal_mask",
+    "drop_capturing_hooks",
     "init",
     "is_plain",
     "loaded_parameter",

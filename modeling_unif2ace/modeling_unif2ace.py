@@ -7,6 +7,7 @@ attention mask, and the two tasks in one batch.
 Sequences are those of Show-o; `layout_unif2ace.py` spells them.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from .compat_unif2ace import (
     DynamicCache,
     GradientCheckpointingLayer,
     create_causal_mask,
+    drop_capturing_hooks,
     init,
     is_plain,
     loaded_parameter,
@@ -156,6 +158,11 @@ class UniF2acePreTrainedModel(UniF2aceSafeLoadingMixin, UniF2aceAdapterMixin, Pr
                 "make a model with a larger `text_vocab_size` and copy the weights"
             )
         return embeddings
+
+    def __reduce_ex__(self, protocol):
+        """For pickling, also after a call."""
+        drop_capturing_hooks(self)
+        return super().__reduce_ex__(protocol)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -684,6 +691,7 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
         self.post_init()
 
+    @functools.wraps(PreTrainedModel.save_pretrained, assigned=(), updated=())  # diffusers looks for `variant` in it
     def save_pretrained(self, save_directory, *args, **kwargs):
         """[`~transformers.PreTrainedModel.save_pretrained`]; the generation config keeps its sampling numbers."""
         # marked as made from the model's config, it would lose them when it is loaded

@@ -12,6 +12,7 @@ from, no more. `docs/provenance.md` has the measured rates, `benchmarks/watermar
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -27,8 +28,13 @@ BAND = (0.2, 0.4)
 # Standard deviation of the added noise, in grey levels: at a side of 64 pixels and less, and at the least.
 STRENGTH, MIN_STRENGTH = 2.4, 1.5
 FALSE_ALARM_RATE = 1e-6
-# Enlargements that the detector undoes: exact ones that viewers and upscalers make; what costs most comes last.
+# Enlargements that the detector undoes. Exact ones first, that viewers and upscalers make; what costs most comes last.
 SCALES = (1.0, 2.0, 4.0, 3.0, 8.0, 1.5, 0.75, 0.5)
+# Then those that bring the whole picture back to a side that models draw; then all others, of crops too, so finely
+# that the pattern stays in step over the middle of the picture, `SEARCH_SIDE` pixels wide.
+MODEL_SIDES = (64, 128, 256, 512, 1024)
+SEARCHED = (0.5, 3.0)
+SEARCH_STEP, SEARCH_SIDE = 0.012, 128
 MIN_SIDE = 32
 # The middle of a larger picture is enough, and bounds memory and time.
 MAX_SIDE = 2048
@@ -117,14 +123,11 @@ def detect_watermark(
         raise ValueError(f"false_alarm_rate is {false_alarm_rate}, expected a number between 0 and 1")
     image = _middle(image).convert("RGB")
     spectrum = np.conj(np.fft.rfft2(_pattern(key)))
-    places = TILE * TILE * 2 * len(SCALES)
-    threshold = -NormalDist().inv_cdf(false_alarm_rate / places)
+    views = list(_views(image))
+    threshold = -NormalDist().inv_cdf(false_alarm_rate / (TILE * TILE * 2 * len(views)))
     readings = []
-    for scale in SCALES:
-        size = tuple(round(side / scale) for side in image.size)
-        if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
-            continue
-        scaled = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+    for scale, size, box in views:
+        scaled = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS, box=box)
         residual = _whiten(np.asarray(scaled) @ _LUMA)
         for mirrored in (False, True):
             score = _score(residual[:, ::-1] if mirrored else residual, spectrum)
@@ -132,6 +135,26 @@ def detect_watermark(
             if readings[-1].found:
                 return readings[-1]
     return max(readings, key=lambda reading: reading.score)
+
+
+def _views(image: Image.Image) -> Iterator[tuple[float, tuple[int, int], tuple[float, ...] | None]]:
+    """Enlargements to undo: the factor, the size afterwards, and the part of the picture, if not the whole."""
+    exact = [*SCALES]
+    if image.width == image.height:
+        exact += [image.width / side for side in MODEL_SIDES if side != image.width]
+        exact = [scale for scale in dict.fromkeys(exact) if scale in SCALES or SEARCHED[0] <= scale <= SEARCHED[1]]
+    for scale in exact:
+        size = tuple(round(side / scale) for side in image.size)
+        if min(size) >= MIN_SIDE and max(size) <= MAX_SIDE:
+            yield scale, size, None
+    scale = SEARCHED[0]
+    while scale <= SEARCHED[1]:
+        size = tuple(min(SEARCH_SIDE, math.floor(side / scale)) for side in image.size)
+        if min(size) >= MIN_SIDE:
+            spans = [side * scale for side in size]
+            left, top = ((whole - span) / 2 for whole, span in zip(image.size, spans, strict=True))
+            yield scale, size, (left, top, left + spans[0], top + spans[1])
+        scale *= 1 + SEARCH_STEP * SEARCH_SIDE / max(size)  # smaller ones stay in step for longer
 
 
 @lru_cache(maxsize=8)

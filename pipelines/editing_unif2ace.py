@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..modeling_unif2ace.pictures_unif2ace import as_images, load_image
-from .checks_unif2ace import as_list, check_count, check_share, check_texts
+from .checks_unif2ace import as_list, check_count, check_generator, check_share, check_texts
 from .regions_unif2ace import mask_picture, outpaint_canvas
 from .scheduling_unif2ace import MASKED_CODE, mask_codes, row_generators
 
@@ -36,8 +36,10 @@ class UniF2aceEditingMixin:
         Image codes `(batch_size, num_image_tokens)` of pictures (paths, PIL pictures, ...), which are resized and
         cropped as for describing them; `decode_latents` gives the pictures back.
         """
+        if self._are_codes(images):
+            return torch.atleast_2d(images).to(self._execution_device)
         self._onload()
-        pictures = self.processor.image_processor.fetch_images(as_images(images))
+        pictures = self._fetch_images(images)
         pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         model = self.transformer
         return model.encode_images(pixels.to(self._execution_device, model.dtype))
@@ -74,7 +76,7 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if numbers or sizes of pictures, masks and prompts do not fit together.
         """
-        pictures = self.processor.image_processor.fetch_images(as_images(image))
+        pictures = self._fetch_images(image)
         masks = [mask] if isinstance(mask, tuple) else as_list(mask)
         if len(masks) not in (1, len(pictures)):
             raise ValueError(f"{len(masks)} masks for {len(pictures)} images; give one for all, or one for each")
@@ -117,7 +119,7 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if the margins are no margins, or the result is not square.
         """
-        pictures = self.processor.image_processor.fetch_images(as_images(image))
+        pictures = self._fetch_images(image)
         pictures = [load_image(item) for item in pictures]
         canvases, masks = zip(*(outpaint_canvas(picture, margins) for picture in pictures), strict=True)
         return self.inpaint(prompt, list(canvases), list(masks), **kwargs)
@@ -148,6 +150,7 @@ class UniF2aceEditingMixin:
         """
         check_share("strength", strength)
         prompts, codes = self._pair(prompt, image, num_images_per_prompt)
+        check_generator(generator)
         rows = row_generators(generator, len(codes))
         count = torch.full((len(codes),), round(strength * codes.shape[1]))
         places = mask_codes(codes, count, rows) == MASKED_CODE
@@ -200,6 +203,7 @@ class UniF2aceEditingMixin:
             if len(sources) not in (1, len(prompts)):
                 raise ValueError(f"{len(sources)} source prompts for {len(prompts)} prompts; give as many, or one")
             source_prompt = sources * len(prompts) if len(sources) == 1 else sources
+        check_generator(generator)
         rows = row_generators(generator, len(codes))
         scores = self.text_difference(prompts, source_prompt, codes, rows, num_draws, num_images_per_prompt)
         allowed = torch.ones_like(codes, dtype=torch.bool)
@@ -264,11 +268,12 @@ class UniF2aceEditingMixin:
         """Prompts, and the codes of their pictures, a row for each picture to make."""
         check_texts("prompt", prompt)
         check_count("num_images_per_prompt", num_images_per_prompt)
-        prompts, images = as_list(prompt), as_images(image)
+        prompts = as_list(prompt)
+        images = list(torch.atleast_2d(image)) if self._are_codes(image) else as_images(image)
         count = max(len(prompts), len(images))
         if {len(prompts), len(images)} - {1, count}:
             raise ValueError(f"{len(images)} images and {len(prompts)} prompts; give as many, or one of either")
-        codes = self.encode_images(images)
+        codes = self.encode_images(image)
         prompts = prompts * count if len(prompts) == 1 else prompts
         return prompts, _rows_for(codes, count, num_images_per_prompt)
 

@@ -23,8 +23,9 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
+from ..modeling_unif2ace.sampling_unif2ace import ImageSampling
 from .scheduling_unif2ace import UniF2aceScheduler
 
 
@@ -171,6 +172,15 @@ def adapter_base(folder: Path) -> str | None:
     if not base or not isinstance(base, str):
         raise OSError(f"{file} does not name its base model: load that, then call load_lora_weights({str(folder)!r})")
     return None if is_bundled(base) else base
+
+
+def checkpoint_numbers(path: str | os.PathLike | None) -> ImageSampling:
+    """How a checkpoint draws pictures, read from its `generation_config.json` without loading it."""
+    folders = CheckpointFolders.read(bundled_checkpoint() if path is None else fetch_checkpoint(path))
+    if folders.is_adapter:
+        return checkpoint_numbers(adapter_base(folders.root))
+    known = (folders.model / "generation_config.json").is_file()
+    return ImageSampling.from_generation_config(GenerationConfig.from_pretrained(folders.model) if known else None)
 
 
 def load_components(folders: CheckpointFolders, given: dict[str, Any], **model_options) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """LoRA adapters of the pipeline, with diffusers' names: load, activate, weigh, fuse, take out again."""
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -78,6 +79,7 @@ class UniF2aceLoraMixin:
             config = PeftConfig.from_pretrained(folder)
             config.inference_mode = True
             tensors = load_file(folder / ADAPTER_WEIGHTS)
+            _check_adapter(config, tensors)
             with warnings.catch_warnings():  # that there are several adapters now is what was asked for
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")
                 functional.inject_adapter_in_model(config, model, adapter_name)
@@ -94,6 +96,10 @@ class UniF2aceLoraMixin:
             raise ValueError(
                 f"the adapter in {folder} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]}"
             )
+        scales = [layer.scaling.get(adapter_name, 0.0) for layer in self._lora_layers()]
+        if not all(math.isfinite(scale) for scale in scales):
+            self._forget(adapter_name)
+            raise ValueError(f"the adapter in {folder} does not fit this model: its lora_alpha is not finite")
         model.eval()
         self.set_adapters(adapter_name)
 
@@ -267,6 +273,17 @@ class UniF2aceLoraMixin:
         """Remove what a failed load has left behind."""
         if name in self.get_list_adapters():
             self.delete_adapters(name)
+
+
+def _check_adapter(config, tensors: dict):
+    """`ValueError` for what is no LoRA, and for weights that would spoil every picture without a word."""
+    if config.peft_type != "LORA":
+        raise ValueError(f"it is of type {config.peft_type}, expected LORA")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} is of type {tensor.dtype}, expected floating point numbers")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite: train it again")
 
 
 __all__ = ["UniF2aceLoraMixin"]

@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,9 +15,19 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
+from transformers import BatchFeature
 
 from ..modeling_unif2ace.provenance_unif2ace import mark_as_generated
-from .checks_unif2ace import check_count, check_guidance, check_interval, check_size, check_texts
+from ..modeling_unif2ace.sampling_unif2ace import ImageSampling
+from .checks_unif2ace import (
+    as_list,
+    check_count,
+    check_generator,
+    check_guidance,
+    check_interval,
+    check_size,
+    check_texts,
+)
 from .editing_unif2ace import UniF2aceEditingMixin
 from .hooks import pipeline_code, publisher
 from .loading_unif2ace import (
@@ -235,16 +245,16 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         check_guidance(guidance_scale)
         check_count("num_inference_steps", num_inference_steps)
         check_count("num_images_per_prompt", num_images_per_prompt)
-        num_prompts = 1 if isinstance(prompt, str) else len(prompt)
+        check_generator(generator)
+        num_prompts = len(as_list(prompt))
         num_images = num_prompts * num_images_per_prompt
         if isinstance(generator, (list, tuple)) and len(generator) != num_images:
             raise ValueError(f"{len(generator)} generators for {num_images} images; give one, or one per image")
-        if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
-            raise ValueError(
-                f"{len(negative_prompt)} negative prompts for {num_prompts} prompts; give as many, or one"
-            )
-        if negative_prompt is not None and not (isinstance(negative_prompt, str) and not negative_prompt.strip()):
-            check_texts("negative_prompt", negative_prompt)
+        if negative_prompt is not None:
+            check_texts("negative_prompt", negative_prompt, may_be_empty=True)
+            num_negative = len(as_list(negative_prompt))
+            if not isinstance(negative_prompt, str) and num_negative != num_prompts:
+                raise ValueError(f"{num_negative} negative prompts for {num_prompts} prompts; give as many, or one")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
         for name in callback_on_step_end_tensor_inputs:
@@ -256,17 +266,30 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
 
     def encode_prompt(
         self,
-        prompt: list[str],
-        negative_prompt: list[str] | None,
-        guidance: bool,
-        num_images_per_prompt: int,
-        device: torch.device,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] | None = None,
+        guidance: bool = True,
+        num_images_per_prompt: int = 1,
+        device: torch.device | None = None,
     ) -> Any:
-        """The model's `PromptState`: keys and values of the prompts, and of what guidance leads away from."""
+        """
+        The model's `PromptState`: keys and values of the prompts, and of what guidance leads away from.
+
+        Args:
+            prompt (`str` or `list[str]`): The prompts.
+            negative_prompt (`str` or `list[str]`, *optional*):
+                What guidance leads away from, one for all or one per prompt; the empty prompt when not given.
+            guidance (`bool`, *optional*, defaults to `True`): Whether negative prompts are needed at all.
+            num_images_per_prompt (`int`, *optional*, defaults to 1): Pictures of each prompt.
+            device (`torch.device`, *optional*): Where to; the pipeline's own when not given.
+        """
+        prompt, device = as_list(prompt), device or self._execution_device
+        if isinstance(negative_prompt, str):
+            negative_prompt = [negative_prompt] * len(prompt)
         inputs = self.processor(text=prompt, generation_mode="image", return_tensors="pt").to(device)
         negative = {}
         if guidance and negative_prompt is not None:
-            encoded = self.processor(text=negative_prompt, generation_mode="image", return_tensors="pt").to(device)
+            encoded = self._encode_negative(negative_prompt).to(device)
             negative["negative_input_ids"] = encoded["input_ids"]
             negative["negative_attention_mask"] = encoded["attention_mask"]
         return self.transformer.encode_prompt(
@@ -275,6 +298,40 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             guidance=guidance,
             num_images_per_prompt=num_images_per_prompt,
             **negative,
+        )
+
+    def _encode_negative(self, texts: list[str]) -> BatchFeature:
+        """Texts as prompts, where an empty one is the prompt of no text."""
+        if all(text.strip() for text in texts):
+            return self.processor(text=texts, generation_mode="image", return_tensors="pt")
+        rows = [
+            self.processor(text=text, generation_mode="image")["input_ids"][0]
+            if text.strip()
+            else self.processor.unconditional_inputs(return_tensors=None)["input_ids"][0]
+            for text in texts
+        ]
+        length, pad_token_id = max(map(len, rows)), self.transformer.config.text_config.pad_token_id
+        ids = [[pad_token_id] * (length - len(row)) + list(row) for row in rows]
+        mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
+        return BatchFeature({"input_ids": ids, "attention_mask": mask}, tensor_type="pt")
+
+    def sampling_numbers(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> ImageSampling:
+        """How pictures are drawn: the scheduler's numbers, and the given ones, else the `generation_config`'s own."""
+        own = ImageSampling.from_generation_config(
+            self.transformer.generation_config,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=None if guidance_interval is None else tuple(guidance_interval),
+        )
+        return self.scheduler.sampling_numbers(
+            num_inference_steps=own.num_inference_steps,
+            guidance_scale=own.guidance_scale,
+            guidance_interval=tuple(own.guidance_interval),
         )
 
     def prepare_latents(
@@ -335,6 +392,16 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         return self._num_timesteps
 
     @property
+    def guidance_scale(self) -> float:
+        """Of the call under way; a callback may set `pipe._guidance_scale` for the steps that follow."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the call under way is guided."""
+        return self._guidance_scale != 1
+
+    @property
     def interrupt(self) -> bool:
         """Whether the call under way shall end; a callback sets `pipe._interrupt = True`."""
         return self._interrupt
@@ -356,8 +423,8 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
     def __call__(
         self,
         prompt: str | list[str],
-        guidance_scale: float = 4.0,
-        num_inference_steps: int = 16,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
         negative_prompt: str | list[str] | None = None,
@@ -367,7 +434,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
         watermark: bool = True,
         latents: torch.LongTensor | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         height: int | None = None,
         width: int | None = None,
     ) -> UniF2acePipelineOutput | tuple:
@@ -376,10 +443,11 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
 
         Args:
             prompt (`str` or `list[str]`): What the faces look like. Longer texts than the model reads are an error.
-            guidance_scale (`float`, *optional*, defaults to 4.0):
+            guidance_scale (`float`, *optional*, defaults to the checkpoint's `generation_config`, else 4.0):
                 How strongly a picture follows its prompt: `uncond + guidance_scale · (cond - uncond)`. 1 is none, and
                 costs half. Show-o's scale is one less.
-            num_inference_steps (`int`, *optional*, defaults to 16): Steps in which the codes are revealed.
+            num_inference_steps (`int`, *optional*, defaults to the checkpoint's `generation_config`, else 16):
+                Steps in which the codes are revealed.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 Makes pictures repeatable: one for all, or one per picture. Picture i depends on its own generator
                 only, so it is the same alone and in a batch.
@@ -403,7 +471,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             latents (`torch.LongTensor` of shape `(num_images, num_image_tokens)`, *optional*):
                 Codes to start from: those that are not `scheduler.config.mask_token_id` stay. `inpaint` and its
                 relatives make them.
-            guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+            guidance_interval (`tuple[float, float]`, *optional*, defaults to the checkpoint's, else `(0.0, 1.0)`):
                 Share of the steps at which guidance starts and stops; the others cost half. Trades quality for time.
             height, width (`int`, *optional*): The model's resolution, which is the only size there is.
 
@@ -414,6 +482,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             ValueError: if an argument is out of its range, or a text is empty or too long.
             TypeError: if a text or a number is of another type.
         """
+        own = ImageSampling.from_generation_config(self.transformer.generation_config)
+        guidance_scale = own.guidance_scale if guidance_scale is None else guidance_scale
+        num_inference_steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
         self.check_inputs(
             prompt,
             guidance_scale,
@@ -424,18 +495,17 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        check_interval("guidance_interval", guidance_interval)
+        if guidance_interval is not None:
+            check_interval("guidance_interval", guidance_interval)
         check_size(height, width, self.transformer.config.vq_config.resolution)
-        prompt = [prompt] if isinstance(prompt, str) else list(prompt)
-        if isinstance(negative_prompt, str):
-            negative_prompt = [negative_prompt] * len(prompt) if negative_prompt.strip() else None
+        num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
+        prompt = as_list(prompt)
+        if negative_prompt is not None:
+            negative_prompt = as_list(negative_prompt) * (len(prompt) if isinstance(negative_prompt, str) else 1)
+            negative_prompt = negative_prompt if any(text.strip() for text in negative_prompt) else None
         device = self._execution_device
         batch_size = len(prompt) * num_images_per_prompt
-        numbers = self.scheduler.sampling_numbers(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=tuple(guidance_interval),
-        )
+        numbers = self.sampling_numbers(num_inference_steps, guidance_scale, guidance_interval)
         self._onload()
         state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt, device)
         mask_token_id = self.scheduler.config.mask_token_id
@@ -445,7 +515,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         self._num_timesteps = len(self.scheduler.timesteps)
         decoding = self.transformer.start_decoding(state, numbers, generator, latents)
-        self._interrupt = decoding.is_done
+        self._interrupt, self._guidance_scale = decoding.is_done, numbers.guidance_scale
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, _ in enumerate(self.transformer.decode(decoding)):
                 if callback_on_step_end is not None:
@@ -458,7 +528,10 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                     }
                     tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
                     timestep = self.scheduler.timesteps[i]
-                    changed = callback_on_step_end(self, i, timestep, tensors).get("latents", latents)
+                    changed = (callback_on_step_end(self, i, timestep, tensors) or {}).get("latents", latents)
+                    if self._guidance_scale != numbers.guidance_scale and state.guided:
+                        numbers = replace(numbers, guidance_scale=self._guidance_scale)
+                        decoding.plan.numbers = numbers
                     if changed is not latents:  # it may have masked more than the plan knows of
                         decoding.codes = changed.masked_fill(changed == mask_token_id, MASKED_CODE)
                         decoding.everywhere = True

@@ -134,7 +134,7 @@ class UniF2aceUnderstandingMixin:
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
             for image, text in zip(images, questions, strict=True)
         ]
-        is_batched = is_batch(image) or not isinstance(question, str)
+        is_batched = self._holds_several(image) or not isinstance(question, str)
         return self._converse(conversations, is_batched, max_new_tokens, stream, generate_kwargs)
 
     def chat(
@@ -260,10 +260,15 @@ class UniF2aceUnderstandingMixin:
         """
         prefilled = self._prefill(self._fetch_images(image))
         self.maybe_free_model_hooks()
-        return prefilled if is_batch(image) else prefilled[0]
+        return prefilled if self._holds_several(image) else prefilled[0]
 
     def _fetch_images(self, image: Any) -> list:
-        """Pictures, loaded. One that is given several times is loaded once, and stays one object."""
+        """
+        Pictures of any kind, loaded, what `prefill` made and codes (`output_type="latent"`) among them. One that is
+        given several times is loaded once, and stays one object.
+        """
+        if self._are_codes(image):
+            return self.decode_latents(torch.atleast_2d(image), "pil", watermark=False)
         images = as_images(image)
         if not images:
             raise ValueError("the list of images is empty, expected at least one")
@@ -272,6 +277,15 @@ class UniF2aceUnderstandingMixin:
             for item in images
         }
         return [loaded[id(item)] for item in images]
+
+    def _are_codes(self, image: Any) -> bool:
+        """Whether a picture, or several, are given as the codes that `output_type="latent"` returns."""
+        num_tokens = self.transformer.config.num_image_tokens
+        is_whole = isinstance(image, torch.Tensor) and image.dtype == torch.long and image.ndim in (1, 2)
+        return is_whole and image.shape[-1] == num_tokens
+
+    def _holds_several(self, image: Any) -> bool:
+        return image.ndim == 2 if self._are_codes(image) else is_batch(image)
 
     def _tokenize(self, conversations: list[list[dict]]):
         return self.processor.apply_chat_template(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_checkpoint import save_tiny_checkpoint
 
 import unif2ace
 from unif2ace.cli import main
@@ -92,6 +93,44 @@ def test_other_settings_are_not_written_over(generate, tmp_path):
     assert code == 2 and "one.png was made with other settings than line 1 asks for" in err
     assert "1 made" in generate("--overwrite", prompts=changed)[1]
     assert read_manifest(tmp_path / "out")["one"]["prompt"] == "a woman"
+
+
+def test_somebody_else_s_files_are_not_written_over(generate, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "two.png").write_bytes(b"a picture of mine")
+    code, _, err = generate()
+    assert code == 2 and "two.png is none of this folder's pictures" in err and "--overwrite" in err
+    assert pictures(tmp_path / "out") == {"two.png": b"a picture of mine"}
+    assert "4 made" in generate("--overwrite")[1]
+    assert pictures(tmp_path / "out")["two.png"].startswith(b"\x89PNG")
+
+
+def test_a_killed_run_leaves_nothing_that_looks_foreign(generate, tmp_path):
+    generate()
+    first, out = pictures(tmp_path / "out"), tmp_path / "out"
+    # killed after the manifest's line, before the picture had its place; and while another was written
+    (out / "one.png").rename(out / ".unif2ace-part-7-one.png")
+    (out / ".unif2ace-part-7-two.png").write_bytes(b"half")
+    assert "1 made, 3 there already" in generate()[1]
+    assert pictures(out) == first and not list(out.glob(".unif2ace-part-*"))
+
+
+def test_another_checkpoint_does_not_mix_its_pictures_in(generate, tmp_path, monkeypatch):
+    generate()
+    other = save_tiny_checkpoint(tmp_path / "other-checkpoint", seed=1)
+    code, _, err = generate("--model", other)
+    assert code == 2 and "was made by another checkpoint" in err
+    assert "4 made" in generate("--model", other, "--overwrite")[1]
+    assert {entry["checkpoint"] for entry in read_manifest(tmp_path / "out").values()} == {"other-checkpoint"}
+
+
+def test_lines_end_at_newlines_only(generate, tmp_path):
+    odd = [{"id": "one", "prompt": "a man\u2028with a hat\u0085and a beard"}, {"id": "two", "prompt": "a\x0bman\x1c"}]
+    prompts = tmp_path / "odd.jsonl"
+    prompts.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in odd[:1]) + json.dumps(odd[1]))
+    assert "2 made" in generate(prompts=prompts)[1]
+    assert "0 made, 2 there already" in generate(prompts=prompts)[1]
+    assert read_manifest(tmp_path / "out")["one"]["prompt"] == odd[0]["prompt"]
 
 
 def test_bad_lines_are_named_and_skipped(generate, tmp_path):

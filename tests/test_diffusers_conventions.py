@@ -3,9 +3,11 @@ What diffusers' own tests check of a pipeline (`PipelineTesterMixin` of its repo
 `DiffusionPipeline` loads what ours saves, in processes with and without the package.
 """
 
+import copy
 import inspect
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +212,135 @@ def test_callback_inputs(pipe):
 
     changed = pipe(**inputs(output_type="latent"), callback_on_step_end=no_latents)
     assert not changed.codes.any()
+
+
+def test_properties_during_a_call(pipe):
+    seen = []
+
+    def look(pipeline, step, timestep, tensors):
+        seen.append((pipeline.guidance_scale, pipeline.do_classifier_free_guidance, pipeline.num_timesteps))
+        assert not pipeline.interrupt
+
+    pipe(**inputs(), guidance_scale=3.0, callback_on_step_end=look)
+    assert seen == [(3.0, True, 2)] * 2
+    seen.clear()
+    pipe(**inputs(), guidance_scale=1.0, callback_on_step_end=look)
+    assert seen == [(1.0, False, 2)] * 2
+
+
+def test_a_callback_changes_guidance(pipe, monkeypatch):
+    """As diffusers' guide on callbacks does it."""
+
+    def no_more_guidance(pipeline, step, timestep, tensors):
+        if step == 1:
+            pipeline._guidance_scale = 1.0
+        return tensors
+
+    scales, predict = [], pipe.transformer.predict_codes
+    record = lambda codes, state, scale, *rest: scales.append(scale) or predict(codes, state, scale, *rest)  # noqa: E731
+    monkeypatch.setattr(pipe.transformer, "predict_codes", record)
+    common = inputs(output_type="latent", num_inference_steps=6, guidance_scale=7.0)
+    changed = pipe(**common, callback_on_step_end=no_more_guidance).codes
+    assert scales == [7.0, 7.0, 1.0, 1.0, 1.0, 1.0]
+    common["generator"].manual_seed(0)
+    assert torch.equal(changed, pipe(**common, guidance_interval=(0.0, 1 / 3)).codes)
+
+
+def test_prompts_can_be_encoded_alone(pipe):
+    one, many = pipe.encode_prompt(PROMPT), pipe.encode_prompt([PROMPT, "a man"], "a hat", num_images_per_prompt=2)
+    assert one.batch_size == 1 and one.guided and many.batch_size == 4
+
+
+# What callers pass that is not quite what the signature says
+
+
+def test_empty_negative_prompts_in_a_list(pipe):
+    prompts, seeds = [PROMPT, "a man", "a woman"], [0, 1, 2]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    negative = ["", "a hat", "  "]
+    common = {"output_type": "latent", "num_inference_steps": 4}
+    together = pipe(**inputs(prompt=prompts, generator=generators, **common), negative_prompt=negative).codes
+    for row, seed in enumerate(seeds):
+        alone = pipe(**inputs(seed, prompt=prompts[row], **common), negative_prompt=negative[row]).codes
+        assert torch.equal(alone[0], together[row])
+    with pytest.raises(ValueError, match="1 negative prompts for 3 prompts"):
+        pipe(**inputs(prompt=prompts), negative_prompt=["a hat"])
+
+
+def test_numbers_of_numpy(pipe):
+    plain = pipe(**inputs(output_type="latent"), num_images_per_prompt=2, guidance_scale=3.0).codes
+    numbers = {"num_images_per_prompt": np.int32(2), "guidance_scale": np.float64(3.0)}
+    assert torch.equal(pipe(**inputs(output_type="latent", num_inference_steps=np.int64(2)), **numbers).codes, plain)
+    for wrong in (2.0, True, "2"):
+        with pytest.raises(TypeError, match="num_inference_steps is .*, expected a whole number"):
+            pipe(**inputs(num_inference_steps=wrong))
+
+
+@pytest.mark.parametrize("generator", [1, np.int64(1), [1], np.random.default_rng(0), "1"])
+def test_a_seed_is_no_generator(pipe, generator):
+    for call in (pipe, lambda **given: pipe.vary(image=np.zeros((16, 16, 3), np.uint8), **given)):
+        with pytest.raises(TypeError, match=r"generator is .*, expected a torch\.Generator"):
+            call(**inputs(generator=generator))
+
+
+def test_a_callback_that_returns_nothing(pipe):
+    plain = pipe(**inputs(output_type="latent")).codes
+    for nothing in (None, {}):
+        answer = pipe(**inputs(output_type="latent"), callback_on_step_end=lambda *given, nothing=nothing: nothing)
+        assert torch.equal(answer.codes, plain)
+
+
+def test_columns_of_datasets(pipe):
+    datasets = pytest.importorskip("datasets", reason="columns are those of datasets")
+    faces = pipe(**inputs(prompt=[PROMPT, "a man"], output_type="pil"), watermark=False).images
+    rows = datasets.Dataset.from_dict({"image": faces, "text": [PROMPT, "a man"]}).cast_column(
+        "image", datasets.Image()
+    )
+    assert pipe.describe(rows["image"], max_new_tokens=4) == pipe.describe(faces, max_new_tokens=4)
+    stored = rows.cast_column("image", datasets.Image(decode=False))["image"]  # {"bytes": ..., "path": ...}
+    assert pipe.describe(stored[0], max_new_tokens=4) == pipe.describe(faces[0], max_new_tokens=4)
+    assert pipe.describe(stored, max_new_tokens=4) == pipe.describe(faces, max_new_tokens=4)
+    from_column, from_list = (
+        pipe(**inputs(prompt=texts, output_type="latent")).codes for texts in (rows["text"], [PROMPT, "a man"])
+    )
+    assert torch.equal(from_column, from_list)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+def test_every_output_is_an_input(pipe, output_type):
+    def made(output_type):
+        given = inputs(prompt=[PROMPT, "a man"], output_type=output_type)
+        return pipe(**given, watermark=False, guidance_scale=3.0).images
+
+    faces, given = made("pil"), made(output_type)
+    assert pipe.describe(given, max_new_tokens=5) == pipe.describe(faces, max_new_tokens=5)
+    assert pipe.describe(given[0], max_new_tokens=5) == pipe.describe(faces[0], max_new_tokens=5)
+    chat = [{"role": "user", "content": "What is it?"}]
+    assert pipe.chat(chat, image=given[1], max_new_tokens=5) == pipe.chat(chat, image=faces[1], max_new_tokens=5)
+    expected = made("latent") if output_type == "latent" else pipe.encode_images(faces)
+    assert torch.equal(pipe.encode_images(given), expected)
+    assert pipe.inpaint(PROMPT, given[0], mask="mouth", num_inference_steps=1).images[0].size == (16, 16)
+    varied = [pipe.vary("a man", item, 0.0, output_type="latent").codes for item in (given, given[0])]
+    assert torch.equal(varied[0], expected) and torch.equal(varied[1], expected[:1])
+    assert len(pipe.edit(["a man", "a woman"], given, num_draws=1, num_inference_steps=1).images) == 2
+
+
+def test_a_model_can_be_pickled_after_a_call(pipe):
+    before = codes_of(pipe)
+    copied = quiet(UniF2acePipeline(pickle.loads(pickle.dumps(pipe.transformer)), pipe.scheduler, pipe.processor))
+    assert torch.equal(codes_of(copied), before) and torch.equal(codes_of(pipe), before)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        states = [one.transformer(ids, output_hidden_states=True).hidden_states for one in (pipe, copied)]
+    assert len(states[0]) == len(states[1]) > 1 and torch.equal(states[0][-1], states[1][-1])
+
+
+def test_numbers_come_from_the_checkpoint(pipe):
+    own = copy.deepcopy(pipe.transformer)
+    own.generation_config.image_num_inference_steps, own.generation_config.image_guidance_scale = 3, 2.5
+    other = quiet(UniF2acePipeline(own, pipe.scheduler, pipe.processor))
+    generator = torch.Generator().manual_seed(0)
+    made = other(PROMPT, generator=generator, output_type="latent").codes
+    assert other.num_timesteps == 3
+    said = pipe(**inputs(output_type="latent", num_inference_steps=3), guidance_scale=2.5).codes
+    assert torch.equal(made, said)

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import shutil
 
 import peft
 import pytest
 import torch
 from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
@@ -346,6 +347,29 @@ def test_bad_adapters_are_refused(pipe, base, adapters, tmp_path, wanted):
         pipe.set_adapters("two")
     with pytest.raises(ValueError, match="2 weights for 1"):
         pipe.set_adapters("one", [1.0, 2.0])
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf", "shape", "integers", "missing", "alpha", "kind"])
+def test_spoilt_adapters_are_refused_at_loading(pipe, adapters, tmp_path, wanted, fault):
+    folder = shutil.copytree(adapters[0], tmp_path / "spoilt")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = max(tensors)  # not the first that is looked at
+    if fault in ("nan", "inf"):
+        tensors[name][0, 0] = float(fault)
+    elif fault == "shape":
+        tensors[name] = tensors[name][:, :-1].contiguous()
+    elif fault == "integers":
+        tensors[name] = tensors[name].to(torch.int32)
+    elif fault == "missing":
+        del tensors[name]
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"alpha": {"lora_alpha": float("inf")}, "kind": {"peft_type": "IA3"}}.get(fault, {})
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="does not fit this model"):
+        pipe.load_lora_weights(folder)
+    assert pipe.get_list_adapters() == []
+    torch.testing.assert_close(logits(pipe.transformer), wanted["base"], atol=0, rtol=0)
 
 
 def test_order_of_the_adapted_parameters_is_fixed():

@@ -154,7 +154,7 @@ def test_guidance_on_an_interval(pipe, monkeypatch):
         scales.clear()
         codes_of(pipe, "a man with a hat", seeded(1), guidance_scale=6, guidance_interval=interval)
         assert scales == expected
-    for wrong in ((0.5, 0.5), (-1, 1), (0, 2), 0.5, None):
+    for wrong in ((0.5, 0.5), (-1, 1), (0, 2), 0.5):
         with pytest.raises(ValueError, match="guidance_interval is"):
             codes_of(pipe, "a man with a hat", seeded(1), guidance_interval=wrong)
 

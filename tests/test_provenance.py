@@ -88,12 +88,30 @@ def test_change_is_small(face, size):
         lambda image: through(image.crop((1, 2, 1 + image.width * 9 // 10, image.height)), "JPEG", quality=90),
         lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC),
         ImageOps.mirror,
+        lambda image: scaled(image, 1.25),
+        lambda image: scaled(image, 2.5),
+        lambda image: through(scaled(image, 1.37), "JPEG", quality=90),
+        lambda image: scaled(image, 0.8),
+        lambda image: scaled(image, 1.91).crop((3, 2, round(1.91 * 0.9 * image.width), round(1.7 * image.height))),
+        lambda image: scaled(image, 2.87),
     ],
-    ids=["png", "jpeg", "crop", "crop-jpeg", "twice", "mirror"],
+    ids="png jpeg crop crop-jpeg twice mirror 1.25 2.5 1.37-jpeg 0.8 1.91-crop 2.87".split(),
 )
 def test_watermark_survives(face, size, change):
     marked = embed_watermark(face.resize((size, size), Image.Resampling.BICUBIC))
     assert detect_watermark(change(marked)).found
+
+
+def scaled(image, factor):
+    return image.resize([round(side * factor) for side in image.size], Image.Resampling.BICUBIC)
+
+
+def test_more_places_are_searched_at_the_same_false_alarm_rate(face):
+    """The share of random keys that are seen where there is none is what was asked for, also in enlarged pictures."""
+    rate, keys = 0.05, [f"key {number}" for number in range(60)]
+    for picture in (face, scaled(face, 1.3)):
+        found = sum(detect_watermark(picture, key, rate).found for key in keys)
+        assert found <= 9  # 3 are expected; more than 9 happen once in a thousand times
 
 
 def test_another_key_finds_nothing(face):

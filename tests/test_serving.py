@@ -1,9 +1,12 @@
 """`unif2ace serve` over real HTTP on the loopback: answers, sharing of steps, limits, bad input."""
 
+import asyncio
 import base64
 import http.client
 import io
 import json
+import resource
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,9 @@ pytest.importorskip("fastapi", reason="the service needs the extra `serve`")
 uvicorn = pytest.importorskip("uvicorn", reason="the service needs the extra `serve`")
 
 from unif2ace.pipelines.serving.app import ServiceLimits, create_app  # noqa: E402  (needs fastapi)
+from unif2ace.pipelines.serving.connections import ConnectionLimits, server_config  # noqa: E402
 from unif2ace.pipelines.serving.image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError  # noqa: E402
+from unif2ace.pipelines.serving.limits import RequestLimits  # noqa: E402
 from unif2ace.pipelines.serving.text_engine import TextEngine, TextRequest  # noqa: E402
 
 
@@ -32,9 +37,9 @@ LIMITS = ServiceLimits(
 class Server:
     """The service in a thread, at a free port."""
 
-    def __init__(self, pipe, limits=LIMITS, **options):
+    def __init__(self, pipe, limits=LIMITS, connections=None, **options):
         self.app = create_app(pipe, "tiny", limits, **options)
-        self.server = uvicorn.Server(uvicorn.Config(self.app, "127.0.0.1", 0, log_level="critical"))
+        self.server = uvicorn.Server(server_config(self.app, "127.0.0.1", 0, connections, log_level="critical"))
         self.thread = threading.Thread(target=self.server.run)
 
     def __enter__(self):
@@ -393,13 +398,14 @@ def test_overload_gives_429_and_nothing_else(pipe):
 
 
 def test_time_is_bounded_and_clients_may_leave(pipe):
-    with Server(pipe, ServiceLimits(max_batch_size=1, request_seconds=0.5)) as server:
+    with Server(pipe, ServiceLimits(max_batch_size=1, request_seconds=1.5)) as server:
         # more steps than the interface allows cannot be asked for, so the batch is filled from inside
         engine = server.app.state.service.images
         slow = engine.submit([ImageRequest("a man", 1, num_inference_steps=100_000)])[0]
         assert server.images()[0] == 504
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a man"}))
+        kind = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a man"}), kind)
         while not engine.num_waiting:
             time.sleep(0.01)
         connection.close()
@@ -449,6 +455,34 @@ def test_pictures_and_texts_at_the_same_time(server, pipe, face):
         assert future.result()[2]["choices"][0]["message"]["content"] == text
 
 
+def test_mixed_requests_change_nothing(server, pipe, face):
+    """50 pictures and chats asked for by four clients: every picture is the one made alone, also before and after."""
+    requests = [ImageRequest(REQUESTS[n % 6].prompt, n, 2 + n % 4, 1.0 + n % 3) for n in range(25)]
+    alone_ = [alone(pipe, request).tobytes() for request in requests]
+    answer = server.chat(question(face))[2]["choices"][0]["message"]["content"]
+
+    def ask(number):
+        if number % 2:
+            return server.chat(question(face))[2]["choices"][0]["message"]["content"] == answer
+        return drawn(number // 2)
+
+    def drawn(number):
+        request = requests[number]
+        status, _, made = server.images(
+            request.prompt,
+            seed=request.seed,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+        )
+        return picture_of(made["data"][0]).tobytes() == alone_[number]
+
+    assert all(map(drawn, range(3)))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(50)))
+    assert all(map(drawn, range(3)))
+    assert [alone(pipe, request).tobytes() for request in requests[:3]] == alone_[:3]
+
+
 def test_openai_client(server, face):
     openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0)
@@ -466,3 +500,214 @@ def test_openai_client(server, face):
     assert text.strip() == whole.choices[0].message.content
     with pytest.raises(openai.BadRequestError, match="expected 'auto' or '16x16'"):
         client.images.generate(model="tiny", prompt="a man", size="1024x1024")
+
+
+# Attacks
+
+
+def silent(port, count):
+    """Connections that say nothing."""
+    return [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def guarded(pipe):
+    """The service with limits on connections, as the command starts it."""
+    limits = ConnectionLimits(header_seconds=1, idle_seconds=1, max_connections=12, max_per_client=8)
+    with Server(pipe, connections=limits) as server:
+        yield server
+
+
+def test_silent_connections_make_room(guarded):
+    crowd = silent(guarded.port, 30)
+    try:
+        assert guarded("GET", "/health")[0] == 200
+        assert guarded.images()[0] == 200
+    finally:
+        for connection in crowd:
+            connection.close()
+
+
+def test_headers_have_to_come(guarded):
+    with silent(guarded.port, 1)[0] as nothing, silent(guarded.port, 1)[0] as drip:
+        start = time.monotonic()
+        for letter in b"GET /health HTTP/1.1\r\nX: y":
+            drip.send(bytes([letter]))
+            time.sleep(0.02)
+        for connection in (nothing, drip):
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 408 and "no request came" in json.loads(answer.read())["error"]["message"]
+        assert time.monotonic() - start < 10
+
+
+def test_what_is_no_request_gets_an_error_in_the_usual_form(guarded):
+    with silent(guarded.port, 1)[0] as connection:
+        connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 400 and json.loads(answer.read())["error"]["type"] == "invalid_request_error"
+
+
+def test_clients_that_hang_up_leave_the_queue(pipe):
+    with Server(pipe, ServiceLimits(max_batch_size=1, max_waiting=8)) as server:
+        engine = server.app.state.service.images
+        slow = engine.submit([ImageRequest("a man", 1, num_inference_steps=100_000)])[0]
+        wait_until(lambda: engine.num_active == 1)
+        body = json.dumps({"prompt": "a man"})
+        crowd = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(8)]
+        for connection in crowd:
+            connection.request("POST", "/v1/images/generations", body, {"Content-Type": "application/json"})
+        wait_until(lambda: engine.num_waiting == 8)
+        assert server.images()[0] == 429
+        for connection in crowd:
+            connection.close()
+        wait_until(lambda: engine.num_waiting == 0)  # while the slow one is still under way
+        assert engine.num_active == 1
+        slow.cancel()
+        assert server.images()[0] == 200
+
+
+def test_cancelled_texts_leave_the_queue(pipe):
+    engine = TextEngine(pipe, max_batch_size=1, max_waiting=2)
+    try:
+        chat = [{"role": "user", "content": "a man"}]
+        slow = engine.submit(TextRequest(chat, max_new_tokens=200), lambda piece: None)
+        wait_until(lambda: engine.num_active == 1)
+        waiting = [engine.submit(TextRequest(chat), lambda piece: None) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            engine.submit(TextRequest(chat), lambda piece: None)
+        for event in waiting:
+            event.set()
+        assert engine.num_waiting == 0
+        slow.set()
+    finally:
+        engine.close()
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_pictures_are_counted_before_any_is_decoded(server, monkeypatch):
+    decoded = []
+    monkeypatch.setattr("unif2ace.pipelines.serving.app.load_image", lambda *given: decoded.append(given))
+    part = {"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (90, 90)))}}
+    status, _, answer = server.chat([part] * 40)
+    assert status == 400 and "40 pictures, expected at most one" in answer["error"]["message"]
+    # a picture is not decoded for a conversation that cannot be answered either
+    status, _, answer = server.chat([part, {"type": "text", "text": "why " * 300}])
+    assert status == 400 and "but the model reads" in answer["error"]["message"]
+    assert not decoded
+
+
+@pytest.mark.parametrize("kind", ["pictures", "objects", "texts", "parts"])
+def test_refused_requests_take_little_memory(pipe, kind):
+    limits = ServiceLimits(max_body_bytes=8 * 2**20)
+    with Server(pipe, limits) as server:
+        file = io.BytesIO()
+        Image.new("RGB", (4000, 4000)).save(file, "WEBP")
+        url = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+        body = {
+            "pictures": lambda: {"messages": [{"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": url}}] * 40}]},
+            "objects": lambda: {"messages": [{}] * 2_500_000},
+            "texts": lambda: {"messages": [{"role": "user", "content": "why " * 1_900_000}]},
+            "parts": lambda: {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 100_000}]},
+        }[kind]()  # fmt: skip
+        body = json.dumps(body, separators=(",", ":")).encode()
+        assert len(body) <= limits.max_body_bytes
+        server("GET", "/health")
+        before = peak_memory()
+        start = time.monotonic()
+        status, _, answer = server("POST", "/v1/chat/completions", body)
+        assert status == 400 and len(answer["error"]["message"]) < 500
+        assert time.monotonic() - start < 20 and peak_memory() - before < 50 * 2**20
+
+
+def peak_memory():
+    """The most memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_preparation_keeps_nobody_waiting_and_has_a_deadline(pipe, monkeypatch):
+    limits = ServiceLimits(request_seconds=1, num_preparers=1)
+    with Server(pipe, limits) as server, ThreadPoolExecutor(2) as pool:
+        engine, free = server.app.state.service.texts, threading.Event()
+        prepare = engine.prepare
+        monkeypatch.setattr(engine, "prepare", lambda request: free.wait(10) and prepare(request))
+        late = pool.submit(server.chat, "a man")
+        assert late.result(30)[0] == 504
+        assert server("GET", "/health")[2]["texts"] == {"active": 0, "waiting": 0}
+        free.set()
+        wait_until(lambda: server.chat("a man")[0] == 200)
+
+
+def test_null_is_absent(server, face):
+    nothing = dict.fromkeys(("model", "user", "size", "seed", "negative_prompt", "response_format", "output_format"))
+    assert server.images(**nothing, n=None, stream=None, guidance_scale=None)[0] == 200
+    names = ("model", "user", "temperature", "top_p", "stop", "stream", "stream_options", "n", "tools")
+    messages = [
+        {"role": "user", "content": question(face), "name": None},
+        {"role": "assistant", "content": None, "tool_calls": None},
+        {"role": "user", "content": [{"type": "text", "text": "What is it?"}]},
+    ]
+    assert server.chat(messages, **dict.fromkeys(names))[0] == 200
+    status, _, answer = server.images(prompt=None)
+    assert status == 400 and "prompt" in answer["error"]["message"]
+
+
+def test_odd_but_valid_numbers_and_echoes(server, face):
+    status, _, answer = server.images(stream=True)
+    assert status == 400 and "pictures are sent whole: leave stream out" in answer["error"]["message"]
+    cold = server.chat(question(face), temperature=1e-320)[2]["choices"][0]["message"]
+    assert cold == server.chat(question(face))[2]["choices"][0]["message"]
+    for body in (
+        {"messages": [{"role": "user", "content": [{"type": "x" * 100_000, "text": "a"}]}]},
+        {"messages": [{"role": "x" * 100_000, "content": "a"}]},
+        {"messages": [{"role": "user", "content": "a"}], "model": "x" * 100_000},
+        {"messages": [{"role": "user", "content": "a"}], "max_tokens": 10**300},
+    ):
+        status, _, answer = server("POST", "/v1/chat/completions", body)
+        assert status in (400, 404) and len(json.dumps(answer)) < 800
+    assert len(json.dumps(server.images(size="9" * 100_000)[2])) < 800
+
+
+def test_the_end_of_the_service_is_an_error_in_the_usual_form():
+    """A request that is broken off by the server's shutdown."""
+    sent = []
+
+    async def never(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        app = RequestLimits(never, max_body_bytes=100, body_seconds=1)
+        task = asyncio.create_task(app({"type": "http", "headers": [], "path": "/v1/models"}, receive, send))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task
+        assert app.free_bytes == 16 * 100
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 503 and json.loads(sent[1]["body"])["error"]["type"] == "server_error"
+
+
+def test_bodies_together_are_bounded(pipe):
+    with Server(pipe, ServiceLimits(max_body_bytes=1000, max_bodies=1, body_seconds=20)) as server:
+        slow = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        slow.putrequest("POST", "/v1/images/generations")
+        slow.putheader("Content-Length", "900")
+        slow.endheaders()
+        slow.send(b" " * 800)
+        wait_until(lambda: server.images(prompt="a man " * 40)[0] == 503)
+        slow.close()
+        wait_until(lambda: server.images()[0] == 200)

@@ -7,7 +7,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -24,12 +26,10 @@ from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFul
 from .limits import RequestLimits, error_body
 from .metrics import RequestMetrics, ServiceMetrics
 from .schemas import ChatBody, ImagesBody, Message
-from .text_engine import TextEngine, TextPiece, TextRequest
+from .text_engine import PreparedText, TextEngine, TextPiece, TextRequest
 
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..pipeline_unif2ace import UniF2acePipeline
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class ServiceLimits:
         max_pixels (`int`, *optional*, defaults to 16,000,000): Most pixels of a picture that is sent.
         request_seconds (`float`, *optional*, defaults to 120): Time for a request, waiting included; then 504.
         body_seconds (`float`, *optional*, defaults to 30): Time for a body to arrive; then 408.
+        max_bodies (`int`, *optional*, defaults to 16): So many largest bodies may be held at once; more get 503.
+        num_preparers (`int`, *optional*, defaults to 2): Threads that tokenise texts and decode pictures.
     """
 
     max_batch_size: int = 16
@@ -56,6 +58,8 @@ class ServiceLimits:
     max_pixels: int = 16_000_000
     request_seconds: float = 120
     body_seconds: float = 30
+    max_bodies: int = 16
+    num_preparers: int = 2
 
 
 def create_app(
@@ -81,12 +85,14 @@ def create_app(
         yield
         await run_in_threadpool(service.stop)
 
-    app = FastAPI(title="UniF²ace", lifespan=lifespan)
+    # the pages that FastAPI makes of the interface fetch scripts from another host
+    app = FastAPI(title="UniF²ace", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(
         RequestLimits,
         max_body_bytes=service.limits.max_body_bytes,
         body_seconds=service.limits.body_seconds,
         api_key=api_key,
+        max_bodies=service.limits.max_bodies,
     )
     app.add_middleware(RequestMetrics, metrics=service.metrics)
     _add_error_handlers(app)
@@ -147,6 +153,8 @@ class _Service:
         self.started = int(time.time())
         self.images: ImageEngine | None = None
         self.texts: TextEngine | None = None
+        # not the event loop's own pool, which everything else needs
+        self.preparers = ThreadPoolExecutor(limits.num_preparers, thread_name_prefix="prepare")
 
     def start(self):
         limits = self.limits
@@ -158,6 +166,12 @@ class _Service:
     def stop(self):
         self.images.close()
         self.texts.close()
+        self.preparers.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepared(self, request: Request, deadline: float, work: Callable, *arguments):
+        """The result of work that is not the engines': not longer than until the deadline."""
+        future = asyncio.wrap_future(self.preparers.submit(work, *arguments))
+        return await _unless_gone(future, request, deadline)
 
     # Pictures
 
@@ -168,6 +182,7 @@ class _Service:
             raise ValueError(f"size is {body.size!r}, expected 'auto' or '{side}x{side}', the model's only one")
         seed = secrets.randbelow(2**32 - body.n) if body.seed is None else body.seed
         deadline = time.monotonic() + self.limits.request_seconds
+        await self._prepared(request, deadline, self._check_prompts, body)
         wanted = [
             ImageRequest(
                 prompt=body.prompt,
@@ -195,8 +210,13 @@ class _Service:
             "data": [{"b64_json": text, "seed": item.seed} for text, item in zip(encoded, wanted, strict=True)],
         }
 
+    def _check_prompts(self, body: ImagesBody):
+        """`ValueError` if a prompt does not fit into the model."""
+        texts = [body.prompt] + ([] if body.negative_prompt is None else [body.negative_prompt])
+        self.pipe.processor(text=texts, generation_mode="image")
+
     @staticmethod
-    def _encode(pictures: list["Image.Image"], body: ImagesBody) -> list[str]:
+    def _encode(pictures: list[Image.Image], body: ImagesBody) -> list[str]:
         options = {} if body.output_format == "png" else {"quality": body.output_compression}
         texts = []
         for picture in pictures:
@@ -209,10 +229,10 @@ class _Service:
 
     async def complete_chat(self, body: ChatBody, request: Request):
         self._check_model(body.model)
-        messages = await run_in_threadpool(self._messages, body.messages)
         limit = body.max_completion_tokens or body.max_tokens or DEFAULT_MAX_TOKENS
         deadline = time.monotonic() + self.limits.request_seconds
-        wanted = TextRequest(messages, limit, body.temperature, body.top_p, tuple(body.stop or ()), deadline)
+        self.texts.check_room()
+        wanted = await self._prepared(request, deadline, self._prepare_chat, body, limit, deadline)
         pieces: asyncio.Queue[TextPiece | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -275,27 +295,17 @@ class _Service:
         finally:  # also when the client has gone
             cancelled.set()
 
-    def _messages(self, messages: list[Message]) -> list[dict]:
-        """Messages as the processor takes them, their pictures decoded."""
-        converted = []
-        for message in messages:
-            content = message.content
-            if not isinstance(content, str):
-                content = [
-                    {"type": "text", "text": part.text}
-                    if part.type == "text"
-                    else {"type": "image", "image": load_image(part.image_url.url, self.limits.max_pixels)}
-                    for part in content
-                ]
-            converted.append({"role": message.role, "content": content})
-        num_images = sum(
-            part["type"] == "image" for item in converted for part in item["content"] if isinstance(part, dict)
-        )
-        if num_images > 1:
-            raise ValueError(f"the conversation has {num_images} pictures, expected at most one: split it")
-        if converted[-1]["role"] != "user":
-            raise ValueError(f"the last message is of role {converted[-1]['role']!r}, expected 'user'")
-        return converted
+    def _prepare_chat(self, body: ChatBody, limit: int, deadline: float) -> PreparedText:
+        """The conversation as the model reads it: its text first, so that no picture is decoded for nothing."""
+        if time.monotonic() > deadline:  # it waited for its turn too long
+            raise TimeoutError("the time for this request is over")
+        settings = (limit, body.temperature, body.top_p, tuple(body.stop or ()), deadline)
+        pictures = [part.image_url.url for part in _parts(body.messages) if part.type == "image_url"]
+        if not pictures:
+            return self.texts.prepare(TextRequest(_conversation(body.messages), *settings))
+        self.texts.prepare(TextRequest(_conversation(body.messages, Image.new("RGB", (8, 8))), *settings))
+        picture = load_image(pictures[0], self.limits.max_pixels)  # its header says its size, before it is decoded
+        return self.texts.prepare(TextRequest(_conversation(body.messages, picture), *settings))
 
     # The rest
 
@@ -328,6 +338,24 @@ class _Service:
         return PlainTextResponse(self.metrics.render(), media_type=self.metrics.content_type)
 
 
+def _parts(messages: list[Message]) -> list:
+    return [part for message in messages if not isinstance(message.content, str) for part in message.content]
+
+
+def _conversation(messages: list[Message], picture: Image.Image | None = None) -> list[dict]:
+    """Messages as the processor takes them; `picture` is the one that they hold."""
+    converted = []
+    for message in messages:
+        content = message.content
+        if not isinstance(content, str):
+            content = [
+                {"type": "text", "text": part.text} if part.type == "text" else {"type": "image", "image": picture}
+                for part in content
+            ]
+        converted.append({"role": message.role, "content": content})
+    return converted
+
+
 async def _unless_gone(awaitable, request: Request, deadline: float):
     """Wait for something while the client does, and not longer than until the deadline."""
     task = asyncio.ensure_future(awaitable)
@@ -341,8 +369,15 @@ async def _unless_gone(awaitable, request: Request, deadline: float):
             raise HTTPException(499, "the client has gone")
         raise TimeoutError("the time for this request is over")
     finally:
+        task.add_done_callback(_look_at)
         task.cancel()
         gone.cancel()
+
+
+def _look_at(task: asyncio.Future):
+    """Nobody waits for it any more, which asyncio would complain about."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _disconnection(request: Request):

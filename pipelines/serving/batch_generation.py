@@ -1,9 +1,10 @@
 """
 `unif2ace generate --prompts`: a picture for every line of a list, by several processes if wanted, resumable.
 
-Pictures are written completely or not at all, by the workers; a line of `manifest.jsonl` follows when the picture is
-in place. What the manifest has need not be made again. A picture's seed comes from its id, so whoever makes it, and
-however often it is tried, it is the same.
+Workers write pictures under hidden names. When one is whole, a line of `manifest.jsonl` says what it is, and only then
+it gets its place, by the process that holds the folder: so a file that the manifest does not know is somebody else's,
+and is never written over. What the manifest has need not be made again, if checkpoint and settings are the same. A
+picture's seed comes from its id, so whoever makes it, and however often it is tried, it is the same.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ...modeling_unif2ace.provenance_unif2ace import describe_checkpoint
 from ..files import only_run, replacing
+from ..loading_unif2ace import bundled_checkpoint, fetch_checkpoint
 from .prompt_list import PromptItem
 
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".lock"
+_PART = ".unif2ace-part-"
 FORMATS = ("png", "jpg", "webp")
 ENGINES = ("auto", "processes", "ray")
 # Loads the pipeline of a run; a function of a module, since worker processes import it by name.
@@ -55,7 +60,8 @@ class BatchOptions:
             installed.
         batch_size (`int`, *optional*, defaults to 8): Pictures in one forward pass.
         max_bad (`int`, *optional*, defaults to 10): Items that may fail before the run ends.
-        overwrite (`bool`, *optional*, defaults to `False`): Make pictures again whose settings have changed.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Make pictures again whose checkpoint or settings have changed, and replace files of other origin.
     """
 
     out: Path
@@ -67,6 +73,12 @@ class BatchOptions:
     batch_size: int = BATCH_SIZE
     max_bad: int = 10
     overwrite: bool = False
+
+    @cached_property
+    def checkpoint(self) -> dict[str, str | None]:
+        """Name and revision of what makes the pictures, an adapter's own if it is one; fetched if need be."""
+        folder = bundled_checkpoint() if self.model is None else fetch_checkpoint(self.model)
+        return dict(zip(("checkpoint", "revision"), describe_checkpoint(str(folder)), strict=True))
 
 
 @dataclass
@@ -107,14 +119,15 @@ def generate_all(
 
     Raises:
         TooManyBadItems: if more than `max_bad` items failed. What was made stays, and counts when tried again.
-        ValueError: if a picture of other settings has an item's name and `overwrite` is off, or another run writes to
-            the folder.
+        ValueError: if a picture of other settings, of another checkpoint or of another origin has an item's name and
+            `overwrite` is off, or another run writes to the folder.
         OSError: if the folder cannot be written, or there is no such checkpoint.
     """
     errors = list(errors or ())
     _check_count(errors, options)
     options.out.mkdir(parents=True, exist_ok=True)
     with only_run(options.out / LOCK), _open_manifest(options.out / MANIFEST) as manifest:
+        _clean_up(options.out)
         done = read_manifest(options.out)
         todo = [item for item in items if not _is_done(item, done.get(item.id), options)]
         summary = BatchSummary(made=0, kept=len(items) - len(todo), errors=errors)
@@ -130,8 +143,10 @@ def generate_all(
                     errors.append(result["error"])
                     _check_count(errors, options)
                 else:
-                    manifest.write(json.dumps(result, ensure_ascii=False) + "\n")
+                    part = options.out / result.pop("part")
+                    manifest.write(json.dumps(result) + "\n")
                     manifest.flush()
+                    part.replace(options.out / result["file"])
                     summary.made += 1
                 bar.update()
         os.fsync(manifest.fileno())
@@ -144,11 +159,11 @@ def read_manifest(out: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(out) / MANIFEST
     entries = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028 and its like
             try:
                 entry = json.loads(line)
                 entries[entry["id"]] = entry
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
     return entries
 
@@ -177,7 +192,7 @@ class BatchWorker:
     def _make(self, batch: list[PromptItem]) -> list[dict[str, Any]]:
         import torch
 
-        from ...modeling_unif2ace.provenance_unif2ace import read_provenance, save_image
+        from ...modeling_unif2ace.provenance_unif2ace import save_image
 
         first = batch[0]
         images = self.pipe(
@@ -189,19 +204,13 @@ class BatchWorker:
         ).images
         results = []
         for item, image in zip(batch, images, strict=True):
-            file = self.options.out / f"{item.id}.{self.options.format}"
-            with replacing(file) as part:
-                save_image(image, part)
-            provenance = read_provenance(image)
-            results.append(
-                {
-                    **item.settings(),
-                    "file": file.name,
-                    "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-                    "checkpoint": provenance.checkpoint,
-                    "revision": provenance.revision,
-                }
-            )
+            name = f"{item.id}.{self.options.format}"
+            part = self.options.out / f"{_PART}{os.getpid()}-{name}"
+            with replacing(part) as hidden:
+                save_image(image, hidden)
+            digest = hashlib.sha256(part.read_bytes()).hexdigest()
+            result = {**item.settings(), "file": name, "sha256": digest, **self.options.checkpoint}
+            results.append({**result, "part": part.name})
         return results
 
 
@@ -210,16 +219,25 @@ class BatchWorker:
 
 def _is_done(item: PromptItem, entry: dict[str, Any] | None, options: BatchOptions) -> bool:
     file = options.out / f"{item.id}.{options.format}"
-    if entry is None or not file.is_file() or entry.get("file") != file.name:
+    if not os.path.lexists(file):
         return False
-    if {name: entry.get(name) for name in item.settings()} == item.settings():
+    if entry is None or entry.get("file") != file.name:
+        difference = "is none of this folder's pictures, as its manifest says"
+    elif {name: entry.get(name) for name in item.settings()} != item.settings():
+        difference = f"was made with other settings than line {item.line} asks for"
+    elif entry.get("revision") != options.checkpoint["revision"]:
+        difference = f"was made by another checkpoint ({entry.get('checkpoint')}, {entry.get('revision')})"
+    else:  # a damaged one is made again
         return hashlib.sha256(file.read_bytes()).hexdigest() == entry.get("sha256")
     if options.overwrite:
         return False
-    raise ValueError(
-        f"{file} was made with other settings than line {item.line} asks for: choose another folder, or pass "
-        "--overwrite to make such pictures again"
-    )
+    raise ValueError(f"{file} {difference}: choose another folder, or pass --overwrite to replace it")
+
+
+def _clean_up(out: Path):
+    """Remove what a run that was killed left under hidden names."""
+    for file in out.glob(f"{_PART}*"):
+        file.unlink()
 
 
 def _batches(items: list[PromptItem], size: int) -> list[list[PromptItem]]:

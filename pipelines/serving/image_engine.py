@@ -54,16 +54,16 @@ class ImageRequest:
     Args:
         prompt (`str`): What the face looks like.
         seed (`int`): Of its generator; the pipeline makes the same picture from it.
-        num_inference_steps (`int`, *optional*, defaults to 16): Decoding steps.
-        guidance_scale (`float`, *optional*, defaults to 4.0): 1 is none.
+        num_inference_steps (`int`, *optional*): Decoding steps; the checkpoint's own when not given.
+        guidance_scale (`float`, *optional*): 1 is none; the checkpoint's own when not given.
         negative_prompt (`str`, *optional*): What guidance leads away from.
         deadline (`float`, *optional*): `time.monotonic()` after which nobody waits any more.
     """
 
     prompt: str
     seed: int
-    num_inference_steps: int = 16
-    guidance_scale: float = 4.0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     negative_prompt: str | None = None
     deadline: float = float("inf")
 
@@ -146,7 +146,15 @@ class ImageEngine:
                 raise QueueFullError(max(1.0, len(self._waiting) * self._seconds_per_picture))
             self._waiting.extend(pictures)
             self._changed.notify()
+        for picture in pictures:
+            picture.future.add_done_callback(lambda future, picture=picture: self._forget(picture))
         return [picture.future for picture in pictures]
+
+    def _forget(self, picture: _Picture):
+        """A picture that nobody wants any more leaves the queue at once."""
+        with self._changed:
+            if picture in self._waiting:
+                self._waiting.remove(picture)
 
     def close(self, timeout: float | None = 10):
         """Finish nothing more: pictures that wait or are under way end with `EngineClosedError`."""
@@ -196,11 +204,8 @@ class ImageEngine:
         request, pipe = picture.request, self.pipe
         device = pipe._execution_device
         negative = None if request.negative_prompt is None else [request.negative_prompt]
-        guidance = request.guidance_scale != 1
-        state = pipe.encode_prompt([request.prompt], negative, guidance, 1, device)
-        numbers = pipe.scheduler.sampling_numbers(
-            num_inference_steps=request.num_inference_steps, guidance_scale=request.guidance_scale
-        )
+        numbers = pipe.sampling_numbers(request.num_inference_steps, request.guidance_scale)
+        state = pipe.encode_prompt([request.prompt], negative, numbers.guidance_scale != 1, 1, device)
         generator = torch.Generator().manual_seed(request.seed)
         picture.decoding = pipe.transformer.start_decoding(state, numbers, generator)
 

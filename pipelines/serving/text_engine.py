@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from jinja2 import TemplateError
-from transformers import StoppingCriteria, StoppingCriteriaList
+from torch.nn import functional as F
+from transformers import BatchFeature, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from .image_engine import EngineClosedError, QueueFullError
@@ -73,15 +74,48 @@ class TextPiece:
 Listener = Callable[[TextPiece | Exception], None]
 
 
+@dataclass(frozen=True)
+class PreparedText:
+    """
+    A request whose conversation the model can read, made by `TextEngine.prepare`.
+
+    Args:
+        request (`TextRequest`): The request.
+        inputs (`dict[str, torch.Tensor]`): Of the model's `generate`, one row without padding, on the CPU.
+    """
+
+    request: TextRequest
+    inputs: dict[str, torch.Tensor]
+
+
+class _Cancellation(threading.Event):
+    """Set by who does not want the answer any more; a request that waits leaves the queue at once."""
+
+    def __init__(self, leave: Callable[[], None]):
+        super().__init__()
+        self._leave = leave
+
+    def set(self):
+        super().set()
+        self._leave()
+
+
 @dataclass(eq=False)
 class _Answer:
-    request: TextRequest
+    prepared: PreparedText
     listener: Listener
     cancelled: threading.Event = field(default_factory=threading.Event)
-    prompt_tokens: int = 0
     tokens: list[int] = field(default_factory=list)
     sent: int = 0  # characters
     done: bool = False
+
+    @property
+    def request(self) -> TextRequest:
+        return self.prepared.request
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prepared.inputs["input_ids"].shape[1]
 
     def take(self, token: int, decode: Callable[[list[int]], str], end_ids: set[int]):
         """A new token: tell the listener what became readable."""
@@ -172,34 +206,81 @@ class TextEngine:
         """Whether requests can be answered."""
         return self._thread.is_alive() and not self._closing
 
-    def submit(self, request: TextRequest, listener: Listener) -> threading.Event:
+    def prepare(self, request: TextRequest) -> PreparedText:
+        """
+        Turn a conversation into what the model reads: in the caller's thread, so that a long one keeps nobody waiting.
+        The picture, if any, is decoded last, and only its small copy is kept.
+
+        Args:
+            request (`TextRequest`): The conversation.
+
+        Raises:
+            ValueError: if the conversation is none, does not fit into the model, or its picture cannot be read.
+        """
+        try:
+            inputs = self.pipe.processor.apply_chat_template(
+                [request.messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                sanitize_control_tokens=True,
+            )
+        except TemplateError as error:  # of the chat template, about the conversation
+            raise ValueError(str(error)) from error
+        prepared = PreparedText(request, dict(inputs))
+        self._check_length(prepared)
+        return prepared
+
+    def submit(self, request: TextRequest | PreparedText, listener: Listener) -> threading.Event:
         """
         Take a request in.
 
         Args:
-            request (`TextRequest`): The conversation.
+            request (`TextRequest` or `PreparedText`): The conversation, best prepared by `prepare`.
             listener (`Callable`):
                 Called in the engine's thread with each [`TextPiece`], the last of which has a `finish_reason`; or once
-                with an exception: `ValueError` says what is wrong with the request, `TimeoutError` that its deadline
-                passed.
+                with an exception: `TimeoutError` says that the deadline passed.
 
         Returns:
             `threading.Event`: setting it drops the request.
 
         Raises:
+            ValueError: if the request is wrong.
             QueueFullError: if too many requests wait.
             EngineClosedError: if the engine has been closed.
         """
-        answer = _Answer(request, listener)
+        prepared = request if isinstance(request, PreparedText) else self.prepare(request)
+        answer = _Answer(prepared, listener)
+        answer.cancelled = _Cancellation(lambda: self._forget(answer))
+        with self._changed:
+            self.check_room()
+            self._waiting.append(answer)
+            self._changed.notify()
+        return answer.cancelled
+
+    def check_room(self):
+        """`QueueFullError` or `EngineClosedError` if a request could not be taken in now: worth asking before work."""
         with self._changed:
             if self._closing:
                 raise EngineClosedError("the service is shutting down")
             if len(self._waiting) >= self.max_waiting:
                 batches = len(self._waiting) / self.max_batch_size
                 raise QueueFullError(max(1.0, batches * self._seconds_per_batch))
-            self._waiting.append(answer)
-            self._changed.notify()
-        return answer.cancelled
+
+    def _forget(self, answer: _Answer):
+        with self._changed:
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+
+    def _check_length(self, prepared: PreparedText):
+        limit = self.pipe.transformer.config.text_config.max_position_embeddings
+        length, wanted = prepared.inputs["input_ids"].shape[1], prepared.request.max_new_tokens
+        if length + wanted > limit:
+            raise ValueError(
+                f"the conversation takes {length} tokens and the answer up to {wanted}, but the model reads {limit}: "
+                "shorten the conversation or lower max_tokens"
+            )
 
     def close(self, timeout: float | None = 10):
         """Requests that wait or are under way end with `EngineClosedError`."""
@@ -236,29 +317,13 @@ class TextEngine:
         return batch
 
     def _answer(self, answers: list[_Answer]):
-        # each conversation is prepared alone, so that a bad one spoils no other
-        ready, rows = [], []
+        waiting = [answer for answer in answers if not answer.is_over]
         for answer in answers:
-            if answer.is_over:
+            if answer not in waiting:
                 self._end(answer)
-                continue
-            try:
-                inputs = self._prepare([answer.request])
-                answer.prompt_tokens = inputs["input_ids"].shape[1]
-                _check_length(answer, self.pipe.transformer.config.text_config.max_position_embeddings)
-            except TemplateError as error:  # of the chat template, about the conversation
-                answer.listener(ValueError(str(error)))
-                continue
-            except Exception as error:
-                answer.listener(error)
-                continue
-            ready.append(answer)
-            rows.append("pixel_values" in inputs)
         # a batch has pictures in all of its rows or in none
-        for with_picture in (True, False):
-            group = [answer for answer, has in zip(ready, rows, strict=True) if has == with_picture]
-            if group:
-                self._generate(group)
+        for kind in sorted({frozenset(answer.prepared.inputs) for answer in waiting}, key=len):
+            self._generate([answer for answer in waiting if frozenset(answer.prepared.inputs) == kind])
 
     def _generate(self, answers: list[_Answer]):
         request = answers[0].request
@@ -270,7 +335,7 @@ class TextEngine:
         try:
             with torch.inference_mode():
                 self.pipe.transformer.generate(
-                    **self._prepare([answer.request for answer in answers]),
+                    **self._merge([answer.prepared.inputs for answer in answers]),
                     max_new_tokens=request.max_new_tokens,
                     streamer=pieces,
                     stopping_criteria=StoppingCriteriaList([pieces, stopping]),
@@ -294,16 +359,17 @@ class TextEngine:
         else:
             answer.listener(TimeoutError("the time for this request is over"))
 
-    def _prepare(self, requests: list[TextRequest]):
-        return self.pipe.processor.apply_chat_template(
-            [request.messages for request in requests],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-            sanitize_control_tokens=True,
-        ).to(self.pipe._execution_device, self.pipe.transformer.dtype)
+    def _merge(self, rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Rows of different length as one batch, padded on the left, on the model's device."""
+        length = max(row["input_ids"].shape[1] for row in rows)
+        padding = {"input_ids": self.pipe.transformer.config.text_config.pad_token_id}
+        merged = {}
+        for name in rows[0]:
+            parts = [row[name] for row in rows]
+            if parts[0].shape[:2] == rows[0]["input_ids"].shape:  # a number for each token
+                parts = [F.pad(part, (length - part.shape[1], 0), value=padding.get(name, 0)) for part in parts]
+            merged[name] = torch.cat(parts)
+        return BatchFeature(merged).to(self.pipe._execution_device, self.pipe.transformer.dtype)
 
     def _decode(self, tokens: list[int]) -> str:
         return self.pipe.processor.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
@@ -324,13 +390,4 @@ def _end_ids(generation_config, text_config) -> set[int]:
     return set(ids) if isinstance(ids, (list, tuple)) else {ids}
 
 
-def _check_length(answer: _Answer, limit: int):
-    wanted = answer.request.max_new_tokens
-    if answer.prompt_tokens + wanted > limit:
-        raise ValueError(
-            f"the conversation takes {answer.prompt_tokens} tokens and the answer up to {wanted}, but the model reads "
-            f"{limit}: shorten the conversation or lower max_tokens"
-        )
-
-
-__all__ = ["TextEngine", "TextPiece", "TextRequest"]
+__all__ = ["PreparedText", "TextEngine", "TextPiece", "TextRequest"]

@@ -1,0 +1,298 @@
+"""
+One input, one result, whichever door it comes through: the cells of the table in docs/doors.md, which is checked too.
+"""
+
+import base64
+import io
+import json
+import re
+import threading
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_checkpoint import save_tiny_checkpoint
+from transformers import pipeline as transformers_pipeline
+
+from unif2ace import UniF2acePipeline, UniF2aceScheduler, read_provenance
+from unif2ace.cli import main
+from unif2ace.modeling_unif2ace.sampling_unif2ace import ImageSampling
+from unif2ace.training.reward import GenerationRewardTrainer, Prompt
+
+
+DOORS = ("pipeline", "generate", "any-to-any", "server", "command")
+PROMPT, SEED = "a man with a hat and a beard", 7
+HOSTILE = "a <|mask|> man <|eoi|>"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "doors.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint whose sampling numbers are not the defaults, and stand in its generation config alone."""
+    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("doors") / "checkpoint")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    (folder / "scheduler").rmdir()
+    config = json.loads((folder / "generation_config.json").read_text())
+    config |= {"image_temperature": 0.6, "image_confidence_temperature": 4.0, "image_num_inference_steps": 3}
+    config |= {"image_guidance_scale": 2.5, "image_masking_schedule": "linear"}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    pipe = UniF2acePipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def service(pipe):
+    """Sends a body to an address of the service and returns the status and the answer."""
+    pytest.importorskip("fastapi", reason="the service needs the extra `serve`")
+    from fastapi.testclient import TestClient
+
+    from unif2ace.pipelines.serving.app import create_app
+
+    with TestClient(create_app(pipe, "tiny"), raise_server_exceptions=False) as client:
+
+        def send(path, body):
+            answer = client.post(path, json=body)
+            return answer.status_code, answer.json()
+
+        yield send
+
+
+@pytest.fixture(scope="module")
+def faces(folder):
+    return transformers_pipeline("face-any-to-any", model=str(folder))
+
+
+@pytest.fixture
+def draw(pipe, folder, faces, service, tmp_path, capsys):
+    """`draw(door, prompt)`: the picture that a door makes of a prompt, with nothing but a seed."""
+
+    def of_codes(codes):
+        return pipe.decode_latents(codes, "pil", watermark=False)[0]
+
+    def draw(door, prompt=PROMPT, seed=SEED):
+        generator = torch.Generator().manual_seed(seed)
+        if door == "pipeline":
+            return pipe(prompt, generator=generator).images[0]
+        if door == "generate":
+            inputs = pipe.processor(text=prompt, generation_mode="image", return_tensors="pt")
+            return of_codes(pipe.transformer.generate(**inputs, generation_mode="image", generator=generator))
+        if door == "any-to-any":
+            made = faces(text=prompt, generation_mode="image", generate_kwargs={"generator": generator})
+            return made[0]["generated_image"]
+        if door == "server":
+            status, answer = service("/v1/images/generations", {"prompt": prompt, "seed": seed})
+            if status != 200:
+                raise ValueError(answer["error"]["message"])
+            return Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
+        file = tmp_path / "face.png"
+        code = main(["generate", prompt, "--seed", str(seed), "--model", str(folder), "-o", str(file)])
+        if code:
+            raise ValueError(capsys.readouterr().err)
+        return Image.open(file)
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def unmarked(pipe):
+    return pipe(PROMPT, generator=torch.Generator().manual_seed(SEED), watermark=False).images[0].tobytes()
+
+
+@pytest.fixture(scope="module")
+def marked(pipe):
+    return pipe(PROMPT, generator=torch.Generator().manual_seed(SEED)).images[0].tobytes()
+
+
+# Making pictures
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_sampling_numbers_and_seed(draw, door, marked, unmarked):
+    """The checkpoint's own numbers and the seed decide the picture, at every door the same one."""
+    assert draw(door).convert("RGB").tobytes() in (marked, unmarked)
+    assert draw(door, seed=SEED + 1).convert("RGB").tobytes() not in (marked, unmarked)
+
+
+@pytest.mark.parametrize("door", ["pipeline", "generate", "any-to-any", "server"])
+@pytest.mark.parametrize("sampling", ["showo", "ancestral", "entropy_bounded"])
+def test_every_sampler_draws_the_same(folder, tmp_path, draw, pipe, faces, door, sampling, monkeypatch):
+    model = pipe.transformer
+    for config in (model.generation_config, faces.model.generation_config):
+        monkeypatch.setattr(config, "image_sampling", sampling, raising=False)
+    monkeypatch.setattr(pipe, "scheduler", UniF2aceScheduler.from_generation_config(model.generation_config))
+    generator = torch.Generator().manual_seed(SEED)
+    expected = [
+        pipe(PROMPT, generator=generator.manual_seed(SEED), watermark=watermark).images[0].tobytes()
+        for watermark in (True, False)
+    ]
+    assert draw(door).convert("RGB").tobytes() in expected
+
+
+@pytest.mark.parametrize("sampling", ["maskgit", "showo", "ancestral"])
+def test_rollouts_of_reward_training_are_the_pipeline_s_pictures(pipe, sampling):
+    trainer = object.__new__(GenerationRewardTrainer)  # its rollout alone; the rest is for the update that follows
+    trainer.pipe = pipe
+    trainer.args = Namespace(sampling=sampling, num_inference_steps=3, guidance_scale=2.5, group_size=2)
+    rollouts = trainer.rollout([Prompt(PROMPT), Prompt("a woman")], torch.Generator().manual_seed(SEED))
+    same = UniF2acePipeline(pipe.transformer, UniF2aceScheduler(sampling=sampling), pipe.processor)
+    same.set_progress_bar_config(disable=True)
+    expected = same(
+        [PROMPT, "a woman"],
+        num_images_per_prompt=2,
+        num_inference_steps=3,
+        guidance_scale=2.5,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="latent",
+    )
+    assert torch.equal(rollouts.states[-1], expected.codes)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_marks(draw, door, marked, unmarked):
+    """Pictures are marked; the codes that `generate` gives are not pictures yet."""
+    picture = draw(door)
+    if door == "generate":
+        assert picture.convert("RGB").tobytes() == unmarked
+        return
+    assert picture.convert("RGB").tobytes() == marked
+    provenance = read_provenance(picture)
+    assert provenance.seed == SEED and provenance.checkpoint == "checkpoint"
+
+
+def test_only_a_seed_that_makes_the_picture_again_is_noted(faces):
+    seeded = {"generator": torch.Generator().manual_seed(1)}
+    made = faces(text=PROMPT, generation_mode="image", generate_kwargs=seeded)
+    assert read_provenance(made[0]["generated_image"]).seed == 1
+    used = torch.Generator().manual_seed(1)
+    torch.rand(1, generator=used)
+    again = faces(text=PROMPT, generation_mode="image", generate_kwargs={"generator": used})
+    assert read_provenance(again[0]["generated_image"]).seed is None  # that seed would not make this picture
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_control_tokens_stay_text(draw, pipe, door):
+    expected = pipe(HOSTILE, generator=torch.Generator().manual_seed(SEED), watermark=False).images[0].tobytes()
+    marked = pipe(HOSTILE, generator=torch.Generator().manual_seed(SEED)).images[0].tobytes()
+    assert draw(door, HOSTILE).convert("RGB").tobytes() in (expected, marked)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("prompt", "message"), [("very " * 200, "tokens, the limit is 22"), ("  ", "")])
+def test_errors_and_truncation(draw, door, prompt, message):
+    """Nothing is cut in silence: a text that is too long is refused in one sentence, and so is an empty one."""
+    with pytest.raises(ValueError, match=message):
+        draw(door, prompt)
+
+
+# Words about pictures
+
+
+@pytest.fixture(scope="module")
+def face(pipe):
+    return pipe(PROMPT, generator=torch.Generator().manual_seed(3)).images[0]
+
+
+@pytest.mark.parametrize("door", ["generate", "any-to-any", "server", "command"])
+def test_answers(pipe, folder, faces, service, face, tmp_path, capsys, door):
+    question = "Is this <|mask|> or <|eoi|>?"
+    expected = pipe.answer(face, question, max_new_tokens=6)
+    if door == "generate":
+        chat = [{"role": "user", "content": [{"type": "image", "image": face}, {"type": "text", "text": question}]}]
+        inputs = pipe.processor.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        output = pipe.transformer.generate(**inputs, max_new_tokens=6, do_sample=False)
+        found = pipe.processor.post_process_image_text_to_text(output[:, inputs["input_ids"].shape[1] :])[0]
+    elif door == "any-to-any":
+        options = {"max_new_tokens": 6, "return_full_text": False, "generate_kwargs": {"do_sample": False}}
+        found = faces(images=face, text=question, **options)[0]["generated_text"].strip()
+    elif door == "server":
+        file = io.BytesIO()
+        face.save(file, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+        body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 6}
+        found = service("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+    else:
+        face.save(tmp_path / "face.png")
+        command = ["ask", str(tmp_path / "face.png"), question, "--max-new-tokens", "6", "--model", str(folder)]
+        assert main(command) == 0
+        found = capsys.readouterr().out.strip()
+    assert found == expected
+
+
+# At the same time
+
+
+def test_nothing_that_a_call_does_stays(pipe):
+    """Pictures and chats from four threads leave the model as it was, and every picture is the one made alone."""
+    seeds = range(50)
+    alone = {seed: pipe(PROMPT, generator=torch.Generator().manual_seed(seed)).images[0].tobytes() for seed in seeds}
+    face = pipe(PROMPT, generator=torch.Generator().manual_seed(0)).images[0]
+    answer = pipe.describe(face, max_new_tokens=5)
+    config = pipe.transformer.config.to_json_string(use_diff=False)
+    left, wrong, lock = list(seeds), [], threading.Lock()
+
+    def work():
+        while True:
+            with lock:
+                if not left:
+                    return
+                seed = left.pop()
+            if seed % 2:
+                inputs = pipe.processor(text=PROMPT, generation_mode="image", return_tensors="pt")
+                codes = pipe.transformer.generate(
+                    **inputs, generation_mode="image", generator=torch.Generator().manual_seed(seed)
+                )
+                same = pipe.decode_latents(codes, "pil", generator=torch.Generator().manual_seed(seed))[0].tobytes()
+                good = same == alone[seed]
+            else:
+                good = pipe.describe(face, max_new_tokens=5) == answer
+            if not good:
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not wrong and not left
+    assert pipe.transformer.config.to_json_string(use_diff=False) == config
+    for seed in (0, 1, 49):
+        assert pipe(PROMPT, generator=torch.Generator().manual_seed(seed)).images[0].tobytes() == alone[seed]
+
+
+# The table
+
+
+def test_the_table_names_tests_that_are_there():
+    text, own = DOCUMENT.read_text(encoding="utf-8"), Path(__file__).read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    header = [cell.strip() for cell in rows[0].strip("|").split("|")]
+    assert header[1:-1] == ["pipeline", "`generate`", "transformers' `pipeline`", "server", "command line", "trainer"]
+    for row in rows[1:]:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == len(header) and all(cells)
+        for name in re.findall(r"`(test_\w+\.py)?(?:::)?(test_\w+)`", cells[-1]):
+            place = own if not name[0] else (Path(__file__).parent / name[0]).read_text(encoding="utf-8")
+            assert f"def {name[1]}(" in place
+
+
+def test_numbers_have_one_home(pipe, folder, tmp_path):
+    """Whatever saves a model saves its numbers: the scheduler is made of them."""
+    pipe.save_pretrained(tmp_path / "pipeline")
+    pipe.transformer.save_pretrained(tmp_path / "model")
+    for place in (tmp_path / "pipeline" / "transformer", tmp_path / "model"):
+        config = json.loads((place / "generation_config.json").read_text())
+        assert config["image_temperature"] == 0.6 and config["image_confidence_temperature"] == 4.0
+    numbers = ImageSampling.from_generation_config(pipe.transformer.generation_config)
+    assert pipe.scheduler.config["temperature"] == numbers.temperature == 0.6
+    assert pipe.scheduler.config["masking_schedule"] == "linear"
