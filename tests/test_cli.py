@@ -134,7 +134,6 @@ def test_chat_remembers_what_was_said(checkpoint, capsys, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "COMMAND"),
         (("paint",), "paint"),
         (("generate",), "text"),
         (("generate", ""), "text is empty"),
@@ -165,10 +164,21 @@ def test_bad_input_is_one_line_and_code_2(run, tmp_path, arguments, message):
     Path("text.png").write_text("no picture")
     Path("folder.png").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = run(*arguments) if arguments else (main([]), [], [message])
+    code, out, err = run(*arguments)
     assert code == 2 and out == []
     assert len(err) == 1 and message in err[0]
     assert sorted(tmp_path.rglob("*")) == before  # nothing is written
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    output = capsys.readouterr()
+    assert "unif2ace COMMAND --help" in output.out and not output.err
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
+    assert main(["generte", "a man"]) == 2
+    assert "did you mean generate?" in capsys.readouterr().err
 
 
 def test_unknown_checkpoints(run, tmp_path):
