@@ -75,7 +75,7 @@ def test_inspect_command(faces, tmp_path, capsys):
     assert main([*arguments, "--report", str(tmp_path / "report.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("10 usable samples, 1 broken")
-    assert any("broken.png is not a picture" in line for line in lines)
+    assert any("broken.png: the picture is not a picture" in line for line in lines)
     with Image.open(tmp_path / "s" / "sheet.png") as sheet:
         assert sheet.width > 1000
     assert json.loads((tmp_path / "report.json").read_text())["records"] == 10

@@ -195,7 +195,8 @@ def open_picture(value: Any, place: str | os.PathLike | None = None, max_pixels:
     try:
         return open_image(value, max_pixels)
     except ValueError as error:
-        raise BrokenSampleError(str(error)) from error
+        told = str(error).replace(str(value), "the picture", 1) if isinstance(value, Path) else str(error)
+        raise BrokenSampleError(told) from error  # the sample is named already, its path would say nothing more
 
 
 def _remote_file(name: str, repository: str | os.PathLike) -> bytes:
