@@ -229,10 +229,10 @@ def _light(mi, face: Face, camera: Camera) -> dict:
     kind = face.attributes["lighting"]
     if kind in ("left", "right"):
         side = -1 if kind == "left" else 1
-        light = lamp(side, 0.35, 0.35, 8.5, 7) * tint + 0.16 * (1 + 0.4 * sky[..., 1:2])
+        light = lamp(side, 0.35, 0.35, 6.5, 7) * tint + 0.11 * (1 + 0.4 * sky[..., 1:2])
     else:
-        light = lamp(even_side, height, 1.0, 3.9, 5) * tint + lamp(-even_side, 0.1, 0.8, 0.9, 3)
-        light = light + lamp(-np.sign(even_side), 0.7, -0.8, 1.8, 6) + 0.42 * (1 + 0.45 * sky[..., 1:2])
+        light = lamp(even_side, height, 0.9, 3.6, 6) * tint + lamp(-even_side, 0.1, 0.8, 0.35, 3)
+        light = light + lamp(-np.sign(even_side), 0.7, -0.8, 1.6, 6) + 0.22 * (1 + 0.45 * sky[..., 1:2])
         if kind == "dim":
             light = light * np.array([0.20, 0.175, 0.15])
     matrix = np.eye(4)

@@ -48,7 +48,7 @@ _MAN = {
     "eyes/r-eye-height2-decr": 0.25,
     "mouth/mouth-upperlip-volume-decr": 0.3,
 }
-_ALL = {"eyes/l-eye-scale-incr": 0.35, "eyes/r-eye-scale-incr": 0.35, "head/head-scale-vert-decr": 0.25}
+_ALL = {"eyes/l-eye-scale-incr": 0.35, "eyes/r-eye-scale-incr": 0.35, "eyes/l-eye-height2-incr": 0.3, "eyes/r-eye-height2-incr": 0.3, "head/head-scale-vert-decr": 0.25}
 """On every head: eyes are read at a dozen pixels, and MakeHuman's are small."""
 _WOMAN = {
     "chin/chin-width-decr": 0.35,
@@ -77,9 +77,9 @@ FEATURES: dict[tuple[str, str], dict[str, float]] = {
     ("double_chin", "yes"): {"neck/neck-double-incr": 1.0},
     ("cheekbones", "high"): {"cheek/l-cheek-bones-incr": 1.0, "cheek/l-cheek-inner-decr": 0.5},
     ("eye_size", "narrow"): {
-        "eyes/l-eye-height2-decr": 1.0,
-        "eyes/l-eye-height1-decr": 0.6,
-        "eyes/l-eye-height3-decr": 0.6,
+        "eyes/l-eye-height2-decr": 0.65,
+        "eyes/l-eye-height1-decr": 0.4,
+        "eyes/l-eye-height3-decr": 0.4,
     },
     ("eye_size", "big"): {"eyes/l-eye-scale-incr": 0.9, "eyes/l-eye-height2-incr": 0.7},
     ("eye_bags", "yes"): {"eyes/l-eye-bag-incr": 1.0, "eyes/l-eye-bag-out": 0.6},

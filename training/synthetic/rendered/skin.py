@@ -12,8 +12,8 @@ from .regions import beard_region, brow_region, scalp_region
 
 
 SKIN_TONES = {
-    "pale": (0.84, 0.62, 0.53),
-    "fair": (0.72, 0.47, 0.36),
+    "pale": (0.74, 0.53, 0.45),
+    "fair": (0.66, 0.42, 0.315),
     "tan": (0.50, 0.295, 0.19),
     "brown": (0.265, 0.14, 0.08),
     "dark": (0.105, 0.052, 0.032),
@@ -173,11 +173,11 @@ def skin_texture(
 
 
 def _paint_lips(attributes, man, aged, tone, mask, blend) -> None:
-    lips = tone * (np.array([0.92, 0.60, 0.58]) if man else np.array([1.0, 0.52, 0.52]))
+    lips = tone * (np.array([0.80, 0.47, 0.46]) if man else np.array([0.95, 0.45, 0.47]))
     blend(mask["lips"], lips, 0.75 - 0.25 * aged)
     if attributes["lipstick"] != "none":
         blend(mask["lips"], LIPSTICKS[attributes["lipstick"]], 0.95)
-    blend(mask["lip gap"] * mask["lips"], tone * np.array([0.30, 0.16, 0.16]), 0.8)
+    blend(mask["lip gap"] * mask["lips"], tone * np.array([0.22, 0.10, 0.10]), 0.9)
 
 
 def _paint_hair(attributes, man, child, tone, hair, brow, mask, blend, rng) -> None:
