@@ -338,7 +338,7 @@ class _Writer:
         if "background" in self.left:
             noun = self.rng.choice(NOUNS["background"][0])
             color = self.take("background")
-            owner = f"behind {self.pronoun.replace('she', 'her').replace('he', 'him')}" if self.pronoun else "behind"
+            owner = {"he": "behind him", "she": "behind her"}.get(self.pronoun, "behind")
             choices = (f"the {noun} is {color}", f"{with_article(f'{color} {noun}')} is {owner}")
             sentences.append(choices[0] if self.rng.random() < 0.7 else choices[1])
         picture = self.take_role("picture", _PICTURE_ONLY)

@@ -1,0 +1,1 @@
+"""The rendered world: people made of free parts, with every attribute known."""

@@ -90,7 +90,7 @@ def _merge(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 
 
 class HeadRadius:
-    """How far the head reaches from the middle of the skull, in any direction; hair flattened under a hat is on top."""
+    """How far the head reaches from the middle of the skull, in any direction."""
 
     def __init__(self, head: np.ndarray):
         points = head[np.unique(skin_mesh().index)]
@@ -483,14 +483,14 @@ def collar_cover(kind: str) -> np.ndarray:
 
 def clothes(head: np.ndarray, kind: str, colour: np.ndarray, neckwear: str, rng: np.random.Generator) -> list[Part]:
     """
-    A garment with its collar, and a tie.
+    A garment with its collar.
 
     Args:
         head (`np.ndarray`): The neutral head.
         kind (`str`): `"t-shirt"`, `"collared shirt"`, `"suit"` or `"turtleneck"`.
         colour (`np.ndarray` (3,)): Linear RGB of the garment; that of the jacket of a suit.
-        neckwear (`str`): `"none"`, `"necktie"` or `"bow tie"`.
-        rng (`np.random.Generator`): Chooses the colours of tie and of the shirt below a suit.
+        neckwear (`str`): What goes around the collar, or `"none"` for a buttoned shirt.
+        rng (`np.random.Generator`): Chooses the colour of the shirt below a suit.
     """
     neck = Neck(head)
     turn = np.linspace(-np.pi, np.pi, 64, endpoint=False)
@@ -520,12 +520,10 @@ def clothes(head: np.ndarray, kind: str, colour: np.ndarray, neckwear: str, rng:
         if suit:
             parts += _jacket(head, colour)
         elif neckwear == "none":
-            front = _front(head, -2.75)
+            front = _front(head)
             parts.append(
                 Part(*_merge([ball((0, y, front(y) + 0.07), 0.04, 8) for y in (-2.72, -3.1)]), colour * 0.4 + 0.2, 0.4)
             )
-    if neckwear != "none":
-        parts += _tie(head, neckwear, colour, rng)
     return parts
 
 
@@ -546,7 +544,7 @@ def _collar(neck: Neck, colour: np.ndarray) -> Part:
     )
 
 
-def _front(head: np.ndarray, _y: float) -> Callable[[float], float]:
+def _front(head: np.ndarray) -> Callable[[float], float]:
     points = head[np.unique(skin_mesh().index)]
     points = points[(np.abs(points[:, 0]) < 0.25) & (points[:, 1] < -1.9) & (points[:, 2] > -1.6)]
     order = np.argsort(points[:, 1])
@@ -577,10 +575,11 @@ def _jacket(head: np.ndarray, colour: np.ndarray) -> list[Part]:
     return [Part(points, faces, colour, 0.85), Part(*_merge(lapels), colour * 0.7 + 0.004, 0.75)]
 
 
-def _tie(head: np.ndarray, kind: str, clothes_colour: np.ndarray, rng: np.random.Generator) -> list[Part]:
+def tie(head: np.ndarray, kind: str, clothes_colour: np.ndarray, rng: np.random.Generator) -> list[Part]:
+    """A `"necktie"` or a `"bow tie"` of another colour than the clothes."""
     others = [np.array(c) for c in CLOTHES_COLORS.values() if np.abs(np.array(c) - clothes_colour).max() > 0.12]
     colour = others[rng.integers(len(others))] * 0.9
-    front = _front(head, -2.5)
+    front = _front(head)
     knot = np.array([0.0, -2.42, front(-2.42) + 0.22])
     if kind == "bow tie":
         pieces = [ball(knot, (0.10, 0.11, 0.08))]

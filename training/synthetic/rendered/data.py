@@ -143,7 +143,7 @@ _TEXTURE_BOTTOM, _TEXTURE_TOP = -3.4, 2.05
 
 
 def cylinder(points: np.ndarray) -> np.ndarray:
-    """Texture coordinates (..., 2) in 0 to 1 of points of the base mesh; the front half gets two thirds of the width."""
+    """Texture coordinates (..., 2) in 0 to 1 of points of the base mesh; the front gets most of the width."""
     angle = np.arctan2(points[..., 0], points[..., 2] - _AXIS) / np.pi
     across = 0.5 + 0.5 * np.sign(angle) * np.abs(angle) ** 0.75
     up = (points[..., 1] - _TEXTURE_BOTTOM) / (_TEXTURE_TOP - _TEXTURE_BOTTOM)
@@ -161,7 +161,7 @@ class SkinMesh(NamedTuple):
 
 @lru_cache(None)
 def skin_mesh() -> SkinMesh:
-    """The visible skin, cut open at the back of the head; the inside of the mouth is apart (`mouth_faces`, base mesh)."""
+    """The visible skin, cut open at the back of the head; `mouth_faces`, of the base mesh, are inside the mouth."""
     mesh = base_mesh()
     faces, uvs = head_triangles()
     corner = mesh.texture[uvs].mean(1)

@@ -87,27 +87,57 @@ class Renderer:
             RendererMissingError: if Mitsuba or the denoiser is not installed.
             DataMissingError: if the head data is not installed.
         """
-        linear = self.trace(face)
-        return finish(linear, self.size, face)
+        return finish(self._trace(face, False)[0], self.size, face)
 
-    def trace(self, face: Face) -> np.ndarray:
-        """The denoised picture before it is shrunk: (side, side, 3) of float32, linear RGB."""
+    def render_seen(self, face: Face) -> tuple[Image.Image, dict[str, int]]:
+        """
+        Render one face, and count the pixels of what it shows.
+
+        Returns:
+            The picture as of [`render`], and pixels by thing: `"skin"`, `"eyes"` (both together), `"hair"`, and the
+            attributes of things that are worn.
+        """
+        linear, pixels = self._trace(face, True)
+        return finish(linear, self.size, face), pixels
+
+    def _trace(self, face: Face, count: bool) -> tuple[np.ndarray, dict[str, int]]:
+        """The denoised picture before it is shrunk, (side, side, 3) of linear RGB, and pixels by thing."""
         mi = _mitsuba()
         import pyoidn
 
         person = self.person(face)
         camera = Camera.of(face, person.neutral)
         side = round(self.size * self.supersampling)
-        scene = {f"part{k}": _shape(mi, surface) for k, surface in enumerate(surfaces(face, person, camera.direction))}
-        scene |= {"type": "scene", "light": _light(mi, face, camera), "sensor": camera.sensor(mi, side, self.samples)}
+        meshes = surfaces(face, person, camera.direction)
+        parts = {f"part{k:03d}": _shape(mi, surface) for k, surface in enumerate(meshes)}
         # no albedo and normals for the denoiser: they cost three times as much as the picture itself
-        scene["integrator"] = {"type": "path", "max_depth": self.depth, "rr_depth": 8, "hide_emitters": True}
-        # one generator for all: the noise that is left is the same for a counterfactual
-        pixels = np.array(mi.render(mi.load_dict(scene), spp=self.samples, seed=face.picture_seed % 2**31))
+        path = {"type": "path", "max_depth": self.depth, "rr_depth": 8, "hide_emitters": True}
+        scene = mi.load_dict(
+            {
+                "type": "scene",
+                "light": _light(mi, face, camera),
+                "sensor": camera.sensor(mi, side, self.samples),
+                "integrator": path,
+                **parts,
+            }
+        )
+        # one seed, hence the same noise for a counterfactual
+        pixels = np.array(mi.render(scene, spp=self.samples, seed=face.picture_seed % 2**31))
         alpha = np.clip(pixels[..., 3:4], 0, 1)
-        behind = background(face, side)
-        colour = np.clip(np.nan_to_num(pixels[..., :3]), 0, 8) + (1 - alpha) * behind
-        return np.asarray(pyoidn.denoise(np.ascontiguousarray(colour, np.float32), hdr=True))
+        colour = np.clip(np.nan_to_num(pixels[..., :3]), 0, 8) + (1 - alpha) * background(face, side)
+        linear = np.asarray(pyoidn.denoise(np.ascontiguousarray(colour, np.float32), hdr=True))
+        return linear, self._count(mi, scene, camera, meshes) if count else {}
+
+    def _count(self, mi, scene, camera: "Camera", meshes: list[Surface]) -> dict[str, int]:
+        sensor = mi.load_dict(camera.sensor(mi, self.size, 1))
+        integrator = mi.load_dict({"type": "aov", "aovs": "thing:shape_index"})
+        found = np.array(mi.render(scene, sensor=sensor, integrator=integrator, spp=1, seed=0))[..., -1]
+        names = [surface.name for surface in meshes]
+        counts: dict[str, int] = {}
+        for number, pixels in zip(*np.unique(np.round(found).astype(int), return_counts=True), strict=True):
+            if 0 < number <= len(names):
+                counts[names[number - 1]] = counts.get(names[number - 1], 0) + int(pixels)
+        return counts
 
 
 @dataclass(frozen=True)

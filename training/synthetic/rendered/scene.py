@@ -19,6 +19,7 @@ from .accessories import (
     headphones,
     necklace,
     press_under,
+    tie,
 )
 from .data import EYE_HELPERS, base_mesh, normals, skin_mesh
 from .expression import expressive_head, facial_actions, gaze_actions
@@ -26,6 +27,7 @@ from .hair import HAIR_COLORS, Ribbons, face_hair, scalp_hair
 from .people import Face
 from .shape import neutral_head
 from .skin import SKIN_TONES, skin_texture
+from .vocabulary import LOOK_ATTRIBUTES, PERSON_ATTRIBUTES
 
 
 EYE_COLORS = {
@@ -44,6 +46,7 @@ class Surface:
     Args:
         points (`np.ndarray` (n, 3)), normals (`np.ndarray` (n, 3)), faces (`np.ndarray` (m, 3)): The mesh.
         colours (`np.ndarray` (n, 3), *optional*): Linear RGB of its points; otherwise it has a texture.
+        name (`str`): What it shows, such as `"skin"`, `"eyes"`, `"hair"` or an attribute.
         coordinates (`np.ndarray` (n, 2), *optional*), texture (`np.ndarray` (h, w, 3), *optional*): The texture.
         material (`str`): `"skin"`, `"hair"`, `"eye"`, `"cloth"`, `"shiny"`, `"metal"` or `"wet"`.
     """
@@ -52,6 +55,7 @@ class Surface:
     normals: np.ndarray
     faces: np.ndarray
     material: str
+    name: str = ""
     colours: np.ndarray | None = None
     coordinates: np.ndarray | None = None
     texture: np.ndarray | None = None
@@ -71,8 +75,6 @@ class Person:
 
 def person_key(face: Face) -> tuple:
     """Equal for faces that can share a [`Person`]."""
-    from .vocabulary import LOOK_ATTRIBUTES, PERSON_ATTRIBUTES
-
     lasting = tuple(face.attributes[name] for name in PERSON_ATTRIBUTES + LOOK_ATTRIBUTES)
     return (face.person_seed, face.look_seed, face.years, lasting)
 
@@ -128,46 +130,46 @@ def surfaces(face: Face, person: Person, camera: np.ndarray) -> list[Surface]:
         if a["eyes"] == "open":
             actions[name] = actions.get(name, 0.0) + 0.6 * weight
     head = expressive_head(person.neutral, actions)
-    dressed = person.texture * 1
     below = collar_cover(a["clothes"])[..., None]
     cloth = SHIRT if a["clothes"] == "suit" else np.array(CLOTHES_COLORS[a["clothes_color"]])
     dressed = (person.texture * (1 - below) + cloth * below).astype(np.float32)
     out = [_skin(head, dressed), *_eyes(head, a, across, up), *_mouth(head)]
-    strands = face_hair(head, a, person.hair_colour, person.brow, face.look_seed + 1)
-    out.append(_ribbons(strands))
+    out.append(_ribbons(face_hair(head, a, person.hair_colour, person.brow, face.look_seed + 1), "face hair"))
     headwear = a["headwear"]
     if person.hair is not None and headwear != "headscarf":
         points = press_under(person.hair.points, person.neutral, headwear) if headwear in HATS else person.hair.points
-        out.append(_ribbons(person.hair._replace(points=points)))
-    out += [_part(part) for part in _worn(head, person, face, rng)]
-    return out
+        out.append(_ribbons(person.hair._replace(points=points), "hair"))
+    return out + [_part(part, name) for name, parts in _worn(head, person, face, rng).items() for part in parts]
 
 
-def _worn(head: np.ndarray, person: Person, face: Face, rng: np.random.Generator) -> list[Part]:
+def _worn(head: np.ndarray, person: Person, face: Face, rng: np.random.Generator) -> dict[str, list[Part]]:
     a, neutral = face.attributes, person.neutral
     colour = np.array(CLOTHES_COLORS[a["clothes_color"]]) * rng.uniform(0.85, 1.15)
-    # each thing has a generator of its own, so that changing one leaves the others
-    parts = clothes(neutral, a["clothes"], colour, a["neckwear"], np.random.default_rng(face.picture_seed + 3))
+    # all is drawn in any case, so that changing one thing leaves the others
     any_colour = list(CLOTHES_COLORS.values())
     hat_colour = np.array(any_colour[rng.integers(len(any_colour))]) * rng.uniform(0.7, 1.1)
     phones = np.array(((0.02, 0.02, 0.022), (0.6, 0.6, 0.6), (0.4, 0.03, 0.03), (0.05, 0.1, 0.35))[rng.integers(4)])
     gold = rng.random() < 0.6
-    mask_colour = np.array(
-        ((0.34, 0.55, 0.68), (0.72, 0.73, 0.74), (0.04, 0.04, 0.045), (0.55, 0.68, 0.6))[rng.integers(4)]
-    )
+    masks = ((0.34, 0.55, 0.68), (0.72, 0.73, 0.74), (0.04, 0.04, 0.045), (0.55, 0.68, 0.6))
+    mask_colour = np.array(masks[rng.integers(4)])
+    worn = {
+        "clothes": clothes(neutral, a["clothes"], colour, a["neckwear"], np.random.default_rng(face.picture_seed + 3))
+    }
+    if a["neckwear"] != "none":
+        worn["neckwear"] = tie(neutral, a["neckwear"], colour, np.random.default_rng(face.picture_seed + 7))
     if a["headwear"] != "none":
-        parts += hat(neutral, a["headwear"], hat_colour)
+        worn["headwear"] = hat(neutral, a["headwear"], hat_colour)
     if a["eyewear"] != "none":
-        parts += glasses(neutral, a["eyewear"], np.random.default_rng(face.picture_seed + 4))
+        worn["eyewear"] = glasses(neutral, a["eyewear"], np.random.default_rng(face.picture_seed + 4))
     if a["earrings"] != "none":
-        parts += earrings(neutral, a["earrings"], gold)
+        worn["earrings"] = earrings(neutral, a["earrings"], gold)
     if a["headphones"] == "yes":
-        parts += headphones(neutral, phones)
+        worn["headphones"] = headphones(neutral, phones)
     if a["mask"] == "yes":
-        parts += face_mask(head, mask_colour)
+        worn["mask"] = face_mask(head, mask_colour)
     if a["necklace"] != "none":
-        parts += necklace(neutral, a["necklace"])
-    return parts
+        worn["necklace"] = necklace(neutral, a["necklace"])
+    return worn
 
 
 def _skin(head: np.ndarray, texture: np.ndarray) -> Surface:
@@ -175,33 +177,33 @@ def _skin(head: np.ndarray, texture: np.ndarray) -> Surface:
     points = head[mesh.index]
     # normals are those of the closed mesh: none at the cut
     smooth = normals(head, mesh.index[mesh.faces])
-    return Surface(points, smooth[mesh.index], mesh.faces, "skin", None, mesh.texture, texture)
+    return Surface(points, smooth[mesh.index], mesh.faces, "skin", "skin", None, mesh.texture, texture)
 
 
-def _mesh(points: np.ndarray, faces: np.ndarray, colour, material: str) -> Surface:
+def _mesh(points: np.ndarray, faces: np.ndarray, colour, material: str, name: str) -> Surface:
     used, inverse = np.unique(faces.ravel(), return_inverse=True)
     faces = inverse.reshape(faces.shape)
     colour = np.asarray(colour, float)
     colours = colour[used] if colour.ndim == 2 else np.broadcast_to(colour, (len(used), 3))
-    return Surface(points[used], normals(points[used], faces), faces, material, colours)
+    return Surface(points[used], normals(points[used], faces), faces, material, name, colours)
 
 
-def _part(part: Part) -> Surface:
+def _part(part: Part, name: str) -> Surface:
     material = "metal" if part.metal else "cloth" if part.roughness > 0.45 else "shiny"
-    return _mesh(part.points, part.faces, np.clip(part.colour, 0, 0.95), material)
+    return _mesh(part.points, part.faces, np.clip(part.colour, 0, 0.95), material, name)
 
 
-def _ribbons(strands: Ribbons) -> Surface:
-    return Surface(strands.points, strands.normals, strands.faces, "hair", strands.colours)
+def _ribbons(strands: Ribbons, name: str) -> Surface:
+    return Surface(strands.points, strands.normals, strands.faces, "hair", name, strands.colours)
 
 
 def _mouth(head: np.ndarray) -> list[Surface]:
     parts = base_mesh().parts
     teeth = np.concatenate([parts["helper-upper-teeth"][0], parts["helper-lower-teeth"][0]])
     return [
-        _mesh(head, skin_mesh().mouth_faces, (0.11, 0.022, 0.022), "cloth"),
-        _mesh(head, teeth, (0.78, 0.74, 0.66), "wet"),
-        _mesh(head, parts["helper-tongue"][0], (0.42, 0.10, 0.10), "wet"),
+        _mesh(head, skin_mesh().mouth_faces, (0.11, 0.022, 0.022), "cloth", "mouth"),
+        _mesh(head, teeth, (0.78, 0.74, 0.66), "wet", "teeth"),
+        _mesh(head, parts["helper-tongue"][0], (0.42, 0.10, 0.10), "wet", "tongue"),
     ]
 
 
@@ -237,4 +239,4 @@ def _eyeball(centre: np.ndarray, radius: float, direction: np.ndarray, colour: n
     bulge = 1 + 0.05 * np.clip(1 - (polar / 36) ** 2, 0, 1)
     outward = unit.reshape(-1, 3) @ frame
     points = centre + radius * bulge.reshape(-1, 1) * outward
-    return Surface(points, outward, grid_faces(rows, columns, True), "eye", paint.reshape(-1, 3))
+    return Surface(points, outward, grid_faces(rows, columns, True), "eye", "eyes", paint.reshape(-1, 3))

@@ -48,7 +48,13 @@ _MAN = {
     "eyes/r-eye-height2-decr": 0.25,
     "mouth/mouth-upperlip-volume-decr": 0.3,
 }
-_ALL = {"eyes/l-eye-scale-incr": 0.35, "eyes/r-eye-scale-incr": 0.35, "eyes/l-eye-height2-incr": 0.3, "eyes/r-eye-height2-incr": 0.3, "head/head-scale-vert-decr": 0.25}
+_ALL = {
+    "eyes/l-eye-scale-incr": 0.35,
+    "eyes/r-eye-scale-incr": 0.35,
+    "eyes/l-eye-height2-incr": 0.3,
+    "eyes/r-eye-height2-incr": 0.3,
+    "head/head-scale-vert-decr": 0.25,
+}
 """On every head: eyes are read at a dozen pixels, and MakeHuman's are small."""
 _WOMAN = {
     "chin/chin-width-decr": 0.35,

@@ -1,6 +1,6 @@
 """What the rendered world can show: the attributes of the common vocabulary, what it leaves out and what it adds."""
 
-from ...data.attributes import ATTRIBUTES
+from ...data.language.attributes import ATTRIBUTES
 
 
 LEFT_OUT: tuple[str, ...] = ("tears",)

@@ -1,0 +1,237 @@
+"""
+The rendered faces as a data set: any number of labelled people from a seed, as parquet files or as a stream.
+
+Face number `index` depends on `(seed, split, index)` alone. [`render_faces`] writes `train-00000.parquet`,
+`train-00001.parquet`, ... of 256 pictures (32 people) each, with the fields of
+[`~unif2ace.training.data.records.FaceRecord`]; a file has its name only when it is whole, and run again after an
+interruption, the missing ones are made. `datasets.load_dataset` reads the folder, stored or streamed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ....pipelines.files import replacing, write_text
+from ...data.language.captions import write_caption
+from ...data.language.questions import Question, write_questions
+from ...data.records import FaceRecord
+from .people import Face, face_of
+from .render import Renderer
+from .visibility import seen_in
+from .vocabulary import ADDED_VALUES, RENDERED_ATTRIBUTES
+
+
+SHARD_PICTURES = 256
+JPEG_QUALITY = 90
+_CAPTION_COVERAGES = (1.0, 0.7, 0.4)
+_NUM_QUESTIONS = 8
+
+
+def words_of(face: Face, visible: dict[str, bool], rng: random.Random) -> tuple[list[str], list[Question]]:
+    """Captions and questions of a face, in the words of the common vocabulary; children are boys and girls."""
+    known = {name: value for name, value in face.attributes.items() if value not in ADDED_VALUES.get(name, ())}
+    visible = {name: visible[name] for name in known}
+    captions = [write_caption(known, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES]
+    if face.attributes["age"] == "child":
+        captions = [_as_child(text) for text in captions]
+        # "Is this a man or a woman?" has no right answer
+        visible["gender"] = False
+    return captions, write_questions(known, visible, rng, _NUM_QUESTIONS)
+
+
+def _as_child(text: str) -> str:
+    for grown, young in (("woman", "girl"), ("man", "boy")):
+        for before, after in ((" ", " "), (" ", ","), (" ", "."), ("", " ")):
+            word, other = f"{before}{grown}{after}", f"{before}{young}{after}"
+            text = text.replace(word, other).replace(word.capitalize(), other.capitalize())
+    return text
+
+
+def rendered_face(index: int, split: str = "train", seed: int = 0, renderer: Renderer | None = None) -> FaceRecord:
+    """
+    Render face number `index` and write its captions and questions.
+
+    Args:
+        index (`int`): Number of the face in its split, 0 or more; there is no last one.
+        split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`.
+        seed (`int`, *optional*, defaults to 0): Seed of the whole data set.
+        renderer ([`Renderer`], *optional*): Keeps people between calls; a new one of 128 pixels when not given.
+
+    Returns:
+        `FaceRecord`: The picture, captions, questions, attributes and which of them can be seen; `labels` has the
+        age in years. Apparent ancestry is balanced and told nowhere.
+
+    Raises:
+        ValueError: if the split is unknown or the index negative.
+        RendererMissingError, DataMissingError: if the extra `synthetic` is not installed.
+    """
+    face = face_of(index, split, seed)
+    picture, pixels = (renderer or Renderer()).render_seen(face)
+    visible = seen_in(face, pixels, picture.width)
+    name = f"rendered-{seed}-{split}-{index}"
+    # text has a generator of its own: the faces stay the same when the wording of captions changes
+    captions, questions = words_of(face, visible, random.Random(f"{name}-text"))
+    return FaceRecord(
+        image=picture,
+        captions=captions,
+        questions=questions,
+        attributes=face.attributes,
+        visible=visible,
+        identity=face.identity,
+        source="rendered",
+        id=name,
+        labels={"years": str(round(face.years))},
+    )
+
+
+def rendered_features():
+    """The `datasets.Features` of a rendered face: the fields of `FaceRecord`."""
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    return Features(
+        {
+            "image": Image(),
+            "captions": List(text),
+            "attributes": dict.fromkeys(RENDERED_ATTRIBUTES, text),
+            "visible": dict.fromkeys(RENDERED_ATTRIBUTES, Value("bool")),
+            "identity": text,
+            "questions": List(dict.fromkeys(("kind", "attribute", "question", "answer"), text)),
+            "labels": {"years": text},
+            "source": text,
+            "id": text,
+        }
+    )
+
+
+def _row(record: FaceRecord) -> dict:
+    file = io.BytesIO()
+    record.image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    row = {name: getattr(record, name) for name in ("captions", "attributes", "visible", "identity", "labels")}
+    row["questions"] = [
+        {"kind": item.kind, "attribute": item.attribute, "question": item.question, "answer": item.answer}
+        for item in record.questions
+    ]
+    image = {"bytes": file.getvalue(), "path": f"{record.id}.jpg"}
+    return row | {"image": image, "source": record.source, "id": record.id}
+
+
+def _rows(ranges: list[tuple[int, int]], split: str, seed: int, size: int) -> Iterator[dict]:
+    renderer = Renderer(size)
+    for start, stop in ranges:
+        for index in range(start, stop):
+            yield _row(rendered_face(index, split, seed, renderer))
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    if count < 1:
+        raise ValueError(f"count={count}, expected at least 1 face")
+    return [(start, min(start + SHARD_PICTURES, count)) for start in range(0, count, SHARD_PICTURES)]
+
+
+def rendered_faces(split: str, count: int, seed: int = 0, size: int = 128):
+    """
+    The first `count` rendered faces of a split as a `datasets.IterableDataset`, rendered while one iterates.
+
+    Args:
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        count (`int`): Number of faces.
+        seed (`int`, *optional*, defaults to 0): Seed of the whole data set.
+        size (`int`, *optional*, defaults to 128): Side of the pictures, in pixels.
+
+    Raises:
+        ValueError: if the split is unknown or count is not positive.
+    """
+    from datasets import IterableDataset
+
+    face_of(0, split, seed)
+    arguments = {"ranges": _ranges(count), "split": split, "seed": seed, "size": size}
+    return IterableDataset.from_generator(_rows, features=rendered_features(), gen_kwargs=arguments)
+
+
+def renderer_version() -> str:
+    """A name for the look of the pictures: changes with every change of this package's code."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in ("dataset", "visibility", "__init__"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _write_shard(path: Path, start: int, stop: int, split: str, seed: int, size: int) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    features = rendered_features()
+    rows = [features.encode_example(row) for row in _rows([(start, stop)], split, seed, size)]
+    with replacing(path) as part, pyarrow.parquet.ParquetWriter(part, features.arrow_schema) as writer:
+        writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), row_group_size=64)
+    return stop - start
+
+
+def _shard_size(path: Path) -> int:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(path).metadata.num_rows if path.exists() else 0
+
+
+def render_faces(
+    folder: str | os.PathLike,
+    split: str,
+    count: int,
+    seed: int = 0,
+    size: int = 128,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> list[Path]:
+    """
+    Render the first `count` faces of a split into parquet files, going on where an earlier run stopped.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where `<split>-00000.parquet`, ... will be; made when it does not exist.
+        split (`str`), count (`int`), seed (`int`), size (`int`): As for [`rendered_faces`].
+        workers (`int`, *optional*, defaults to 1): Processes that render.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to render everything again.
+
+    Returns:
+        `list[Path]`: The files, in order.
+
+    Raises:
+        ValueError: if the folder holds faces of another seed, size or version of the renderer.
+    """
+    face_of(0, split, seed)
+    ranges = _ranges(count)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"seed": seed, "size": size, "renderer": renderer_version()}
+    manifest = folder / f"{split}.json"
+    if overwrite:
+        for path in (manifest, *folder.glob(f"{split}-[0-9]*.parquet")):
+            path.unlink(missing_ok=True)
+    if manifest.exists() and (found := json.loads(manifest.read_text())) != settings:
+        raise ValueError(
+            f"{manifest} says that the folder holds {found}, but {settings} is asked for; choose another folder, or "
+            "replace the faces with --overwrite"
+        )
+    write_text(manifest, json.dumps(settings))
+    paths = [folder / f"{split}-{number:05d}.parquet" for number in range(len(ranges))]
+    waiting = [(path, *range_) for path, range_ in zip(paths, ranges, strict=True)]
+    waiting = [(path, start, stop) for path, start, stop in waiting if _shard_size(path) < stop - start]
+    left = sum(stop - start for _, start, stop in waiting)
+    with tqdm(total=count, initial=count - left, desc=f"rendering {split}", unit="face", smoothing=0.1) as progress:
+        if workers == 1:
+            for job in waiting:
+                progress.update(_write_shard(*job, split, seed, size))
+        else:
+            with ProcessPoolExecutor(workers) as pool:
+                jobs = [pool.submit(_write_shard, *job, split, seed, size) for job in waiting]
+                for job in as_completed(jobs):
+                    progress.update(job.result())
+    return paths
