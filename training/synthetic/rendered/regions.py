@@ -33,7 +33,7 @@ def brow_region(points: np.ndarray, thickness: float = 1.0, arch: float = 0.5) -
     """How much each point belongs to the brows, 0 to 1; `arch` 0 is straight, 1 is high."""
     x, y = np.abs(points[..., 0]), points[..., 1]
     flat = np.interp(x, (0.13, 0.25, 0.55, 0.80, 0.92), (0.31, 0.33, 0.36, 0.34, 0.30))
-    high = np.interp(x, (0.13, 0.25, 0.50, 0.66, 0.80, 0.94), (0.26, 0.32, 0.42, 0.46, 0.38, 0.22))
+    high = np.interp(x, (0.13, 0.25, 0.50, 0.64, 0.80, 0.94), (0.31, 0.35, 0.42, 0.44, 0.38, 0.26))
     half = np.interp(x, (0.12, 0.2, 0.55, 0.92), (0.045, 0.06, 0.05, 0.014)) * thickness
     inside = np.clip((half - np.abs(y - flat * (1 - arch) - high * arch)) / 0.02 + 0.5, 0, 1)
     return inside * np.clip((x - 0.12) / 0.03, 0, 1) * (x < 0.92) * (points[..., 2] > -0.6)

@@ -309,6 +309,6 @@ def finish(linear: np.ndarray, size: int, face: Face) -> Image.Image:
     if face.attributes["blurry"] == "yes":
         small = gaussian_filter(small, (size / 50, size / 50, 0))
     small = np.maximum(small, 0)
-    shown = 1 - np.exp(-1.35 * small**1.12)  # a soft shoulder instead of burnt highlights, and some contrast
+    shown = 1 - np.exp(-1.2 * small**1.15)  # a soft shoulder instead of burnt highlights, and some contrast
     shown = np.where(shown < 0.0031308, 12.92 * shown, 1.055 * np.maximum(shown, 1e-6) ** (1 / 2.4) - 0.055)
     return Image.fromarray((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))

@@ -6,7 +6,6 @@ import numpy as np
 
 from .accessories import (
     CLOTHES_COLORS,
-    HATS,
     SHIRT,
     Part,
     clothes,
@@ -27,7 +26,7 @@ from .hair import HAIR_COLORS, Ribbons, face_hair, scalp_hair
 from .people import Face
 from .shape import neutral_head
 from .skin import SKIN_TONES, skin_texture
-from .vocabulary import LOOK_ATTRIBUTES, PERSON_ATTRIBUTES
+from .vocabulary import HATS, LOOK_ATTRIBUTES, PERSON_ATTRIBUTES
 
 
 EYE_COLORS = {

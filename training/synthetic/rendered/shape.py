@@ -7,7 +7,7 @@ import numpy as np
 from .data import EYE_JOINTS, base_mesh, target
 
 
-_MEANS = {"baby": 1.0, "child": 11.0, "young": 25.0, "old": 88.0}
+_MEANS = {"baby": 1.0, "child": 11.0, "young": 25.0, "old": 76.0}
 """The ages in years that MakeHuman's targets stand for."""
 
 _OPPOSITES = (
@@ -35,24 +35,27 @@ _VARYING = {
 }
 
 _MAN = {
-    "chin/chin-width-incr": 0.45,
-    "chin/chin-height-incr": 0.35,
-    "chin/chin-jaw-drop-incr": 0.35,
-    "chin/chin-prominent-incr": 0.25,
-    "eyebrows/eyebrows-trans-down": 0.45,
-    "eyebrows/eyebrows-trans-forward": 0.35,
-    "neck/neck-scale-horiz-incr": 0.6,
-    "neck/neck-scale-depth-incr": 0.4,
+    "chin/chin-width-incr": 0.75,
+    "chin/chin-height-incr": 0.45,
+    "chin/chin-jaw-drop-incr": 0.5,
+    "chin/chin-prominent-incr": 0.35,
+    "eyebrows/eyebrows-trans-down": 0.3,
+    "eyebrows/eyebrows-trans-forward": 0.6,
+    "neck/neck-scale-horiz-incr": 0.9,
+    "neck/neck-scale-depth-incr": 0.5,
+    "nose/nose-scale-vert-incr": 0.25,
+    "nose/nose-width1-incr": 0.4,
+    "head/head-square": 0.3,
+    "cheek/l-cheek-volume-decr": 0.3,
+    "cheek/r-cheek-volume-decr": 0.3,
     "nose/nose-volume-incr": 0.2,
-    "eyes/l-eye-height2-decr": 0.25,
-    "eyes/r-eye-height2-decr": 0.25,
     "mouth/mouth-upperlip-volume-decr": 0.3,
 }
 _ALL = {
     "eyes/l-eye-scale-incr": 0.35,
     "eyes/r-eye-scale-incr": 0.35,
-    "eyes/l-eye-height2-incr": 0.3,
-    "eyes/r-eye-height2-incr": 0.3,
+    "eyes/l-eye-height2-incr": 0.45,
+    "eyes/r-eye-height2-incr": 0.45,
     "head/head-scale-vert-decr": 0.25,
 }
 """On every head: eyes are read at a dozen pixels, and MakeHuman's are small."""
@@ -70,6 +73,37 @@ _WOMAN = {
     "mouth/mouth-lowerlip-volume-incr": 0.3,
     "cheek/l-cheek-bones-incr": 0.25,
     "cheek/r-cheek-bones-incr": 0.25,
+}
+
+_AGED = {
+    "head/head-age-incr": 0.9,
+    "eyes/l-eye-eyefold-down": 0.5,
+    "eyes/l-eye-bag-incr": 0.6,
+    "eyes/l-eye-bag-out": 0.4,
+    "eyes/l-eye-corner2-down": 0.4,
+    "eyes/l-eye-height2-decr": 0.2,
+    "mouth/mouth-laugh-lines-in": 0.8,
+    "mouth/mouth-angles-down": 0.4,
+    "mouth/mouth-upperlip-volume-decr": 0.5,
+    "mouth/mouth-lowerlip-volume-decr": 0.4,
+    "nose/nose-point-down": 0.4,
+    "nose/nose-volume-incr": 0.3,
+    "ears/l-ear-scale-incr": 0.5,
+    "neck/neck-double-incr": 0.5,
+    "cheek/l-cheek-trans-down": 0.4,
+    "cheek/l-cheek-inner-decr": 0.5,
+}
+_CHILD = {
+    "head/head-age-decr": 0.9,
+    "eyes/l-eye-scale-incr": 0.4,
+    "cheek/l-cheek-volume-incr": 0.6,
+    "nose/nose-scale-vert-decr": 0.5,
+    "nose/nose-volume-decr": 0.4,
+    "nose/nose-point-up": 0.5,
+    "chin/chin-height-decr": 0.4,
+    "chin/chin-prominent-decr": 0.3,
+    "chin/chin-width-decr": 0.3,
+    "neck/neck-scale-horiz-decr": 0.5,
 }
 
 # attribute value -> targets; `l-` stands for both sides
@@ -125,6 +159,7 @@ def age_mix(years: float) -> dict[str, float]:
     """Shares of MakeHuman's four ages that make up a head of `years`."""
     names = list(_MEANS)
     place = float(np.interp(years, [_MEANS[name] for name in names], range(4)))
+    place += max(0.0, years - _MEANS["old"]) / 50  # beyond the oldest target it goes on
     low = min(int(place), 2)
     return {names[low]: 1 - (place - low), names[low + 1]: place - low}
 
@@ -178,10 +213,15 @@ def neutral_head(
         _apply(vertices, feature, amount * size)
     for feature, amount in (_MAN if man else _WOMAN).items():
         _apply(vertices, feature, amount * grown * size)
+    aged, young = np.interp(years, [30, 50, 70, 90], [0, 0.6, 1.1, 1.3]), np.interp(years, [6, 16], [1, 0])
+    for table, share in ((_AGED, aged), (_CHILD, young)):
+        for feature, amount in table.items():
+            for side in _both(feature):
+                _apply(vertices, side, amount * float(share) * size)
     for attribute, value in attributes.items():
         for feature, amount in FEATURES.get((attribute, value), {}).items():
             for side in _both(feature):
-                _apply(vertices, side, amount * size)
+                _apply(vertices, side, amount * size * (1 - 0.4 * float(young)))
     left, right = (vertices[EYE_JOINTS[side]].mean(0) for side in ("left", "right"))
     return (vertices - (left + right) / 2) / np.linalg.norm(left - right)
 

@@ -12,7 +12,7 @@ from .regions import beard_region, brow_region, scalp_region
 
 
 SKIN_TONES = {
-    "pale": (0.74, 0.53, 0.45),
+    "pale": (0.72, 0.51, 0.43),
     "fair": (0.66, 0.42, 0.315),
     "tan": (0.50, 0.295, 0.19),
     "brown": (0.265, 0.14, 0.08),
@@ -58,16 +58,19 @@ def _spot(x: float, y: float, wide: float, high: float) -> np.ndarray:
 def _masks() -> dict[str, np.ndarray]:
     lips = gaussian_filter(texel_map().lips, 1.0)
     folds = {
-        "forehead": sum(_line(((0, y), (0.5, y + 0.05), (0.85, y - 0.02)), 0.022) for y in (0.72, 0.88, 1.04, 1.18)),
-        "glabella": _line(((0.10, 0.22), (0.12, 0.42)), 0.025),
-        "crow": _line(((0.93, 0.06), (1.12, 0.14)), 0.018)
-        + _line(((0.94, 0.0), (1.15, 0.0)), 0.018)
-        + _line(((0.93, -0.06), (1.12, -0.16)), 0.018),
-        "nasolabial": _line(((0.27, -0.55), (0.42, -0.78), (0.54, -1.05), (0.56, -1.2)), 0.035),
-        "marionette": _line(((0.46, -1.2), (0.48, -1.42), (0.44, -1.55)), 0.03),
-        "bag": _line(((0.25, -0.14), (0.45, -0.27), (0.68, -0.25), (0.82, -0.14)), 0.03),
-        "lip lines": sum(_line(((x, -0.93), (x * 1.02, -1.02)), 0.012) for x in (0.06, 0.14, 0.22, 0.3)),
-        "neck": _line(((0, -2.3), (0.8, -2.15)), 0.03) + _line(((0, -2.55), (0.8, -2.4)), 0.03),
+        "forehead": sum(_line(((0, y), (0.5, y + 0.06), (0.9, y - 0.03)), 0.03) for y in (0.66, 0.82, 0.98, 1.14)),
+        "glabella": _line(((0.09, 0.18), (0.12, 0.45)), 0.032),
+        "crow": _line(((0.92, 0.08), (1.15, 0.2)), 0.024)
+        + _line(((0.93, 0.0), (1.2, 0.0)), 0.024)
+        + _line(((0.92, -0.08), (1.15, -0.22)), 0.024),
+        "nasolabial": _line(((0.27, -0.55), (0.42, -0.78), (0.56, -1.05), (0.58, -1.25)), 0.05),
+        "marionette": _line(((0.47, -1.2), (0.50, -1.42), (0.46, -1.62)), 0.042),
+        "bag": _line(((0.22, -0.14), (0.42, -0.30), (0.68, -0.28), (0.84, -0.14)), 0.04),
+        "bag edge": _line(((0.24, -0.30), (0.45, -0.42), (0.72, -0.38)), 0.03),
+        "cheek lines": _line(((0.78, -0.5), (0.76, -0.95), (0.68, -1.25)), 0.035)
+        + _line(((0.95, -0.55), (0.92, -1.0)), 0.03),
+        "lip lines": sum(_line(((x, -0.90), (x * 1.02, -1.04)), 0.016) for x in (0.06, 0.16, 0.26, 0.36)),
+        "neck": _line(((0, -2.2), (0.8, -2.05)), 0.035) + _line(((0, -2.45), (0.8, -2.3)), 0.035),
     }
     return folds | {
         "lips": lips,
@@ -76,6 +79,8 @@ def _masks() -> dict[str, np.ndarray]:
         "nose tip": _spot(0, -0.6, 0.24, 0.18),
         "under eyes": _spot(0.5, -0.2, 0.3, 0.11),
         "hollow": _spot(0.82, -0.95, 0.2, 0.35),
+        "jowl": _spot(0.62, -1.5, 0.22, 0.2),
+        "jaw": _spot(0.0, -1.75, 1.2, 0.35),
         "temple": _spot(1.1, 0.5, 0.2, 0.3),
         "lids": _spot(0.52, 0.12, 0.30, 0.10),
         "lid crease": _line(((0.28, 0.12), (0.48, 0.20), (0.70, 0.16), (0.82, 0.04)), 0.03),
@@ -112,11 +117,11 @@ def skin_texture(
     rng = np.random.default_rng(seed)
     mask, points = _masks(), texel_map().points
     man, child = attributes["gender"] == "man", years < 15
-    aged = float(np.clip((years - 33) / 45, 0, 1))
+    aged = float(np.clip((years - 28) / 40, 0, 1.2)) ** 0.75
     if attributes["wrinkles"] == "yes":
         aged = max(aged, 0.55) * 1.15
     colour = np.broadcast_to(tone.astype(np.float32), (TEXTURE_SIZE, TEXTURE_SIZE, 3)).copy()
-    rough = 0.02 if child else 0.03 + 0.04 * aged + (0.012 if man else 0.0)
+    rough = 0.02 if child else 0.035 + 0.06 * aged + (0.02 if man else 0.0)
     colour *= (1 + rough * noise(26, rng) + 0.7 * rough * noise(7, rng) + 0.6 * rough * noise(1.6, rng))[..., None]
 
     def blend(weight: np.ndarray, other, amount: float) -> None:
@@ -128,29 +133,39 @@ def skin_texture(
     blend(mask["cheeks"], red, 0.7 if child else 0.45)
     blend(mask["nose tip"], red, 0.45)
     blend(texel_map().ears, red, 0.4)
-    blend(mask["under eyes"], dark, 0.10 + 0.45 * aged + (0.4 if attributes["eye_bags"] == "yes" else 0))
-    blend(mask["temple"] + mask["hollow"], tone * 0.8, 0.45 * aged)
+    blend(mask["under eyes"], dark, 0.12 + 0.6 * aged + (0.4 if attributes["eye_bags"] == "yes" else 0))
+    # old skin is sallow and loses its red
+    blend(
+        np.clip(0.6 + 0.4 * noise(40, rng), 0, 1) * (points[..., 1] > -3),
+        tone * np.array([0.86, 0.86, 0.84]),
+        0.5 * aged,
+    )
+    blend(mask["temple"] + mask["hollow"] + mask["jowl"], tone * 0.68, 0.6 * aged)
+    if man and not child:
+        blend(mask["hollow"], tone * 0.75, 0.3)
     if aged > 0:
         blotch = np.clip(noise(9, rng) - 1.1, 0, 1) + np.clip(noise(4, rng) - 1.6, 0, 1)
-        blend(blotch * (points[..., 1] > -2.2), tone * np.array([0.62, 0.52, 0.45]), 0.55 * aged)
+        blend(blotch * (points[..., 1] > -2.2), tone * np.array([0.62, 0.52, 0.45]), 0.85 * aged)
     if attributes["rosy_cheeks"] == "yes":
-        blend(mask["cheeks"], tone * np.array([1.05, 0.42, 0.42]) + [0.02, 0, 0.005], 0.95)
+        blend(mask["cheeks"], tone * np.array([1.05, 0.46, 0.46]) + [0.02, 0, 0.005], 0.75)
     for name, amount in (
-        ("forehead", 0.6),
-        ("glabella", 0.55),
-        ("crow", 0.7),
-        ("nasolabial", 0.85),
-        ("marionette", 0.7),
-        ("bag", 0.7),
-        ("lip lines", 0.5),
-        ("neck", 0.6),
+        ("forehead", 0.85),
+        ("glabella", 0.8),
+        ("crow", 0.9),
+        ("nasolabial", 1.0),
+        ("marionette", 0.95),
+        ("bag", 0.9),
+        ("bag edge", 0.8),
+        ("cheek lines", 0.7),
+        ("lip lines", 0.75),
+        ("neck", 0.8),
     ):
         fold = mask[name] * (0.75 + 0.25 * np.clip(noise(14, rng), -1, 1))
         strength = aged + (0.8 if name == "bag" and attributes["eye_bags"] == "yes" else 0)
         strength += 0.12 if name == "nasolabial" and not child else 0.0
         # a fold is dark, and light above it
         blend(fold, dark * 0.75, amount * strength)
-        blend(np.roll(fold, -7, 0), np.minimum(tone * 1.22, 0.95), 0.45 * amount * aged)
+        blend(np.roll(fold, -7, 0), np.minimum(tone * 1.28 + 0.035, 0.95), 0.55 * amount * aged)
     if attributes["freckles"] == "yes":
         dots = np.clip(noise(1.6, rng) - 0.75, 0, 1) * 1.4 * mask["freckles"]
         blend(dots, tone * np.array([0.5, 0.34, 0.26]), 0.95)
@@ -159,7 +174,7 @@ def skin_texture(
         spot = np.exp(-(((points[..., 0] - x) ** 2 + (points[..., 1] - y) ** 2) / 0.05**2)) * (points[..., 2] > -1)
         blend(spot, (0.035, 0.018, 0.012), 0.95)
     _paint_lips(attributes, man, aged, tone, mask, blend)
-    lash = 0.85 if not man else 0.5
+    lash = 0.85 if not man else 0.3
     blend(mask["upper lash"], (0.012, 0.009, 0.008), lash)
     blend(mask["lid crease"], dark, 0.35)
     if attributes["makeup"] == "heavy":
@@ -173,7 +188,7 @@ def skin_texture(
 
 
 def _paint_lips(attributes, man, aged, tone, mask, blend) -> None:
-    lips = tone * (np.array([0.80, 0.47, 0.46]) if man else np.array([0.95, 0.45, 0.47]))
+    lips = tone * (np.array([0.80, 0.55, 0.52]) if man else np.array([0.95, 0.45, 0.47]))
     blend(mask["lips"], lips, 0.75 - 0.25 * aged)
     if attributes["lipstick"] != "none":
         blend(mask["lips"], LIPSTICKS[attributes["lipstick"]], 0.95)
@@ -190,7 +205,7 @@ def _paint_hair(attributes, man, child, tone, hair, brow, mask, blend, rng) -> N
         blend(scalp_region(points, True), tone * 0.86, 0.5)
     blend(brow_region(points, brow["thickness"], brow["arch"]) * grain, brow_colour(hair), 0.75)
     if man and not child:
-        shade = {"none": 0.16, "stubble": 0.62, "goatee": 0.2, "full": 0.8}[attributes["beard"]]
+        shade = {"none": 0.36, "stubble": 0.66, "goatee": 0.2, "full": 0.8}[attributes["beard"]]
         shadow = hair * 0.45 + tone * 0.25
         blend(mask["beard"] * grain, shadow, shade)
         if attributes["beard"] == "goatee":

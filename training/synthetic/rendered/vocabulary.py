@@ -1,6 +1,7 @@
 """What the rendered world can show: the attributes of the common vocabulary, what it leaves out and what it adds."""
 
 from ...data.language.attributes import ATTRIBUTES
+from ...data.language.attributes import HATS as COMMON_HATS
 
 
 LEFT_OUT: tuple[str, ...] = ("tears",)
@@ -8,6 +9,9 @@ LEFT_OUT: tuple[str, ...] = ("tears",)
 
 ADDED_VALUES: dict[str, tuple[str, ...]] = {"age": ("child",), "headwear": ("headscarf",)}
 """Values that this world has beyond the common vocabulary."""
+
+HATS: tuple[str, ...] = (*COMMON_HATS, "headscarf")
+"""Headwear that covers the hair."""
 
 RENDERED_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     name: values + tuple(value for value in ADDED_VALUES.get(name, ()) if value not in values)
