@@ -261,6 +261,11 @@ def _scarf(head: np.ndarray, colour: np.ndarray) -> list[Part]:
     out /= np.linalg.norm(out, axis=-1, keepdims=True)
     folds = 1 + 0.10 * np.sin(around * 9 + 2 * np.sin(around * 2))[None, :, None] * (0.3 + share[..., None])
     points = points + out * rounding
+    # nowhere inside of the skull
+    r = points - SCALP_CENTRE
+    distance = np.linalg.norm(r, axis=-1, keepdims=True)
+    least = HeadRadius(head)(r / distance)[..., None] + 0.09
+    points = np.where(points[..., 1:2] > -0.4, SCALP_CENTRE + r / distance * np.maximum(distance, least), points)
     hood = Part(
         points.reshape(-1, 3),
         grid_faces(rows, columns, True),
@@ -481,6 +486,15 @@ def collar_cover(kind: str) -> np.ndarray:
     """The share (size, size) of each texel of the skin that lies below the neckline of a garment."""
     points = texel_map().points
     return np.clip((_neckline(points, *_NECKLINES[kind]) - points[..., 1]) / 0.06 + 0.5, 0, 1)
+
+
+@lru_cache(None)
+def bare_faces(kind: str) -> np.ndarray:
+    """Which triangles of the skin a garment leaves bare; the others would only shine through it."""
+    mesh = skin_mesh()
+    base = base_mesh().vertices[mesh.index]
+    covered = base[:, 1] < _neckline(base, *_NECKLINES[kind]) - 0.3
+    return ~covered[mesh.faces].all(1)
 
 
 def clothes(head: np.ndarray, kind: str, colour: np.ndarray, neckwear: str, rng: np.random.Generator) -> list[Part]:

@@ -12,8 +12,10 @@ import io
 import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,7 +25,7 @@ from ...data.language.captions import write_caption
 from ...data.language.questions import Question, write_questions
 from ...data.records import FaceRecord
 from .people import Face, face_of
-from .render import Renderer
+from .render import THINGS, Renderer
 from .visibility import seen_in
 from .vocabulary import ADDED_VALUES, RENDERED_ATTRIBUTES
 
@@ -40,18 +42,24 @@ def words_of(face: Face, visible: dict[str, bool], rng: random.Random) -> tuple[
     visible = {name: visible[name] for name in known}
     captions = [write_caption(known, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES]
     if face.attributes["age"] == "child":
-        captions = [_as_child(text) for text in captions]
         # "Is this a man or a woman?" has no right answer
         visible["gender"] = False
-    return captions, write_questions(known, visible, rng, _NUM_QUESTIONS)
+    questions = write_questions(known, visible, rng, _NUM_QUESTIONS)
+    if face.attributes["age"] == "child":
+        captions = [_of_child(text) for text in captions]
+        questions = [replace(q, question=_of_child(q.question), answer=_of_child(q.answer)) for q in questions]
+    return captions, questions
 
 
-def _as_child(text: str) -> str:
-    for grown, young in (("woman", "girl"), ("man", "boy")):
-        for before, after in ((" ", " "), (" ", ","), (" ", "."), ("", " ")):
-            word, other = f"{before}{grown}{after}", f"{before}{young}{after}"
-            text = text.replace(word, other).replace(word.capitalize(), other.capitalize())
-    return text
+_GROWN = re.compile(r"\b(man|woman)\b", re.IGNORECASE)
+
+
+def _of_child(text: str) -> str:
+    def young(found: re.Match) -> str:
+        word = "boy" if found[1].lower() == "man" else "girl"
+        return word.capitalize() if found[1][0].isupper() else word
+
+    return _GROWN.sub(young, text)
 
 
 def rendered_face(index: int, split: str = "train", seed: int = 0, renderer: Renderer | None = None) -> FaceRecord:
@@ -72,13 +80,17 @@ def rendered_face(index: int, split: str = "train", seed: int = 0, renderer: Ren
         ValueError: if the split is unknown or the index negative.
         RendererMissingError, DataMissingError: if the extra `synthetic` is not installed.
     """
+    return _record(index, split, seed, renderer or Renderer())[0]
+
+
+def _record(index: int, split: str, seed: int, renderer: Renderer) -> tuple[FaceRecord, dict[str, int]]:
     face = face_of(index, split, seed)
-    picture, pixels = (renderer or Renderer()).render_seen(face)
+    picture, pixels = renderer.render_seen(face)
     visible = seen_in(face, pixels, picture.width)
     name = f"rendered-{seed}-{split}-{index}"
     # text has a generator of its own: the faces stay the same when the wording of captions changes
     captions, questions = words_of(face, visible, random.Random(f"{name}-text"))
-    return FaceRecord(
+    record = FaceRecord(
         image=picture,
         captions=captions,
         questions=questions,
@@ -89,10 +101,11 @@ def rendered_face(index: int, split: str = "train", seed: int = 0, renderer: Ren
         id=name,
         labels={"years": str(round(face.years))},
     )
+    return record, pixels
 
 
 def rendered_features():
-    """The `datasets.Features` of a rendered face: the fields of `FaceRecord`."""
+    """The `datasets.Features` of a rendered face: the fields of `FaceRecord`, and pixels by thing."""
     from datasets import Features, Image, List, Value
 
     text = Value("string")
@@ -105,13 +118,14 @@ def rendered_features():
             "identity": text,
             "questions": List(dict.fromkeys(("kind", "attribute", "question", "answer"), text)),
             "labels": {"years": text},
+            "pixels": dict.fromkeys(THINGS, Value("int32")),
             "source": text,
             "id": text,
         }
     )
 
 
-def _row(record: FaceRecord) -> dict:
+def _row(record: FaceRecord, pixels: dict[str, int]) -> dict:
     file = io.BytesIO()
     record.image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
     row = {name: getattr(record, name) for name in ("captions", "attributes", "visible", "identity", "labels")}
@@ -120,6 +134,7 @@ def _row(record: FaceRecord) -> dict:
         for item in record.questions
     ]
     image = {"bytes": file.getvalue(), "path": f"{record.id}.jpg"}
+    row["pixels"] = {name: pixels.get(name, 0) for name in THINGS}
     return row | {"image": image, "source": record.source, "id": record.id}
 
 
@@ -127,7 +142,7 @@ def _rows(ranges: list[tuple[int, int]], split: str, seed: int, size: int) -> It
     renderer = Renderer(size)
     for start, stop in ranges:
         for index in range(start, stop):
-            yield _row(rendered_face(index, split, seed, renderer))
+            yield _row(*_record(index, split, seed, renderer))
 
 
 def _ranges(count: int) -> list[tuple[int, int]]:
@@ -211,7 +226,7 @@ def render_faces(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"seed": seed, "size": size, "renderer": renderer_version()}
-    manifest = folder / f"{split}.json"
+    manifest = folder / f"{split}.manifest"  # JSON, under a name that no reader of tables takes for data
     if overwrite:
         for path in (manifest, *folder.glob(f"{split}-[0-9]*.parquet")):
             path.unlink(missing_ok=True)

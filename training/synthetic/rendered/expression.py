@@ -51,7 +51,7 @@ EMOTIONS: dict[str, dict[str, float]] = {
 
 MOUTHS: dict[str, dict[str, float]] = {
     "closed": {},
-    "smiling": {**_pair("mouthSmile", 0.95), **_pair("mouthDimple", 0.2)},
+    "smiling": {**_pair("mouthSmile", 1.2), **_pair("mouthUpperUp", 0.2), **_pair("mouthLowerDown", 0.1)},
     "laughing": {**_pair("mouthSmile", 1.0), "jawOpen": 0.36, **_pair("mouthUpperUp", 0.5), **_pair("eyeSquint", 0.3)},
     "slightly open": {"jawOpen": 0.2, **_pair("mouthLowerDown", 0.25)},
     "wide open": {"jawOpen": 0.72},

@@ -229,7 +229,7 @@ def _directions(
     else:
         f[:] = outward
     if comb.knot:
-        knot = np.array([0.0, 1.75, -1.75] if comb.knot == "bun" else [0.0, 1.35, -2.45])
+        knot = np.array([0.0, 1.95, -1.5] if comb.knot == "bun" else [0.0, 1.35, -2.45])
         pull = knot - p
         f = pull / (np.linalg.norm(pull, axis=1, keepdims=True) + 1e-6)
     if comb.fringe and comb.flow != "out":
@@ -407,7 +407,7 @@ def _knot(comb: Comb, colour: np.ndarray, rng: np.random.Generator) -> Ribbons:
     """The bun on the crown, or the tail that falls over a shoulder."""
     if comb.knot == "bun":
         n, k = 300, 9
-        centre, size = np.array([0.0, 2.0, -1.7]), 0.52
+        centre, size = np.array([0.0, 2.2, -1.45]), 0.5
         axis = rng.normal(size=(n, 3)) * [0.5, 0.35, 1.0]
         axis /= np.linalg.norm(axis, axis=1, keepdims=True)
         side = np.cross(axis, rng.normal(size=(n, 3)))

@@ -190,7 +190,7 @@ def _sample_look(drawn: dict[str, str], ancestry: dict[str, float], years: float
         else "none"
     )
     drawn["makeup"] = "heavy" if woman and rng.random() < (0.1 if age == "elderly" else 0.33) else "none"
-    drawn["rosy_cheeks"] = _yes(rng, 0.18)
+    drawn["rosy_cheeks"] = _yes(rng, 0.07 if man and not child else 0.2)
     grown = man and not child
     drawn["beard"] = _weighted(rng, {"none": 3.4, "stubble": 2.2, "goatee": 2, "full": 2.2}) if grown else "none"
     drawn["mustache"] = _yes(rng, 0.85 if drawn["beard"] == "full" else 0.28) if grown else "no"
@@ -200,7 +200,7 @@ def _sample_look(drawn: dict[str, str], ancestry: dict[str, float], years: float
 
 def _sample_wear(drawn: dict[str, str], rng: random.Random) -> None:
     man, child = drawn["gender"] == "man", drawn["age"] == "child"
-    drawn["eyewear"] = _weighted(rng, {"none": 6, "round glasses": 1.2, "square glasses": 1.2, "sunglasses": 0.7})
+    drawn["eyewear"] = _weighted(rng, {"none": 6, "round glasses": 1.2, "square glasses": 1.2, "sunglasses": 0.5})
     bare = drawn["updo"] != "none"
     hats = {"none": 7.5, "beanie": 1, "cap": 1, "fedora": 0 if child else 0.9, "headband": 0.8}
     hats["headscarf"] = 0 if man else 0.9
@@ -215,7 +215,7 @@ def _sample_wear(drawn: dict[str, str], rng: random.Random) -> None:
         if ears
         else "none"
     )
-    drawn["mask"] = _yes(rng, 0.06)
+    drawn["mask"] = _yes(rng, 0.045)
     drawn["clothes"] = _weighted(
         rng,
         {"t-shirt": 5, "turtleneck": 1.5}
@@ -247,8 +247,8 @@ def _sample_expression(drawn: dict[str, str], rng: random.Random) -> None:
 
 def _sample_picture(drawn: dict[str, str], rng: random.Random) -> None:
     drawn["background"] = rng.choice(RENDERED_ATTRIBUTES["background"])
-    drawn["pose"] = _weighted(rng, {"frontal": 4, "turned left": 1, "turned right": 1})
-    drawn["tilt"] = _weighted(rng, {"upright": 6, "tilted left": 1, "tilted right": 1})
+    drawn["pose"] = _weighted(rng, {"frontal": 5, "turned left": 1, "turned right": 1})
+    drawn["tilt"] = _weighted(rng, {"upright": 8, "tilted left": 1, "tilted right": 1})
     drawn["lighting"] = _weighted(rng, {"even": 5, "left": 1, "right": 1, "dim": 0.9})
     drawn["blurry"] = _yes(rng, 0.02)
 

@@ -12,7 +12,7 @@ from .scene import Person, Surface, build_person, person_key, surfaces
 
 
 VARIANT = "scalar_rgb"
-SUPERSAMPLING, SAMPLES, DEPTH = 1.25, 6, 3
+SUPERSAMPLING, SAMPLES, DEPTH = 1.5, 4, 3
 """Pixels rendered a pixel kept (along a side), paths a rendered pixel, longest path."""
 
 BACKGROUNDS = {
@@ -24,6 +24,13 @@ BACKGROUNDS = {
     "beige": (0.66, 0.52, 0.36),
 }
 """Linear RGB."""
+
+
+THINGS = (
+    *("skin", "eyes", "mouth", "teeth", "tongue", "hair", "face hair", "clothes"),
+    *("neckwear", "headwear", "eyewear", "earrings", "headphones", "mask", "necklace"),
+)
+"""What pixels are counted of."""
 
 
 class RendererMissingError(ImportError):
@@ -94,8 +101,7 @@ class Renderer:
         Render one face, and count the pixels of what it shows.
 
         Returns:
-            The picture as of [`render`], and pixels by thing: `"skin"`, `"eyes"` (both together), `"hair"`, and the
-            attributes of things that are worn.
+            The picture as of [`render`], and pixels by thing, one of `THINGS` (both eyes together).
         """
         linear, pixels = self._trace(face, True)
         return finish(linear, self.size, face), pixels
@@ -155,9 +161,9 @@ class Camera:
         """The camera of a face: it turns around the head, which stays where it is."""
         rng = np.random.default_rng(face.picture_seed)
         yaw = float(np.clip(rng.normal(0, 5), -11, 11))
-        turned = float(rng.uniform(24, 38))
+        turned = float(rng.uniform(17, 29))
         pitch = float(np.clip(rng.normal(1, 4.5), -9, 11))
-        roll, leaning = float(rng.normal(0, 1.5)), float(rng.uniform(9, 17))
+        roll, leaning = float(rng.normal(0, 1.5)), float(rng.uniform(8, 13))
         zoom, shift = float(np.clip(rng.normal(1, 0.035), 0.93, 1.09)), rng.normal(0, 0.06, 2)
         yaw = {"turned left": turned, "turned right": -turned}.get(face.attributes["pose"], yaw)
         roll += {"tilted left": leaning, "tilted right": -leaning}.get(face.attributes["tilt"], 0)
@@ -170,7 +176,10 @@ class Camera:
         right, up = np.cos(c) * right + np.sin(c) * up, np.cos(c) * up - np.sin(c) * right
         top = neutral[:13380, 1].max()
         width = 4.95 * zoom * float(np.clip(top / 1.96, 0.95, 1.12))
-        target = np.array([0.0, -0.36, -0.55]) + right * shift[0] + up * shift[1]
+        # what stands above the head comes into the frame
+        tall = face.attributes["updo"] == "bun" or face.attributes["headwear"] in ("beanie", "fedora")
+        width *= 1.06 if tall else 1.0
+        target = np.array([0.0, -0.22 if tall else -0.36, -0.55]) + right * shift[0] + up * shift[1]
         return cls(direction, right, up, target, width)
 
     def sensor(self, mi, side: int, samples: int) -> dict:
@@ -191,7 +200,7 @@ class Camera:
                 "pixel_format": "rgba",
                 "component_format": "float32",
             },
-            "sampler": {"type": "independent", "sample_count": samples},
+            "sampler": {"type": "multijitter", "sample_count": samples},
         }
 
 
@@ -199,7 +208,6 @@ _MATERIALS = {
     "skin": {"roughness": 0.5, "specular": 0.42, "flatness": 0.5, "sheen": 0.2},
     "hair": {"roughness": 0.42, "specular": 0.5},
     "eye": {"roughness": 0.12, "specular": 0.5},
-    "cloth": {"roughness": 0.9, "specular": 0.15, "sheen": 0.4},
     "shiny": {"roughness": 0.2, "specular": 0.6},
     "metal": {"roughness": 0.28, "metallic": 1.0},
     "wet": {"roughness": 0.3, "specular": 0.5},
@@ -212,7 +220,10 @@ def _shape(mi, surface: Surface):
         colour = {"type": "bitmap", "bitmap": mi.Bitmap(surface.texture), "raw": True}
     else:
         colour = {"type": "mesh_attribute", "name": "vertex_color"}
-    bsdf = {"type": "principled", "base_color": colour, **_MATERIALS[surface.material]}
+    if surface.material == "cloth":
+        bsdf = {"type": "diffuse", "reflectance": colour}
+    else:
+        bsdf = {"type": "principled", "base_color": colour, **_MATERIALS[surface.material]}
     if surface.material != "eye":
         bsdf = {"type": "twosided", "bsdf": bsdf}
     properties = mi.Properties()
@@ -264,7 +275,7 @@ def _light(mi, face: Face, camera: Camera) -> dict:
         light = lamp(even_side, height, 0.9, 3.6, 6) * tint + lamp(-even_side, 0.1, 0.8, 0.35, 3)
         light = light + lamp(-np.sign(even_side), 0.7, -0.8, 1.6, 6) + 0.22 * (1 + 0.45 * sky[..., 1:2])
         if kind == "dim":
-            light = light * np.array([0.20, 0.175, 0.15])
+            light = light * np.array([0.33, 0.29, 0.25])
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = camera.right, camera.up, camera.direction
     return {
@@ -295,7 +306,7 @@ def background(face: Face, side: int) -> np.ndarray:
         shade = shade * np.exp(np.clip(big, -0.7, 0.5))
     colour = base * np.clip(shade, 0.25, 1.5)[..., None]
     if face.attributes["lighting"] == "dim":
-        colour = colour * 0.2
+        colour = colour * 0.3
     return np.clip(colour, 0.002, 1.0).astype(np.float32)
 
 
@@ -307,8 +318,8 @@ def finish(linear: np.ndarray, size: int, face: Face) -> Image.Image:
         [np.asarray(band.resize((size, size), Image.BOX if side % size == 0 else Image.BICUBIC)) for band in bands], -1
     )
     if face.attributes["blurry"] == "yes":
-        small = gaussian_filter(small, (size / 50, size / 50, 0))
+        small = gaussian_filter(small, (size / 75, size / 75, 0))
     small = np.maximum(small, 0)
-    shown = 1 - np.exp(-1.2 * small**1.15)  # a soft shoulder instead of burnt highlights, and some contrast
+    shown = 1 - np.exp(-1.3 * small**1.13)  # a soft shoulder instead of burnt highlights, and some contrast
     shown = np.where(shown < 0.0031308, 12.92 * shown, 1.055 * np.maximum(shown, 1e-6) ** (1 / 2.4) - 0.055)
     return Image.fromarray((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))

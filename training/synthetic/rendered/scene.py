@@ -8,6 +8,7 @@ from .accessories import (
     CLOTHES_COLORS,
     SHIRT,
     Part,
+    bare_faces,
     clothes,
     collar_cover,
     earrings,
@@ -132,7 +133,7 @@ def surfaces(face: Face, person: Person, camera: np.ndarray) -> list[Surface]:
     below = collar_cover(a["clothes"])[..., None]
     cloth = SHIRT if a["clothes"] == "suit" else np.array(CLOTHES_COLORS[a["clothes_color"]])
     dressed = (person.texture * (1 - below) + cloth * below).astype(np.float32)
-    out = [_skin(head, dressed), *_eyes(head, a, across, up), *_mouth(head)]
+    out = [_skin(head, dressed, bare_faces(a["clothes"])), *_eyes(head, a, across, up), *_mouth(head)]
     out.append(_ribbons(face_hair(head, a, person.hair_colour, person.brow, face.look_seed + 1), "face hair"))
     headwear = a["headwear"]
     if person.hair is not None and headwear != "headscarf":
@@ -171,12 +172,12 @@ def _worn(head: np.ndarray, person: Person, face: Face, rng: np.random.Generator
     return worn
 
 
-def _skin(head: np.ndarray, texture: np.ndarray) -> Surface:
+def _skin(head: np.ndarray, texture: np.ndarray, shown: np.ndarray) -> Surface:
     mesh = skin_mesh()
     points = head[mesh.index]
     # normals are those of the closed mesh: none at the cut
     smooth = normals(head, mesh.index[mesh.faces])
-    return Surface(points, smooth[mesh.index], mesh.faces, "skin", "skin", None, mesh.texture, texture)
+    return Surface(points, smooth[mesh.index], mesh.faces[shown], "skin", "skin", None, mesh.texture, texture)
 
 
 def _mesh(points: np.ndarray, faces: np.ndarray, colour, material: str, name: str) -> Surface:

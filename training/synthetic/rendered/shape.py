@@ -52,8 +52,8 @@ _MAN = {
     "mouth/mouth-upperlip-volume-decr": 0.3,
 }
 _ALL = {
-    "eyes/l-eye-scale-incr": 0.35,
-    "eyes/r-eye-scale-incr": 0.35,
+    "eyes/l-eye-scale-incr": 0.22,
+    "eyes/r-eye-scale-incr": 0.22,
     "eyes/l-eye-height2-incr": 0.45,
     "eyes/r-eye-height2-incr": 0.45,
     "head/head-scale-vert-decr": 0.25,
@@ -67,8 +67,8 @@ _WOMAN = {
     "neck/neck-scale-horiz-decr": 0.45,
     "nose/nose-volume-decr": 0.25,
     "nose/nose-scale-horiz-decr": 0.25,
-    "eyes/l-eye-scale-incr": 0.3,
-    "eyes/r-eye-scale-incr": 0.3,
+    "eyes/l-eye-scale-incr": 0.4,
+    "eyes/r-eye-scale-incr": 0.4,
     "mouth/mouth-upperlip-volume-incr": 0.3,
     "mouth/mouth-lowerlip-volume-incr": 0.3,
     "cheek/l-cheek-bones-incr": 0.25,
@@ -76,7 +76,7 @@ _WOMAN = {
 }
 
 _AGED = {
-    "head/head-age-incr": 0.9,
+    "head/head-age-incr": 1.2,
     "eyes/l-eye-eyefold-down": 0.5,
     "eyes/l-eye-bag-incr": 0.6,
     "eyes/l-eye-bag-out": 0.4,
@@ -91,7 +91,8 @@ _AGED = {
     "ears/l-ear-scale-incr": 0.5,
     "neck/neck-double-incr": 0.5,
     "cheek/l-cheek-trans-down": 0.4,
-    "cheek/l-cheek-inner-decr": 0.5,
+    "cheek/l-cheek-inner-decr": 0.8,
+    "cheek/l-cheek-volume-decr": 0.4,
 }
 _CHILD = {
     "head/head-age-decr": 0.9,
@@ -213,7 +214,7 @@ def neutral_head(
         _apply(vertices, feature, amount * size)
     for feature, amount in (_MAN if man else _WOMAN).items():
         _apply(vertices, feature, amount * grown * size)
-    aged, young = np.interp(years, [30, 50, 70, 90], [0, 0.6, 1.1, 1.3]), np.interp(years, [6, 16], [1, 0])
+    aged, young = np.interp(years, [30, 48, 70, 90], [0, 0.75, 1.15, 1.3]), np.interp(years, [6, 16], [1, 0])
     for table, share in ((_AGED, aged), (_CHILD, young)):
         for feature, amount in table.items():
             for side in _both(feature):

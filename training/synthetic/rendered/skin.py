@@ -58,19 +58,17 @@ def _spot(x: float, y: float, wide: float, high: float) -> np.ndarray:
 def _masks() -> dict[str, np.ndarray]:
     lips = gaussian_filter(texel_map().lips, 1.0)
     folds = {
-        "forehead": sum(_line(((0, y), (0.5, y + 0.06), (0.9, y - 0.03)), 0.03) for y in (0.66, 0.82, 0.98, 1.14)),
-        "glabella": _line(((0.09, 0.18), (0.12, 0.45)), 0.032),
-        "crow": _line(((0.92, 0.08), (1.15, 0.2)), 0.024)
-        + _line(((0.93, 0.0), (1.2, 0.0)), 0.024)
-        + _line(((0.92, -0.08), (1.15, -0.22)), 0.024),
-        "nasolabial": _line(((0.27, -0.55), (0.42, -0.78), (0.56, -1.05), (0.58, -1.25)), 0.05),
-        "marionette": _line(((0.47, -1.2), (0.50, -1.42), (0.46, -1.62)), 0.042),
-        "bag": _line(((0.22, -0.14), (0.42, -0.30), (0.68, -0.28), (0.84, -0.14)), 0.04),
-        "bag edge": _line(((0.24, -0.30), (0.45, -0.42), (0.72, -0.38)), 0.03),
-        "cheek lines": _line(((0.78, -0.5), (0.76, -0.95), (0.68, -1.25)), 0.035)
-        + _line(((0.95, -0.55), (0.92, -1.0)), 0.03),
-        "lip lines": sum(_line(((x, -0.90), (x * 1.02, -1.04)), 0.016) for x in (0.06, 0.16, 0.26, 0.36)),
-        "neck": _line(((0, -2.2), (0.8, -2.05)), 0.035) + _line(((0, -2.45), (0.8, -2.3)), 0.035),
+        "forehead": sum(_line(((0, y), (0.5, y + 0.06), (0.9, y - 0.04)), 0.042) for y in (0.64, 0.84, 1.04)),
+        "glabella": _line(((0.09, 0.14), (0.12, 0.5)), 0.045),
+        "crow": sum(_line(((0.92, y), (1.2, y * 2.4)), 0.034) for y in (0.09, 0.0, -0.09)),
+        "nasolabial": _line(((0.27, -0.52), (0.42, -0.76), (0.57, -1.03), (0.6, -1.28)), 0.078),
+        "marionette": _line(((0.47, -1.2), (0.51, -1.42), (0.48, -1.65)), 0.065),
+        "bag": _line(((0.22, -0.14), (0.42, -0.30), (0.68, -0.28), (0.84, -0.14)), 0.06),
+        "bag edge": _line(((0.24, -0.32), (0.45, -0.47), (0.72, -0.43), (0.88, -0.3)), 0.045),
+        "cheek lines": sum(_line(((x, -0.5), (x - 0.02, -0.95), (x - 0.1, -1.25)), 0.04) for x in (0.78, 0.95)),
+        "lip lines": sum(_line(((x, -0.90), (x * 1.02, -1.04)), 0.02) for x in (0.06, 0.18, 0.3)),
+        "chin": _line(((0.0, -1.42), (0.25, -1.45)), 0.05),
+        "neck": _line(((0, -2.2), (0.8, -2.05)), 0.045) + _line(((0, -2.45), (0.8, -2.3)), 0.045),
     }
     return folds | {
         "lips": lips,
@@ -117,7 +115,7 @@ def skin_texture(
     rng = np.random.default_rng(seed)
     mask, points = _masks(), texel_map().points
     man, child = attributes["gender"] == "man", years < 15
-    aged = float(np.clip((years - 28) / 40, 0, 1.2)) ** 0.75
+    aged = float(np.clip((years - 27) / 36, 0, 1.25)) ** 0.6
     if attributes["wrinkles"] == "yes":
         aged = max(aged, 0.55) * 1.15
     colour = np.broadcast_to(tone.astype(np.float32), (TEXTURE_SIZE, TEXTURE_SIZE, 3)).copy()
@@ -130,6 +128,7 @@ def skin_texture(
 
     red = tone * np.array([1.0, 0.66, 0.63])
     dark = tone * np.array([0.62, 0.50, 0.50])
+    deep = float(np.clip(1 - tone[0] / 0.45, 0, 1))  # folds of dark skin need more contrast to be seen
     blend(mask["cheeks"], red, 0.7 if child else 0.45)
     blend(mask["nose tip"], red, 0.45)
     blend(texel_map().ears, red, 0.4)
@@ -156,16 +155,17 @@ def skin_texture(
         ("marionette", 0.95),
         ("bag", 0.9),
         ("bag edge", 0.8),
-        ("cheek lines", 0.7),
+        ("cheek lines", 0.8),
         ("lip lines", 0.75),
+        ("chin", 0.6),
         ("neck", 0.8),
     ):
         fold = mask[name] * (0.75 + 0.25 * np.clip(noise(14, rng), -1, 1))
         strength = aged + (0.8 if name == "bag" and attributes["eye_bags"] == "yes" else 0)
         strength += 0.12 if name == "nasolabial" and not child else 0.0
         # a fold is dark, and light above it
-        blend(fold, dark * 0.75, amount * strength)
-        blend(np.roll(fold, -7, 0), np.minimum(tone * 1.28 + 0.035, 0.95), 0.55 * amount * aged)
+        blend(fold, dark * (0.75 - 0.3 * deep), amount * strength)
+        blend(np.roll(fold, -7, 0), np.minimum(tone * (1.28 + 0.5 * deep) + 0.035, 0.95), 0.55 * amount * aged)
     if attributes["freckles"] == "yes":
         dots = np.clip(noise(1.6, rng) - 0.75, 0, 1) * 1.4 * mask["freckles"]
         blend(dots, tone * np.array([0.5, 0.34, 0.26]), 0.95)
