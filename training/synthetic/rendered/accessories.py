@@ -390,6 +390,8 @@ def face_mask(head: np.ndarray, colour: np.ndarray) -> list[Part]:
     a = np.broadcast_to(turn, y.shape)
     _, near = tree.query(np.stack([a, y * 0.8], -1), k=14)
     r = gaussian_filter(reach[near].max(-1), (1.6, 1.6), mode="nearest") + 0.05
+    # the nose does not come through
+    r += 0.09 * np.exp(-((a / 0.35) ** 2) - ((y + 0.66) / 0.3) ** 2)
     r += 0.05 * np.sin(np.pi * share) * np.cos(turn)
     grid = np.stack([r * np.sin(a), y, axis + r * np.cos(a)], -1)
     pleats = 1 - 0.22 * np.exp(-(((share * 4) % 1 - 0.5) ** 2) / 0.006) * (np.abs(share - 0.5) < 0.38)

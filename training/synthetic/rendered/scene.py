@@ -134,7 +134,9 @@ def surfaces(face: Face, person: Person, camera: np.ndarray) -> list[Surface]:
     cloth = SHIRT if a["clothes"] == "suit" else np.array(CLOTHES_COLORS[a["clothes_color"]])
     dressed = (person.texture * (1 - below) + cloth * below).astype(np.float32)
     out = [_skin(head, dressed, bare_faces(a["clothes"])), *_eyes(head, a, across, up), *_mouth(head)]
-    out.append(_ribbons(face_hair(head, a, person.hair_colour, person.brow, face.look_seed + 1), "face hair"))
+    # a mask presses the beard flat
+    shaved = {**a, "beard": "none", "mustache": "no"} if a["mask"] == "yes" else a
+    out.append(_ribbons(face_hair(head, shaved, person.hair_colour, person.brow, face.look_seed + 1), "face hair"))
     headwear = a["headwear"]
     if person.hair is not None and headwear != "headscarf":
         points = press_under(person.hair.points, person.neutral, headwear) if headwear in HATS else person.hair.points

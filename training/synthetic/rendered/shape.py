@@ -148,10 +148,10 @@ FEATURES: dict[tuple[str, str], dict[str, float]] = {
         "mouth/mouth-lowerlip-height-decr": 0.7,
     },
     ("lips", "full"): {
-        "mouth/mouth-upperlip-volume-incr": 0.8,
-        "mouth/mouth-lowerlip-volume-incr": 0.8,
-        "mouth/mouth-upperlip-height-incr": 0.8,
-        "mouth/mouth-lowerlip-height-incr": 0.8,
+        "mouth/mouth-upperlip-volume-incr": 0.6,
+        "mouth/mouth-lowerlip-volume-incr": 0.6,
+        "mouth/mouth-upperlip-height-incr": 0.6,
+        "mouth/mouth-lowerlip-height-incr": 0.6,
     },
 }
 
