@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from unif2ace.training.data.language.attributes import ATTRIBUTES, sample_attributes
+from unif2ace.training.data.language.attributes import ATTRIBUTES, WORLD_VALUES, sample_attributes
 from unif2ace.training.data.language.captions import (
     DESCRIBE_PROMPTS,
     parse_caption,
@@ -169,7 +169,7 @@ def test_the_parser_survives_any_text():
     vocabulary += ["hair", "eyes", "is", "no", "and", ",", ".", "the", "her", "\u00e9", "42", "\u2019"]
     for _ in range(300):
         parsed = parse_caption(" ".join(rng.choices(vocabulary, k=40)))
-        assert all(value in ATTRIBUTES[name] for name, value in parsed.items())
+        assert all(value in ATTRIBUTES[name] + WORLD_VALUES.get(name, ()) for name, value in parsed.items())
 
 
 @pytest.mark.parametrize("coverage", [-0.1, 1.5])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES
+from unif2ace.training.data.language.captions import parse_caption
 from unif2ace.training.synthetic.rendered.people import PICTURES_PER_PERSON, SPLITS, face_of
 from unif2ace.training.synthetic.rendered.vocabulary import (
     ADDED_VALUES,
@@ -227,6 +228,9 @@ def test_words_call_children_boys_and_girls_and_say_nothing_of_ancestry():
         if face.attributes["age"] == "child":
             assert not words & {"man", "woman"}
             assert words & {"boy", "girl"}
+            assert parse_caption(captions[0])["age"] == "child"
+        if face.attributes["headwear"] == "headscarf":
+            assert parse_caption(captions[0])["headwear"] == "headscarf"
 
 
 def test_missing_data_is_said_in_one_sentence(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ...pipelines.files import check_new, new_folder
-from .language.attributes import ATTRIBUTES, VAGUE_VALUES
+from .language.attributes import ATTRIBUTES, VAGUE_VALUES, WORLD_VALUES
 from .language.questions import OPEN_QUESTION, QUESTION_KINDS, Question
 
 
@@ -23,7 +23,7 @@ class FaceRecord:
         captions (`list[str]`, *optional*, defaults to `[]`): Descriptions of the face.
         questions (`list[Question]`, *optional*, defaults to `[]`): Questions about the face with their right answers.
         attributes (`dict[str, str]`, *optional*, defaults to `{}`):
-            Known attributes, as in `ATTRIBUTES` or `VAGUE_VALUES`.
+            Known attributes, as in `ATTRIBUTES`, `WORLD_VALUES` or `VAGUE_VALUES`.
         visible (`dict[str, bool]`, *optional*, defaults to `{}`):
             For known attributes, whether the picture shows them. A missing name means that nobody knows.
         identity (`str`, *optional*): The name of the person, equal in all pictures of the same person.
@@ -88,7 +88,7 @@ class FaceRecord:
         for attribute, value in self.attributes.items():
             if attribute not in ATTRIBUTES:
                 raise ValueError(f"{name} has the unknown attribute {attribute!r}: use one of {tuple(ATTRIBUTES)}.")
-            allowed = ATTRIBUTES[attribute] + VAGUE_VALUES.get(attribute, ())
+            allowed = ATTRIBUTES[attribute] + WORLD_VALUES.get(attribute, ()) + VAGUE_VALUES.get(attribute, ())
             if value not in allowed:
                 raise ValueError(
                     f"{name} has {attribute}={value!r}, which is not a value of it: use one of {allowed}."

@@ -66,6 +66,12 @@ VAGUE_VALUES: dict[str, tuple[str, ...]] = {
 }
 """What label tables of photographs say where `ATTRIBUTES` is more precise: that there are glasses, but not which."""
 
+WORLD_VALUES: dict[str, tuple[str, ...]] = {
+    "age": ("child",),
+    "headwear": ("headscarf",),
+}
+"""Values beyond those of `ATTRIBUTES`, of worlds that show more than the painter: written and read like the others."""
+
 COARSE_ATTRIBUTES: tuple[str, ...] = (
     "gender",
     "skin",

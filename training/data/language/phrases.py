@@ -38,6 +38,7 @@ def split_cell(cell: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 _ROWS = (
     ("gender", "man", "person", "man | gentleman, guy, male, boy"),
     ("gender", "woman", "person", "woman | lady, female, girl"),
+    ("age", "child", "adjective", "school-age | child, children, kid, schoolboy, schoolgirl"),
     ("age", "young", "adjective", "young | youthful"),
     ("age", "middle-aged", "adjective", "middle-aged | mature"),
     ("age", "elderly", "adjective", "elderly, old | aged, senior"),
@@ -134,6 +135,7 @@ _ROWS = (
     ("headwear", "cap", "wears", "a cap, a baseball cap"),
     ("headwear", "fedora", "wears", "a fedora, a brimmed hat | hat"),
     ("headwear", "headband", "wears", "a headband, a hairband | hair band"),
+    ("headwear", "headscarf", "wears", "a headscarf, a hijab | head scarf"),
     ("headphones", "yes", "wears", "headphones | headset"),
     ("mask", "yes", "wears", "a face mask, a medical mask | mask"),
     ("necklace", "pearl", "wears", "a pearl necklace, pearls"),

@@ -127,6 +127,7 @@ _UNCLEAR = frozenset(
         ("eyewear", "sunglasses", "square glasses"),
         ("eyewear", "sunglasses", "round glasses"),
         ("beard", "full", "goatee"),
+        ("age", "child", "young"),
         ("skin", "brown", "dark"),
         ("skin", "pale", "fair"),
     )

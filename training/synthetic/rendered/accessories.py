@@ -577,7 +577,6 @@ def _jacket(head: np.ndarray, colour: np.ndarray) -> list[Part]:
     open_front = (np.abs(middle[:, 0]) < 0.42 * (middle[:, 1] + 4.6)) & (middle[:, 2] > -1.5) & (middle[:, 1] > -4.4)
     outer = np.hypot(middle[:, 0], (middle[:, 2] + 1.5)) > 1.02
     faces = faces[~open_front & (outer | (middle[:, 1] < -2.6))]
-    tree = cKDTree(points)
     lapels = []
     for side in (-1, 1):
         along = np.linspace(0, 1, 14)
@@ -589,7 +588,6 @@ def _jacket(head: np.ndarray, colour: np.ndarray) -> list[Part]:
         near = cKDTree(body[:, :2]).query(flat[:, :2], k=4)[1]
         flat[:, 2] = body[near][..., 2].max(1) + 0.06
         lapels.append((flat, grid_faces(3, 14)))
-    del tree
     return [Part(points, faces, colour, 0.85), Part(*_merge(lapels), colour * 0.7 + 0.004, 0.75)]
 
 

@@ -27,7 +27,7 @@ from ...data.records import FaceRecord
 from .people import Face, face_of
 from .render import THINGS, Renderer
 from .visibility import seen_in
-from .vocabulary import ADDED_VALUES, RENDERED_ATTRIBUTES
+from .vocabulary import RENDERED_ATTRIBUTES
 
 
 SHARD_PICTURES = 256
@@ -38,13 +38,12 @@ _NUM_QUESTIONS = 8
 
 def words_of(face: Face, visible: dict[str, bool], rng: random.Random) -> tuple[list[str], list[Question]]:
     """Captions and questions of a face, in the words of the common vocabulary; children are boys and girls."""
-    known = {name: value for name, value in face.attributes.items() if value not in ADDED_VALUES.get(name, ())}
-    visible = {name: visible[name] for name in known}
-    captions = [write_caption(known, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES]
+    visible = dict(visible)
+    captions = [write_caption(face.attributes, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES]
     if face.attributes["age"] == "child":
         # "Is this a man or a woman?" has no right answer
         visible["gender"] = False
-    questions = write_questions(known, visible, rng, _NUM_QUESTIONS)
+    questions = write_questions(face.attributes, visible, rng, _NUM_QUESTIONS)
     if face.attributes["age"] == "child":
         captions = [_of_child(text) for text in captions]
         questions = [replace(q, question=_of_child(q.question), answer=_of_child(q.answer)) for q in questions]

@@ -1,7 +1,7 @@
 """Who is rendered: people, their looks and their pictures, drawn from a seed alone."""
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .vocabulary import HATS, RENDERED_ATTRIBUTES, validate_rendered
 
@@ -56,7 +56,6 @@ class Face:
     look_seed: int
     picture_seed: int
     identity: str = ""
-    extra: dict[str, float] = field(default_factory=dict)
 
     def with_attribute(self, name: str, value: str) -> "Face":
         """The same face with one attribute changed: what a counterfactual picture shows."""

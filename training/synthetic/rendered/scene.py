@@ -229,7 +229,7 @@ def _eyeball(centre: np.ndarray, radius: float, direction: np.ndarray, colour: n
     theta = np.radians(polar)
     unit = np.stack([np.sin(theta) * np.cos(around), np.sin(theta) * np.sin(around), np.cos(theta)], -1)
     iris, pupil = 30.0, 11.5
-    fibres = 1.0 + 0.25 * np.sin(around * 20 + 3 * np.sin(around * 7)) + 0.5 * np.clip((polar - 18) / 12, 0, 1) * 0
+    fibres = 1.0 + 0.25 * np.sin(around * 20 + 3 * np.sin(around * 7))
     paint = np.where((polar < iris)[..., None], colour * fibres[..., None], np.array([0.60, 0.55, 0.52]))
     ring = np.exp(-(((polar - iris + 1) / 3.5) ** 2))[..., None]
     paint = paint * (1 - 0.75 * ring)

@@ -228,9 +228,8 @@ def neutral_head(
 
 
 def _vary(vertices: np.ndarray, folder: str, stem: str, amount: float) -> None:
-    prefix = f"{folder}/{stem if folder in ('eyes', 'cheek', 'ears') else folder.rstrip('s') + '-' + stem}"
-    if folder == "eyebrows":
-        prefix = f"{folder}/eyebrows-{stem}"
+    # the names of paired parts begin with their side, all others with their folder
+    prefix = f"{folder}/{stem if stem.startswith('l-') else f'{folder}-{stem}'}"
     for plus, minus in _OPPOSITES:
         try:
             target(prefix + plus)

@@ -1,14 +1,14 @@
 """What the rendered world can show: the attributes of the common vocabulary, what it leaves out and what it adds."""
 
-from ...data.language.attributes import ATTRIBUTES
+from ...data.language.attributes import ATTRIBUTES, WORLD_VALUES
 from ...data.language.attributes import HATS as COMMON_HATS
 
 
 LEFT_OUT: tuple[str, ...] = ("tears",)
 """Attributes that these pictures cannot show, so that nothing is said of them."""
 
-ADDED_VALUES: dict[str, tuple[str, ...]] = {"age": ("child",), "headwear": ("headscarf",)}
-"""Values that this world has beyond the common vocabulary."""
+ADDED_VALUES: dict[str, tuple[str, ...]] = {name: WORLD_VALUES[name] for name in ("age", "headwear")}
+"""Values that this world has and the painter has not."""
 
 HATS: tuple[str, ...] = (*COMMON_HATS, "headscarf")
 """Headwear that covers the hair."""
