@@ -62,7 +62,7 @@ class Face:
         attributes = {**self.attributes, name: value}
         validate_rendered(attributes)
         years = self.years
-        if name == "age":
+        if name == "age" and value != self.attributes[name]:
             low, high = _YEARS[value]
             years = (low + high) / 2
         return replace(self, attributes=attributes, years=years)
