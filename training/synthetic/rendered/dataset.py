@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
@@ -244,7 +245,8 @@ def render_faces(
             for job in waiting:
                 progress.update(_write_shard(*job, split, seed, size))
         else:
-            with ProcessPoolExecutor(workers) as pool:
+            # not forked: a fork of a process that has rendered waits for ever for threads that it does not have
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 jobs = [pool.submit(_write_shard, *job, split, seed, size) for job in waiting]
                 for job in as_completed(jobs):
                     progress.update(job.result())
