@@ -98,7 +98,13 @@ def test_schedules_equal_the_originals(showo_recordings):
     for name in names:
         schedule = name.removeprefix("schedule.")
         ratio = showo_mask_ratio(schedule, tables["t"])
-        torch.testing.assert_close(ratio, tables[name], atol=0, rtol=0, msg=name)
+        # A sigmoid differs by a unit in the last place between processors. What sampling reads are counts of codes,
+        # and those agree wherever that unit does not decide.
+        torch.testing.assert_close(ratio, tables[name], atol=2.5e-7, rtol=0, msg=name)
+        for codes in (256, 1024):
+            ours, theirs = codes * ratio, codes * tables[name]
+            decided = (theirs - theirs.round()).abs() > codes * 2.5e-7
+            assert decided.float().mean() > 0.5 and torch.equal(ours.floor()[decided], theirs.floor()[decided]), name
         exact = torch.tensor([mask_ratio(schedule, progress) for progress in tables["t"].tolist()])
         torch.testing.assert_close(exact, tables[name], atol=2e-6, rtol=1e-5)  # Show-o stops at 1e-6
 
