@@ -49,18 +49,18 @@ train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, en
 	$(PYTHON) -m unif2ace.training.synthetic.train_encoders judge --config $(CONFIGS)/encoders-faces.yaml
 	$(PYTHON) -m unif2ace.training.synthetic.train_encoders clip --config $(CONFIGS)/encoders-faces.yaml
 	$(PYTHON) -m unif2ace.training.synthetic.train_encoders face --config $(CONFIGS)/encoders-faces.yaml
-	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml
-	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
+	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
 	$(call train_model,unif2ace-faces,unif2ace)
 	$(call train_model,unif2ace-faces-2,unif2ace-2)
 	$(PYTHON) -m unif2ace.training.synthetic.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
 	$(call train_model,unif2ace-faces-3,unif2ace-3)
-	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
-	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml
-	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
+	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
 	$(call train_model,unif2ace-faces-4,unif2ace-4)
 	$(call train_model,unif2ace-faces-5,unif2ace-5)
-	$(PYTHON) -m unif2ace.training.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2-decoder.yaml
+	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2-decoder.yaml
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
 	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-5/final \

@@ -32,9 +32,9 @@ from unif2ace.training.reward import (
     GenerationRewardTrainer,
     Prompt,
     RewardArguments,
-    painted_prompts,
 )
 from unif2ace.training.synthetic.painted.measures import ratio_with_interval
+from unif2ace.training.synthetic.painted.rows import painted_prompts
 
 
 def draw(pipe: UniF2acePipeline, prompts: list[Prompt], what: str) -> list[Image.Image]:

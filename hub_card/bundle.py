@@ -215,9 +215,9 @@ def _stages(configs: Path) -> list[dict]:
     encoders = _read_yaml(configs / "encoders-faces.yaml")
     tokenizer = _read_yaml(configs / "tokenizer-faces.yaml")
     module = "python -m unif2ace.training"
-    encoder = f"{module}.train_encoders {{}} --config training/synthetic/configs/encoders-faces.yaml"
-    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml"
-    paint = f"{module}.data.painted --out runs/painted"
+    encoder = f"{module}.synthetic.train_encoders {{}} --config training/synthetic/configs/encoders-faces.yaml"
+    train_tokenizer = f"{module}.synthetic.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml"
+    paint = f"{module}.synthetic.painted.dataset --out runs/painted"
     stages = [
         {"what": "paint 30,000 faces", "command": f"{paint} --split train --count 30000"},
         {"what": "and some to validate on", "command": f"{paint} --split validation --count 1000"},
@@ -240,7 +240,7 @@ def _stages(configs: Path) -> list[dict]:
         for number, config in zip(("first", "second", "third", "fourth", "fifth"), STAGES, strict=True)
     ]
     clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
-    train_tokenizer = f"{module}.train_tokenizer --config training/synthetic/configs/"
+    train_tokenizer = f"{module}.synthetic.train_tokenizer --config training/synthetic/configs/"
     same_codes = {"second": "tokenizer-faces-decoder.yaml", "fourth": "tokenizer-faces-2-decoder.yaml"}
     decoders = [
         {
@@ -255,7 +255,8 @@ def _stages(configs: Path) -> list[dict]:
         *models[:2],
         {
             "what": "CLIP encoder, second stage",
-            "command": f"{module}.train_encoders clip --config training/synthetic/configs/{clip} --threads 2",
+            "command": f"{module}.synthetic.train_encoders clip --config training/synthetic/configs/{clip} "
+            "--threads 2",
             "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
         },
         models[2],

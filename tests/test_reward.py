@@ -31,10 +31,10 @@ from unif2ace.training.reward import (
     credits_of_step,
     group_advantages,
     kl_to_reference,
-    painted_prompts,
     policy_loss,
     revealed_places,
 )
+from unif2ace.training.synthetic.painted.rows import painted_prompts
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from unif2ace.modeling_unif2ace import UniF2aceVQModel, get_preset
-from unif2ace.training.train_tokenizer import (
+from unif2ace.training.synthetic.train_tokenizer import (
     TokenizerTask,
     TokenizerTrainingArguments,
     encode_split,

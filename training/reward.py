@@ -32,10 +32,7 @@ from tqdm import tqdm
 from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, ImageSampling
 from ..pipelines import UniF2acePipeline
 from .adapters import lora_config, restrict_to_tasks
-from .data.language.captions import write_caption
-from .data.language.visibility import assumed_visible
 from .evaluation.judge import UniF2aceJudge
-from .synthetic.painted.dataset import attributes_of
 
 
 CREDITS = ("revealed", "hidden")
@@ -81,17 +78,6 @@ class AttributeReward:
                 raise ValueError(f"prompt {prompt.text!r} states no attribute, so there is nothing to reward")
             rewards.append(torch.stack(scores).mean())
         return torch.stack(rewards)
-
-
-def painted_prompts(count: int, split: str = "train", start: int = 0, coverage: float = 0.6) -> list[Prompt]:
-    """Descriptions of painted faces number `start` and following, with the attributes that they state."""
-    prompts = []
-    for number in range(start, start + count):
-        attributes = attributes_of(number, split)
-        rng = random.Random(f"reward-{split}-{number}")
-        caption = write_caption(attributes, assumed_visible(attributes), rng, coverage=coverage)
-        prompts.append(Prompt(caption.text, dict(caption.attributes)))
-    return prompts
 
 
 # The mathematics

@@ -11,9 +11,7 @@ A configuration is a YAML file; `docs/training.md` explains its sections, `train
 resumption), `log.jsonl`, `experts.jsonl`, `plots/`, `samples/`, checkpoints and, in the end, `final/`: the
 averaged weights with the processor, a folder that `from_pretrained` reads.
 
-The bundled checkpoint needs, in this order: the render cache (`training.data.painted`), the image tokenizer and the
-codes of the pictures (`training.train_tokenizer`), the two encoders (`training.train_encoders`), the text tokenizer
-(`training.train_text_tokenizer`).
+The bundled checkpoint needs other parts first: `make train-faces` runs everything in its order.
 """
 
 import itertools

@@ -12,6 +12,7 @@ from ...data.language.captions import DESCRIBE_PROMPTS, respell, write_caption
 from ...data.language.questions import QUESTION_KINDS, write_questions
 from ...data.language.visibility import assumed_visible
 from ...data.records import FaceRecord
+from ...reward import Prompt
 from .dataset import attributes_of, load_rendered, painted_face, rendered_seed
 
 
@@ -54,7 +55,7 @@ class PaintedRows(Dataset):
         if not path.exists():
             raise FileNotFoundError(
                 f"{path} does not exist; encode the pictures with "
-                "`python -m unif2ace.training.train_tokenizer --encode`"
+                "`python -m unif2ace.training.synthetic.train_tokenizer --encode`"
             )
         self.codes = np.load(path, mmap_mode="r")
         self.count = len(self.codes) if count is None else count
@@ -135,3 +136,14 @@ class PaintedRecords(Sequence):
         if not 0 <= number < self.count:
             raise IndexError(f"face {number} of {self.count}")
         return painted_face(number, self.split, self.seed, self.size)
+
+
+def painted_prompts(count: int, split: str = "train", start: int = 0, coverage: float = 0.6) -> list[Prompt]:
+    """Descriptions of painted faces number `start` and following, with the attributes that they state."""
+    prompts = []
+    for number in range(start, start + count):
+        attributes = attributes_of(number, split)
+        rng = random.Random(f"reward-{split}-{number}")
+        caption = write_caption(attributes, assumed_visible(attributes), rng, coverage=coverage)
+        prompts.append(Prompt(caption.text, dict(caption.attributes)))
+    return prompts

@@ -1,8 +1,8 @@
 """
 Trains the image tokenizer on pictures, then turns pictures into codes.
 
-    python -m unif2ace.training.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml
-    python -m unif2ace.training.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml --encode
+    python -m unif2ace.training.synthetic.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml
+    python -m unif2ace.training.synthetic.train_tokenizer --config ... --encode
 
 The first command resumes where it stopped. It leaves `final/` (weights averaged over training), `log.jsonl` and
 `reconstructions.png` in the output folder. The second writes `<split>_codes.npy` beside each `<split>.npy`.
@@ -20,13 +20,13 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel, UniF2aceVQOutput
-from ..modeling_unif2ace.presets_unif2ace import get_preset
-from ..pipelines.files import replacing
-from .arguments import RunArguments
-from .evaluation.judge import UniF2aceJudge
-from .part_trainer import ENDLESS, METRICS_FILE, PartTask, PartTrainer
-from .synthetic.painted.dataset import load_rendered
+from ...modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel, UniF2aceVQOutput
+from ...modeling_unif2ace.presets_unif2ace import get_preset
+from ...pipelines.files import replacing
+from ..arguments import RunArguments
+from ..evaluation.judge import UniF2aceJudge
+from ..part_trainer import ENDLESS, METRICS_FILE, PartTask, PartTrainer
+from .painted.dataset import load_rendered
 
 
 SPLITS = ("train", "validation", "test")
@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None):
     """The command."""
     parser = argparse.ArgumentParser(
         description="Train the image tokenizer, or turn pictures into its codes.",
-        epilog="Example: python -m unif2ace.training.train_tokenizer "
+        epilog="Example: python -m unif2ace.training.synthetic.train_tokenizer "
         "--config training/synthetic/configs/tokenizer-faces.yaml",
     )
     parser.add_argument("--config", required=True, help="YAML file with the keys of TokenizerTrainingArguments")
