@@ -254,7 +254,9 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
                 Added to the sequence routers' logits, to explore in training.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
                 `output_t2i_router_logits`, `output_mmu_router_logits` and `output_sequence_router_logits` record these
-                of every layer; by default as the configuration says. The rest goes to the attention implementation.
+                of every layer; by default as the configuration says. `output_hidden_states` may also be an index or
+                several, from the end if negative; the others are then `None`. The rest goes to the attention
+                implementation.
         """
         names = ("hidden_states", "attentions", *ROUTER_LOGITS)
         wanted = {name: kwargs.pop(f"output_{name}", None) for name in names}
@@ -263,6 +265,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
             for name, want in wanted.items()
         }
         records = {name: () for name, want in wanted.items() if want}
+        kept = _indices(wanted["hidden_states"], len(self.layers) + 1)
         if use_cache is None:
             use_cache = self.config.use_cache
         if use_cache and self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -294,7 +297,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         noise = iter(() if sequence_router_noise is None else sequence_router_noise)
         for layer in self.layers:
-            _record(records, hidden_states=hidden_states)
+            _record_state(records, hidden_states, kept)
             hidden_states, recorded = layer(
                 hidden_states,  # positional, for activation checkpointing
                 attention_mask=attention_mask,
@@ -309,7 +312,7 @@ class UniF2aceTextModel(UniF2acePreTrainedModel):
             )
             _record(records, **recorded)
         hidden_states = self.final_layernorm(hidden_states)
-        _record(records, hidden_states=hidden_states)
+        _record_state(records, hidden_states, kept)
         return UniF2aceModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: cache}, **records)
 
 
@@ -796,6 +799,20 @@ class UniF2aceForConditionalGeneration(UniF2acePreTrainedModel, UniF2aceGenerati
             terms = self.objective(output, {**seen, "labels": labels, "image_labels": image_labels})
             output = UniF2aceOutput(**{**output, "loss": self.objective.total(terms), "loss_terms": terms})
         return output
+
+
+def _indices(wanted: bool | int | list[int], number: int) -> set[int]:
+    """Which of so many hidden states are wanted, of a value that transformers 5.24 takes: all, or some indices."""
+    if isinstance(wanted, bool):
+        return set(range(number))
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    return {index % number for index in indices if -number <= index < number}
+
+
+def _record_state(records: dict[str, tuple], state: torch.Tensor, kept: set[int]):
+    """Put one hidden state behind those that are recorded, if any are: `None` where it is not wanted."""
+    if "hidden_states" in records:
+        records["hidden_states"] += (state if len(records["hidden_states"]) in kept else None,)
 
 
 def _record(records: dict[str, tuple], **values: torch.Tensor | None):

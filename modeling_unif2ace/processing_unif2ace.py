@@ -1,6 +1,7 @@
 """Text and pictures in, the model's sequences out; the model's output back to text and pictures."""
 
 import threading
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import torch
@@ -237,7 +238,7 @@ class UniF2aceProcessor(ProcessorMixin):
         [`~ProcessorMixin.apply_chat_template`], but what looks like a control token in a message is text.
 
         Args:
-            conversation (`list[dict]` or a list of them): The messages.
+            conversation (`list[dict]` or a list of them): The messages; dataclasses and pydantic models are taken too.
             tokenize (`bool`, *optional*, defaults to `False`): Whether to return ids instead of the formatted text.
             sanitize_control_tokens (`bool`, *optional*):
                 Whether control tokens that are typed in messages stay text. `True` by default where transformers can
@@ -247,6 +248,7 @@ class UniF2aceProcessor(ProcessorMixin):
         """
         if sanitize_control_tokens is None:
             sanitize_control_tokens = tokenize and not kwargs.get("return_assistant_tokens_mask", False)
+        conversation = _plain(conversation)
         _check_unicode(conversation)
         self._check_template(conversation, kwargs)
         if tokenize:  # what `__call__` will get is a conversation, whatever its template looks like
@@ -412,6 +414,22 @@ class UniF2aceProcessor(ProcessorMixin):
         """
         texts = self.tokenizer.decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
         return [text.strip() for text in ([texts] if isinstance(texts, str) else texts)]
+
+
+def _plain(content):
+    """Messages as dictionaries and lists, whatever objects they are, so that all of them is checked; pictures stay."""
+    content = getattr(content, "messages", content)  # transformers' own `Chat`
+    if isinstance(content, (list, tuple)):
+        return [_plain(item) for item in content]
+    if isinstance(content, dict):
+        return {name: _plain(item) for name, item in content.items()}
+    if is_dataclass(content) and not isinstance(content, type):
+        content = {field.name: getattr(content, field.name) for field in fields(content)}
+    elif callable(getattr(content, "model_dump", None)):
+        content = content.model_dump()
+    else:
+        return content
+    return {name: _plain(item) for name, item in content.items() if item is not None}
 
 
 def _check_unicode(content) -> None:

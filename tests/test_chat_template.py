@@ -1,8 +1,10 @@
 """Chat templates of strangers are rendered within limits, and those of ours as transformers renders them."""
 
 import time
+from dataclasses import dataclass
 
 import pytest
+from transformers import AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from unif2ace.modeling_unif2ace.chat_template_unif2ace import ChatTemplateError, render_chat
@@ -72,3 +74,28 @@ def test_the_processor_does_not_run_an_endless_template(checkpoint):
     content = [{"type": "image", "image": Image.new("RGB", (16, 16))}, {"type": "text", "text": "Who?"}]
     with pytest.raises(ValueError, match="more than 200,000 turns"):
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
+
+
+@dataclass
+class Message:
+    role: str
+    content: list
+    tool_calls: list | None = None
+
+
+@dataclass
+class Part:
+    text: str
+    type: str = "text"
+
+
+@pytest.mark.parametrize("template", [None, "{% for message in messages %}{{ message.content[0].text }}{% endfor %}"])
+def test_messages_may_be_objects_and_are_checked_as_such(checkpoint, template):
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    known = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": "Who?"}]}], chat_template=template
+    )
+    assert "Who?" in known
+    assert processor.apply_chat_template([Message("user", [Part("Who?")])], chat_template=template) == known
+    with pytest.raises(ValueError, match="not valid Unicode at character 2"):
+        processor.apply_chat_template([Message("user", [Part("no\ud800")])], chat_template=template)

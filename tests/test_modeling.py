@@ -264,6 +264,16 @@ def test_router_logits_are_recorded_by_group(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("wanted", "kept"), [([0, -1], {0, 2}), (1, {1}), ([2, 7, -9], {2})])
+def test_hidden_states_are_recorded_by_index(model, wanted, kept):
+    batch = mixed_batch(model.config)
+    every = model(**batch, output_hidden_states=True).hidden_states
+    some = model(**batch, output_hidden_states=wanted).hidden_states
+    assert len(some) == len(every) and {index for index, state in enumerate(some) if state is not None} == kept
+    assert all(torch.equal(some[index], every[index]) for index in kept)
+
+
+@torch.no_grad()
 def test_masks_for_the_head_pick_places_of_the_full_logits(model):
     batch, config = mixed_batch(model.config), model.config
     full = model(**batch).logits

@@ -87,6 +87,9 @@ class UniF2aceTextModelTester:
 
 
 OTHER_NAME = "recorded as t2i_router_logits and mmu_router_logits: at the other name TRL adds a loss of its own"
+EITHER_NAME = (
+    "the cache is taken by either name without a warning, while the older is the only one of a tested release"
+)
 WHOLE_IMAGES = "random ids are no sequence of the whole model, whose codes come as whole images: see the text model"
 FIXED_VOCABULARY = "the vocabulary is text, special tokens, codes and mask, in this order: it cannot be cut or grow"
 REENTRANT = "use_reentrant=True, of which the model warns, fails with pictures: features pass by inside of structures"
@@ -136,6 +139,18 @@ class UniF2aceModelTest(ModelTesterMixin, unittest.TestCase):
     def test_resize_tokens_embeddings(self):
         pass
 
+    @unittest.skip(FIXED_VOCABULARY)
+    def test_resize_embeddings_untied(self):
+        pass
+
+    @unittest.skip(FIXED_VOCABULARY)
+    def test_resize_embeddings_untied_no_reinit_on_post_init(self):
+        pass
+
+    @unittest.skip(EITHER_NAME)
+    def test_bc_cache_name_forward(self):
+        pass
+
     @unittest.skip(WHOLE_IMAGES)
     def test_model_rope_scaling_from_config_0_linear(self):
         pass
@@ -173,6 +188,14 @@ class UniF2aceTextModelTest(ModelTesterMixin, unittest.TestCase):
 
     @unittest.skip(OTHER_NAME)
     def test_moe_models_record_router_logits(self):
+        pass
+
+    @unittest.skip(FIXED_VOCABULARY)
+    def test_resize_tokens_embeddings(self):
+        pass
+
+    @unittest.skip(EITHER_NAME)
+    def test_bc_cache_name_forward(self):
         pass
 
 
