@@ -67,7 +67,7 @@ bundle: ## Put the trained model into the package, as the Hub folder it would be
 		--image-tokenizer runs/tokenizer-2-decoder/final --out hub_card/unif2ace-faces --overwrite
 
 judges: ## Let the tests of transformers and PEFT, and a linter, judge our model (some minutes; needs PyPI once)
-	$(PYTHON) -m pip install --quiet -e ".[judges]"
+	$(PYTHON) -m pip install --quiet -e ".[dev,judges]"
 	$(PYTHON) tests/judges/run.py
 
 ci: ## Install from scratch by the README's command, lint, test; the lowest and the newest releases too
