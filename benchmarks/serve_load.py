@@ -34,6 +34,7 @@ import torch
 from PIL import Image
 
 from unif2ace import UniF2acePipeline
+from unif2ace.modeling_unif2ace import load_image
 
 
 QUESTIONS = ("What is on the head?", "Which colour is the hair?", "Is there a beard?", "Describe this face.")
@@ -221,7 +222,7 @@ def measure_mixed(client: Client, options: argparse.Namespace) -> bool:
         status, content, _ = client.picture(item)
         if status != 200:
             return f"picture {item}: {status} {content}"
-        picture = Image.open(io.BytesIO(base64.b64decode(content)))
+        picture = load_image(base64.b64decode(content))
         return "same" if picture.tobytes() == faces[item].tobytes() else f"picture {item} differs"
 
     with ThreadPoolExecutor(options.mixed_clients) as pool:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from ....modeling_unif2ace.pictures_unif2ace import load_image
 
 
 TEXTURE_SIZE = 512
@@ -211,8 +212,8 @@ def texel_map(size: int = TEXTURE_SIZE) -> TexelMap:
     out[missing] = NearestNDInterpolator(place[keep], values)(wanted[missing])
 
     def sample(name: str) -> np.ndarray:
-        with Image.open(data_folder() / "mpfb2" / "textures" / f"mpfb_{name}.jpg") as picture:
-            mask = np.asarray(picture.convert("L"), np.float32) / 255
+        picture = load_image(data_folder() / "mpfb2" / "textures" / f"mpfb_{name}.jpg")
+        mask = np.asarray(picture.convert("L"), np.float32) / 255
         high, wide = mask.shape
         row = np.clip(((1 - out[..., 4]) * high).astype(int), 0, high - 1)
         return mask[row, np.clip((out[..., 3] * wide).astype(int), 0, wide - 1)]
