@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 
@@ -103,6 +104,10 @@ def missing(error: ModuleNotFoundError, extra: str | None) -> str | None:
     library = (error.name or "").partition(".")[0]
     if extra is None or not library or find_spec(library) is not None:
         return None
+    try:
+        version("unif2ace")
+    except PackageNotFoundError:  # a checkout on the path: pip knows its folder, not its name
+        return f'{library} is not installed: pip install "{Path(__file__).parent}[{extra}]"'
     return f'{library} is not installed: pip install "unif2ace[{extra}]"'
 
 

@@ -115,6 +115,12 @@ DEV = [
     "setuptools>=77.0.3",  # the tests read setup.py
 ]
 
+# Only the pages are built with these, from the text of the package: an environment of its own, which needs no torch.
+DOCS = [
+    "mkdocs>=1.6.1,<1.7",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings[python]>=1,<2",  # reference from the docstrings
+]
 JUDGES = [
     "parameterized>=0.9",  # the testers of transformers use it
     "pytest-timeout>=2.4",  # ends what hangs
@@ -133,7 +139,7 @@ setup(
     package_dir={"unif2ace": "."},
     packages=["unif2ace", *(f"unif2ace.{name}" for name in SUBPACKAGES)],
     package_data={
-        "unif2ace": ["LICENSE"],  # goes into every repository that is published
+        "unif2ace": ["LICENSE", "py.typed"],  # the licence goes into every repository that is published
         "unif2ace.hub_card": ["unif2ace-faces/**/*", "templates/*", "space/*"],
         "unif2ace.training.synthetic.configs": ["*.yaml"],
     },
@@ -152,6 +158,11 @@ setup(
         "align": ALIGN,
         "dev": DEV,
         "judges": JUDGES,
+        "docs": DOCS,
+    },
+    project_urls={
+        # CONTRIBUTING.md: the addresses of source, documentation and changelog come with the first upload
+        "Paper": "https://arxiv.org/abs/2503.08120",
     },
     classifiers=[
         "Intended Audience :: Science/Research",
@@ -160,5 +171,6 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -1,6 +1,5 @@
 """
-Make the folder of a Space: the demo with this package beside it, so that it needs nothing that is not on the Hub or on
-PyPI.
+Make the folder of a Space: the demo with this package beside it, so that it needs nothing but its requirements.
 
     python -m unif2ace.hub_card.make_space --out runs/space
     hf upload ORG/NAME runs/space --repo-type space
@@ -37,9 +36,6 @@ def make_space(out: str | os.PathLike, overwrite: bool = False) -> Path:
     """
     with new_folder(out, overwrite) as folder:
         shutil.copytree(SPACE, folder, dirs_exist_ok=True)
-        requirements = folder / "requirements.txt"
-        lines = requirements.read_text(encoding="utf-8").splitlines(keepends=True)
-        requirements.write_text("".join(line for line in lines if not line.startswith("unif2ace")), encoding="utf-8")
         for name in _PARTS:
             source, target = PACKAGE / name, folder / "unif2ace" / name
             target.parent.mkdir(exist_ok=True)

@@ -76,7 +76,7 @@ def find_detector() -> Detector | None:
             return detector
     logger.warning(
         "No face detector is installed, so the face encoder gets whole pictures instead of aligned faces, which it "
-        "was not trained on: pip install 'unif2ace[align]', or crop pictures to the face."
+        "was not trained on: pip install uniface onnxruntime, or crop pictures to the face."
     )
     return None
 

@@ -256,7 +256,7 @@ def test_json_lines_end_at_a_line_feed_only(tmp_path):
     assert next(iter(open_faces(tmp_path))).captions == texts
 
 
-ALLOWED_SPLITLINES = {"hub_card/remote_code.py", "hub_card/make_space.py"}  # Python code and requirements of our own
+ALLOWED_SPLITLINES = {"hub_card/remote_code.py"}  # Python code of our own
 
 
 def test_nothing_splits_the_lines_of_files_by_splitlines():

@@ -25,7 +25,9 @@ PACKAGE = Path(unif2ace.__file__).parent
 @pytest.fixture(scope="module")
 def requirements():
     """Every requirement of the package and its extras, but those that the locks leave out (.ci/lock says why)."""
-    return [item for name, group in declared().items() if name not in ("synthetic", "outsiders") for item in group]
+    return [
+        item for name, group in declared().items() if name not in ("synthetic", "outsiders", "docs") for item in group
+    ]
 
 
 def ends(requirement):
@@ -243,3 +245,20 @@ def test_an_extra_is_enough_for_its_commands(tmp_path, extra, commands):
     places = {"FOLDER": str(tmp_path / "faces"), "OUT": str(tmp_path / "out")}
     codes, lines = run_commands([[places.get(word, word) for word in command] for command in commands], extra)
     assert codes == [0] * len(commands), lines
+
+
+def test_a_checkout_on_the_path_is_installed_by_its_folder(monkeypatch):
+    """pip finds `unif2ace[serve]` only where the package is installed."""
+
+    def unknown(name):
+        raise _versions.PackageNotFoundError(name)
+
+    error = ModuleNotFoundError("No module named 'nothing'", name="nothing")
+    assert _versions.missing(error, "serve") == 'nothing is not installed: pip install "unif2ace[serve]"'
+    monkeypatch.setattr(_versions, "version", unknown)
+    assert _versions.missing(error, "serve") == f'nothing is not installed: pip install "{PACKAGE}[serve]"'
+
+
+def test_versions_agree():
+    stated = re.search(r"^version: (.*)$", (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert stated == unif2ace.__version__

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from PIL import Image, ImageFilter
 
+from ...._versions import need
 from ....modeling_unif2ace.pictures_unif2ace import load_image
 from ...data.language.attributes import IDENTITY_PARAMETERS, validate_attributes
 from .features import FeaturePainter
@@ -108,10 +109,7 @@ def paint(attributes: Mapping[str, str], identity: Mapping[str, float], size: in
 
 def rasterize(svg: str, size: int, blurry: bool = False) -> Image.Image:
     """Turn an SVG document into an RGB picture of `size` x `size` pixels, softened if `blurry`."""
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise ImportError('painted faces are drawn by resvg-py: pip install ".[synthetic]"') from error
+    resvg_py = need("resvg_py", "train")
     # Without skip_system_fonts resvg scans all fonts of the machine for every picture.
     data = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     image = load_image(bytes(data))
