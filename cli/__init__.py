@@ -90,6 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # what the package raises for bad texts, pictures and checkpoints
         return _fail(command, str(error), EXIT_BAD_INPUT)
     except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError  # here: it takes longer than `--help`
+
+        if isinstance(error, StrictDataclassError):  # a configuration's numbers
+            return _fail(command, " ".join(str(error).split()), EXIT_BAD_INPUT)
         return _bug(command, error)
 
 

@@ -1,37 +1,57 @@
 """Configuration of UniF²ace: the text backbone with its experts, the image tokenizer, the two image encoders."""
 
-from huggingface_hub.dataclasses import strict
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict, validated_field
 from transformers import CLIPVisionConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from .compat_unif2ace import SubConfigSpec
-from .layout_unif2ace import SPECIAL_TOKENS, TASKS, SequenceLayout
+from .layout_unif2ace import SPECIAL_TOKENS, SequenceLayout
 
 
-NOISE_FEATURES = ("mask_ratio", "gaussian", "mask_ratio_gaussian")
 SEQUENCE_EXPERTS = {"t2i": ("copy", "zero", "noise"), "mmu": ("copy", "zero", "clip", "face")}
 
-
-def _one_of(owner: str, field: str, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{owner}: {field}={value!r}, expected one of {', '.join(map(repr, allowed))}")
-
-
-def _at_least(owner: str, minimum: int, **fields: int):
-    for field, value in fields.items():
-        if value < minimum:
-            raise ValueError(f"{owner}: {field}={value}, expected at least {minimum}")
-
-
-def _at_most(owner: str, **fields: tuple[int, int]):
-    """Far beyond any model that can be trained: a file that says more would fill the memory, or never be built."""
-    for field, (value, maximum) in fields.items():
-        if value > maximum:
-            raise ValueError(f"{owner}: {field}={value}, expected at most {maximum}")
-
-
+# Far beyond any model that can be trained: a file that says more would fill the memory, or never be built.
 MAX_WIDTH, MAX_LAYERS, MAX_EXPERTS, MAX_VOCABULARY = 2**17, 1024, 4096, 2**24
 MAX_LEVELS, MAX_BLOCKS, MAX_BITS, MAX_SIDE = 16, 256, 24, 2**14
+
+
+def _check_bounds(name: str, value: int, minimum: int, maximum: int):
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name} is {value}, expected {minimum} to {maximum}")
+
+
+def _whole(minimum: int, maximum: int, default: int | None):
+    """A field that takes whole numbers from `minimum` to `maximum`, and `None` if its type does."""
+
+    def check(value):
+        if value is not None:
+            _check_bounds("it", value, minimum, maximum)
+
+    return validated_field(check, default=default)
+
+
+def _levels(minimum: int, maximum: int, default: tuple[int, ...]):
+    """A field that takes a list of 1 to `MAX_LEVELS` whole numbers from `minimum` to `maximum`."""
+
+    def check(values):
+        _check_bounds("the number of entries", len(values), 1, MAX_LEVELS)
+        for value in values:
+            _check_bounds("an entry", value, minimum, maximum)
+
+    return validated_field(check, default=default)
+
+
+def _check_vision_tower(vision: dict | PreTrainedConfig | None):
+    """The numbers of CLIP's that something is divided by or as large as; its own class does not look at them."""
+    bounds = {"hidden_size": MAX_WIDTH, "intermediate_size": MAX_WIDTH, "num_attention_heads": MAX_WIDTH}
+    bounds |= {"num_hidden_layers": MAX_LAYERS, "image_size": MAX_SIDE, "patch_size": MAX_SIDE}
+    for name, maximum in bounds.items() if vision is not None else ():
+        value = vision.get(name, 1) if isinstance(vision, dict) else getattr(vision, name)
+        if not isinstance(value, int):
+            raise TypeError(f"{name} is {value!r}, expected a whole number")
+        _check_bounds(name, value, 1, maximum)
 
 
 @strict
@@ -75,24 +95,24 @@ class UniF2aceTextConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
 
     Raises:
-        ValueError: if two numbers contradict each other; the message names both.
+        StrictDataclassError: if a number is out of its bounds, or two contradict each other; the message names them.
     """
 
     model_type = "unif2ace_text"
     base_config_key = "text_config"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
-    vocab_size: int = 58_498
-    hidden_size: int = 2048
-    intermediate_size: int = 8192
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
+    vocab_size: int = _whole(1, MAX_VOCABULARY, 58_498)
+    hidden_size: int = _whole(1, MAX_WIDTH, 2048)
+    intermediate_size: int = _whole(1, MAX_WIDTH, 8192)
+    num_hidden_layers: int = _whole(1, MAX_LAYERS, 24)
+    num_attention_heads: int = _whole(1, MAX_WIDTH, 32)
+    num_key_value_heads: int | None = _whole(1, MAX_WIDTH, None)
     resid_pdrop: float | int = 0.0
     embd_pdrop: float | int = 0.0
     attention_dropout: float | int = 0.0
     hidden_act: str = "gelu_new"
-    max_position_embeddings: int = 2048
+    max_position_embeddings: int = _whole(1, MAX_VOCABULARY, 2048)
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     use_cache: bool = True
@@ -103,12 +123,12 @@ class UniF2aceTextConfig(PreTrainedConfig):
     bos_token_id: int | None = 50_256
     eos_token_id: int | list[int] | None = 50_256
 
-    block_form: str = "parallel"
+    block_form: Literal["parallel", "sequential"] = "parallel"
     moe_layers: list[int] | None = None
-    num_routed_experts: int = 8
-    num_experts_per_tok: int = 2
-    shared_expert_intermediate_size: int = 1536
-    routed_expert_intermediate_size: int = 512
+    num_routed_experts: int = _whole(0, MAX_EXPERTS, 8)
+    num_experts_per_tok: int = _whole(0, MAX_EXPERTS, 2)
+    shared_expert_intermediate_size: int = _whole(1, MAX_WIDTH, 1536)
+    routed_expert_intermediate_size: int = _whole(1, MAX_WIDTH, 512)
     norm_topk_prob: bool = True
     sequence_moe_layers: list[int] | None = None
     t2i_sequence_experts: list[str] | tuple[str, ...] = ("copy", "copy", "zero", "noise")
@@ -117,7 +137,6 @@ class UniF2aceTextConfig(PreTrainedConfig):
     sequence_router_copy_bias: float = 1.0
 
     def __post_init__(self, **kwargs):
-        self._check_sizes()
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         every_layer = list(range(self.num_hidden_layers))
@@ -129,29 +148,10 @@ class UniF2aceTextConfig(PreTrainedConfig):
         self.mmu_sequence_experts = list(self.mmu_sequence_experts)
         kwargs.setdefault("partial_rotary_factor", 0.5)  # Phi rotates the first half of each head
         super().__post_init__(**kwargs)
-        self._check_numbers()
 
-    def _check_sizes(self):
+    def validate_attention(self):
+        """Part of `@strict`: numbers of attention that contradict each other."""
         name = type(self).__name__
-        widths = ("hidden_size", "intermediate_size", "shared_expert_intermediate_size")
-        for field in (*widths, "routed_expert_intermediate_size", "max_position_embeddings", "vocab_size"):
-            _at_least(name, 1, **{field: getattr(self, field)})
-        _at_least(name, 0, num_routed_experts=self.num_routed_experts, num_experts_per_tok=self.num_experts_per_tok)
-        _at_most(
-            name,
-            **{field: (getattr(self, field), MAX_WIDTH) for field in (*widths, "routed_expert_intermediate_size")},
-            num_hidden_layers=(self.num_hidden_layers, MAX_LAYERS),
-            num_attention_heads=(self.num_attention_heads, MAX_WIDTH),
-            num_routed_experts=(self.num_routed_experts, MAX_EXPERTS),
-            vocab_size=(self.vocab_size, MAX_VOCABULARY),
-            max_position_embeddings=(self.max_position_embeddings, MAX_VOCABULARY),
-        )
-
-    def _check_numbers(self):
-        name = type(self).__name__
-        _one_of(name, "block_form", self.block_form, ("parallel", "sequential"))
-        heads = {"num_attention_heads": self.num_attention_heads, "num_key_value_heads": self.num_key_value_heads}
-        _at_least(name, 1, num_hidden_layers=self.num_hidden_layers, **heads)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{name}: hidden_size={self.hidden_size} is not a multiple of "
@@ -162,6 +162,10 @@ class UniF2aceTextConfig(PreTrainedConfig):
                 f"{name}: num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
+
+    def validate_token_experts(self):
+        """Part of `@strict`: numbers of the token-level experts that contradict each other."""
+        name = type(self).__name__
         for field in ("moe_layers", "sequence_moe_layers"):
             outside = [layer for layer in getattr(self, field) if not 0 <= layer < self.num_hidden_layers]
             if outside:
@@ -178,9 +182,16 @@ class UniF2aceTextConfig(PreTrainedConfig):
             for field in ("hidden_size", "routed_expert_intermediate_size"):
                 if getattr(self, field) % 8:
                     raise ValueError(f"{name}: {field}={getattr(self, field)} is not a multiple of 8")
-        for task in TASKS:
+
+    def validate_sequence_experts(self):
+        """Part of `@strict`: lists of sequence-level experts that cannot be built or never be used."""
+        name = type(self).__name__
+        for task, known in SEQUENCE_EXPERTS.items():
             for expert in self.sequence_experts(task):
-                _one_of(name, f"{task}_sequence_experts", expert, SEQUENCE_EXPERTS[task])
+                if expert not in known:
+                    raise ValueError(
+                        f"{name}: {task}_sequence_experts={expert!r}, expected one of {', '.join(map(repr, known))}"
+                    )
             if not {"copy", "zero"} & set(self.sequence_experts(task)):
                 raise ValueError(
                     f"{name}: {task}_sequence_experts={self.sequence_experts(task)} has neither copy nor zero; "
@@ -223,51 +234,44 @@ class UniF2aceVQConfig(PreTrainedConfig):
 
     model_type = "unif2ace_vq"
     base_config_key = "vq_config"
+    _LISTS = ("encoder_multipliers", "encoder_blocks", "decoder_multipliers", "decoder_blocks")
 
-    resolution: int = 256
-    in_channels: int = 3
-    base_channels: int = 128
-    encoder_multipliers: list[int] | tuple[int, ...] = (1, 2, 2, 4, 4)
-    encoder_blocks: list[int] | tuple[int, ...] = (4, 3, 4, 3, 4)
-    decoder_multipliers: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4)
-    decoder_blocks: list[int] | tuple[int, ...] = (4, 4, 3, 4, 3)
-    num_bits: int = 13
-    norm_num_groups: int = 32
+    resolution: int = _whole(1, MAX_SIDE, 256)
+    in_channels: int = _whole(1, MAX_WIDTH, 3)
+    base_channels: int = _whole(1, MAX_WIDTH, 128)
+    encoder_multipliers: list[int] | tuple[int, ...] = _levels(1, MAX_WIDTH, (1, 2, 2, 4, 4))
+    encoder_blocks: list[int] | tuple[int, ...] = _levels(0, MAX_BLOCKS, (4, 3, 4, 3, 4))
+    decoder_multipliers: list[int] | tuple[int, ...] = _levels(1, MAX_WIDTH, (1, 1, 2, 2, 4))
+    decoder_blocks: list[int] | tuple[int, ...] = _levels(0, MAX_BLOCKS, (4, 4, 3, 4, 3))
+    num_bits: int = _whole(1, MAX_BITS, 13)
+    norm_num_groups: int = _whole(1, MAX_WIDTH, 32)
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
         for unread in ("entropy_loss_weight", "commitment_loss_weight"):  # of older checkpoints
             kwargs.pop(unread, None)
-        name = type(self).__name__
-        lists = ("encoder_multipliers", "encoder_blocks", "decoder_multipliers", "decoder_blocks")
-        for field in lists:
+        for field in self._LISTS:
             setattr(self, field, list(getattr(self, field)))
-        lengths = {field: len(getattr(self, field)) for field in lists}
+        super().__post_init__(**kwargs)
+
+    def validate_levels(self):
+        """Part of `@strict`: levels that contradict each other or the resolution."""
+        name = type(self).__name__
+        lengths = {field: len(getattr(self, field)) for field in self._LISTS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"{name}: the four lists give the levels and must be equally long, got {lengths}")
-        levels, channels = len(self.encoder_blocks), (*self.encoder_multipliers, *self.decoder_multipliers)
-        _at_least(name, 1, levels=levels, resolution=self.resolution, base_channels=self.base_channels)
-        _at_least(name, 1, norm_num_groups=self.norm_num_groups, in_channels=self.in_channels, num_bits=self.num_bits)
-        _at_most(name, levels=(levels, MAX_LEVELS), resolution=(self.resolution, MAX_SIDE))
-        _at_most(name, num_bits=(self.num_bits, MAX_BITS), in_channels=(self.in_channels, MAX_WIDTH))
-        for blocks in (*self.encoder_blocks, *self.decoder_blocks):
-            _at_least(name, 0, blocks=blocks)
-            _at_most(name, blocks=(blocks, MAX_BLOCKS))
-        for multiplier in channels:
-            _at_least(name, 1, multiplier=multiplier)
-            _at_most(name, channels=(multiplier * self.base_channels, MAX_WIDTH))
         if self.resolution % self.downsample_factor:
             raise ValueError(
                 f"{name}: resolution={self.resolution} is not a multiple of {self.downsample_factor}, the side of a "
                 f"code with {len(self.encoder_blocks)} levels"
             )
-        for multiplier in channels:
+        for multiplier in (*self.encoder_multipliers, *self.decoder_multipliers):
+            _check_bounds(f"{name}: {multiplier} x base_channels", multiplier * self.base_channels, 1, MAX_WIDTH)
             if multiplier * self.base_channels % self.norm_num_groups:
                 raise ValueError(
                     f"{name}: {multiplier} x base_channels={self.base_channels} is not a multiple of "
                     f"norm_num_groups={self.norm_num_groups}"
                 )
-        super().__post_init__(**kwargs)
 
     @property
     def codebook_size(self) -> int:
@@ -305,43 +309,33 @@ class UniF2aceFaceEncoderConfig(PreTrainedConfig):
     model_type = "unif2ace_face_encoder"
     base_config_key = "face_config"
 
-    image_size: int = 112
-    in_channels: int = 3
-    stem_channels: int = 64
-    stage_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512)
-    stage_blocks: list[int] | tuple[int, ...] = (3, 13, 30, 3)
-    embedding_size: int = 512
+    image_size: int = _whole(1, MAX_SIDE, 112)
+    in_channels: int = _whole(1, MAX_WIDTH, 3)
+    stem_channels: int = _whole(1, MAX_WIDTH, 64)
+    stage_channels: list[int] | tuple[int, ...] = _levels(1, MAX_WIDTH, (64, 128, 256, 512))
+    stage_blocks: list[int] | tuple[int, ...] = _levels(1, MAX_BLOCKS, (3, 13, 30, 3))
+    embedding_size: int = _whole(1, MAX_WIDTH, 512)
     initializer_range: float = 0.1
-    alignment: str = "whole"
+    alignment: Literal["whole", "five_points"] = "whole"
     weights_license: str | None = None
 
     def __post_init__(self, **kwargs):
         self.stage_channels, self.stage_blocks = list(self.stage_channels), list(self.stage_blocks)
+        super().__post_init__(**kwargs)
+
+    def validate_stages(self):
+        """Part of `@strict`: stages that contradict each other or the size of the picture."""
         name = type(self).__name__
-        _one_of(name, "alignment", self.alignment, ("whole", "five_points"))
         if len(self.stage_channels) != len(self.stage_blocks):
             raise ValueError(
                 f"{name}: {len(self.stage_channels)} stage_channels but {len(self.stage_blocks)} stage_blocks; "
                 "give one of each per stage"
             )
-        _at_least(name, 1, stages=len(self.stage_blocks), image_size=self.image_size, in_channels=self.in_channels)
-        _at_least(name, 1, stem_channels=self.stem_channels, embedding_size=self.embedding_size)
-        _at_most(name, stages=(len(self.stage_blocks), MAX_LEVELS), image_size=(self.image_size, MAX_SIDE))
-        for field, value, maximum in (
-            *(("stage_blocks", blocks, MAX_BLOCKS) for blocks in self.stage_blocks),
-            *(("stage_channels", channels, MAX_WIDTH) for channels in self.stage_channels),
-            ("stem_channels", self.stem_channels, MAX_WIDTH),
-            ("in_channels", self.in_channels, MAX_WIDTH),
-            ("embedding_size", self.embedding_size, MAX_WIDTH),
-        ):
-            _at_least(name, 1, **{field: value})
-            _at_most(name, **{field: (value, maximum)})
         if self.image_size % 2 ** len(self.stage_blocks):
             raise ValueError(
                 f"{name}: image_size={self.image_size} is not a multiple of {2 ** len(self.stage_blocks)}; "
                 f"each of the {len(self.stage_blocks)} stages halves it"
             )
-        super().__post_init__(**kwargs)
 
     @property
     def feature_grid(self) -> int:
@@ -387,7 +381,8 @@ class UniF2aceConfig(PreTrainedConfig):
         noise_feature_size (`int`, *optional*, defaults to 256): Length of that vector.
 
     Raises:
-        ValueError: if the parts contradict each other; the message says which numbers.
+        StrictDataclassError: if a number is out of its bounds, or the parts contradict each other; the message names
+            them.
     """
 
     model_type = "unif2ace"
@@ -400,22 +395,22 @@ class UniF2aceConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     vq_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = validated_field(_check_vision_tower, default=None)
     face_config: dict | PreTrainedConfig | None = None
     vision_feature_layer: int = -2
-    understanding_input: str = "codes"
-    num_clip_tokens: int | None = None
-    clip_feature_size: int | None = None
-    face_feature_size: int | None = None
-    text_vocab_size: int = 50_295
-    max_text_length: int = 128
+    understanding_input: Literal["codes", "clip"] = "codes"
+    num_clip_tokens: int | None = _whole(1, MAX_VOCABULARY, None)
+    clip_feature_size: int | None = _whole(1, MAX_WIDTH, None)
+    face_feature_size: int | None = _whole(1, MAX_WIDTH, None)
+    text_vocab_size: int = _whole(0, MAX_VOCABULARY, 50_295)
+    max_text_length: int = _whole(1, MAX_VOCABULARY, 128)
     image_position_embeddings: bool = False
-    resampler_hidden_size: int = 1024
-    resampler_depth: int = 1
-    resampler_num_heads: int = 16
-    resampler_intermediate_size: int | None = None
-    noise_feature: str = "mask_ratio"
-    noise_feature_size: int = 256
+    resampler_hidden_size: int = _whole(1, MAX_WIDTH, 1024)
+    resampler_depth: int = _whole(0, MAX_LAYERS, 1)
+    resampler_num_heads: int = _whole(1, MAX_WIDTH, 16)
+    resampler_intermediate_size: int | None = _whole(1, MAX_WIDTH, None)
+    noise_feature: Literal["mask_ratio", "gaussian", "mask_ratio_gaussian"] = "mask_ratio"
+    noise_feature_size: int = _whole(1, MAX_WIDTH, 256)
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -425,27 +420,21 @@ class UniF2aceConfig(PreTrainedConfig):
             # registered one, and only with `trust_remote_code=True`.
             kwargs.pop("custom_pipelines", None)
         kwargs.pop("vision_model_id", None)  # of older checkpoints: nothing reads it
-        if isinstance(self.vision_config, dict):  # CLIP's own check, and ours of the patches, divide by these
-            divisors = {field: self.vision_config.get(field) for field in ("num_attention_heads", "patch_size")}
-            _at_least("vision_config", 1, **{name: n for name, n in divisors.items() if isinstance(n, int)})
         super().__post_init__(**kwargs)
         if self.resampler_intermediate_size is None:
             self.resampler_intermediate_size = 4 * self.resampler_hidden_size
-        if self.vision_config is not None:
-            self.num_clip_tokens = (self.vision_config.image_size // self.vision_config.patch_size) ** 2
-        elif self.num_clip_tokens is None:
-            self.num_clip_tokens = 576
-        if self.vision_config is not None:
-            self.clip_feature_size = self.vision_config.hidden_size
-        elif self.clip_feature_size is None:
-            self.clip_feature_size = 1024
-        if self.face_config is not None:
-            self.face_feature_size = self.face_config.embedding_size
-        elif self.face_feature_size is None:
-            self.face_feature_size = 512
-        self._check_numbers()
+        vision, face = self.vision_config, self.face_config
+        if vision is not None:
+            self.num_clip_tokens = (vision.image_size // vision.patch_size) ** 2
+            self.clip_feature_size = vision.hidden_size
+        self.num_clip_tokens = 576 if self.num_clip_tokens is None else self.num_clip_tokens
+        self.clip_feature_size = 1024 if self.clip_feature_size is None else self.clip_feature_size
+        if face is not None:
+            self.face_feature_size = face.embedding_size
+        self.face_feature_size = 512 if self.face_feature_size is None else self.face_feature_size
 
-    def _check_numbers(self):
+    def validate_parts(self):
+        """Part of `@strict`: parts that were not made for each other."""
         name = type(self).__name__
         expected = self.mask_token_id + 1
         if self.text_config.vocab_size != expected:
@@ -454,22 +443,6 @@ class UniF2aceConfig(PreTrainedConfig):
                 f"{self.text_vocab_size} text + {len(SPECIAL_TOKENS)} special + {self.vq_config.codebook_size} codes "
                 "+ 1 mask"
             )
-        sizes = {
-            field: getattr(self, field)
-            for field in ("resampler_hidden_size", "resampler_num_heads", "resampler_intermediate_size")
-        } | {"clip_feature_size": self.clip_feature_size, "face_feature_size": self.face_feature_size}
-        _at_least(name, 1, **sizes, noise_feature_size=self.noise_feature_size, max_text_length=self.max_text_length)
-        _at_least(name, 0, text_vocab_size=self.text_vocab_size, resampler_depth=self.resampler_depth)
-        _at_most(name, **{field: (value, MAX_WIDTH) for field, value in sizes.items()})
-        _at_most(name, noise_feature_size=(self.noise_feature_size, MAX_WIDTH))
-        _at_most(name, resampler_depth=(self.resampler_depth, MAX_LAYERS))
-        if self.vision_config is not None:
-            vision = self.vision_config
-            widths = {field: getattr(vision, field) for field in ("hidden_size", "intermediate_size", "image_size")}
-            _at_least("vision_config", 1, **widths, patch_size=vision.patch_size, num_heads=vision.num_attention_heads)
-            _at_most("vision_config", **{field: (value, MAX_WIDTH) for field, value in widths.items()})
-            _at_most("vision_config", num_hidden_layers=(vision.num_hidden_layers, MAX_LAYERS))
-            _at_most("vision_config", patches=((vision.image_size // vision.patch_size) ** 2, MAX_VOCABULARY))
         longest = self.max_text_length + 1 + self.num_image_tokens + 2
         if longest > self.text_config.max_position_embeddings:
             raise ValueError(
@@ -481,12 +454,10 @@ class UniF2aceConfig(PreTrainedConfig):
                 f"{name}: resampler_hidden_size={self.resampler_hidden_size} is not a multiple of "
                 f"resampler_num_heads={self.resampler_num_heads}"
             )
-        _one_of(name, "understanding_input", self.understanding_input, ("codes", "clip"))
         if self.understanding_input == "clip" and self.image_position_embeddings:
             raise ValueError(
                 f'{name}: image_position_embeddings are for image codes, but understanding_input="clip" has none'
             )
-        _one_of(name, "noise_feature", self.noise_feature, NOISE_FEATURES)
         if self.noise_feature_size % 2:
             raise ValueError(f"{name}: noise_feature_size={self.noise_feature_size} is not even")
 

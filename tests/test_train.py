@@ -74,6 +74,13 @@ def test_command_reports_mistakes_in_one_line(config_file, capsys):
     assert error.startswith("unif2ace train: error: ") and error.count("\n") == 1
 
 
+def test_a_number_out_of_its_bounds_is_named_in_one_line(config_file, tmp_path, capsys):
+    changes = ["--set", f"training.output_dir={tmp_path / 'run'}", "--set", "model.text_config.hidden_size=0"]
+    assert main(["train", "--config", str(config_file), *changes]) == 2
+    error = capsys.readouterr().err
+    assert "field 'hidden_size'" in error and "it is 0, expected 1 to" in error and error.count("\n") == 1
+
+
 def test_an_earlier_run_is_not_overwritten(config_file, tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
     changes = ["--set", f"training.output_dir={tmp_path / 'run'}"]

@@ -136,7 +136,8 @@ def build_model(
         changes (`dict`, *optional*): Fields of the configuration to set, `{"text_config": {...}, ...}`.
 
     Raises:
-        ValueError: if a part is unknown, or parts and preset do not fit together.
+        ValueError: if a part is unknown.
+        StrictDataclassError: if parts and preset do not fit together, or a field has a value that it cannot have.
     """
     trained = _load_parts(parts)
     fields = get_preset(preset).to_dict()
