@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from reporting import put_section
 
-from unif2ace.modeling_unif2ace.objective_unif2ace import WEIGHTINGS, MaskSchedule, score_entropy, score_weight
+from unif2ace.modeling_unif2ace.objective_unif2ace import WEIGHTINGS, score_entropy, score_weight
+from unif2ace.modeling_unif2ace.sampling_unif2ace import MaskSchedule
 
 
 VOCABULARY, LENGTH = 3, 2

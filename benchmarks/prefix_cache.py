@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline
 from unif2ace.modeling_unif2ace.layout_unif2ace import T2I
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    MaskSchedule,
     confidence_temperatures,
     maskgit_step,
-    num_masked_codes,
     row_generators,
 )
 from unif2ace.training.data.language.captions import write_caption
@@ -60,7 +60,7 @@ def decode_recomputing(model, prompt, attention_mask, guidance, steps, generator
         conditional = full_logits(model, codes, prompt, attention_mask)
         unconditional = full_logits(model, codes, empty, torch.ones_like(empty))
         logits = unconditional + guidance * (conditional - unconditional)
-        masked = num_masked_codes("cosine", step / steps, codes.shape[1])
+        masked = MaskSchedule("cosine").num_masked(step / steps, codes.shape[1])
         codes, _ = maskgit_step(logits, codes, masked, noise, generators, 1.0)
     return codes
 

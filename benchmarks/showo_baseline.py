@@ -33,10 +33,10 @@ from transformers import PhiConfig, PhiForCausalLM
 from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    MaskSchedule,
     confidence_temperatures,
     masked_positions,
     maskgit_step,
-    num_masked_codes,
     row_generators,
 )
 
@@ -157,7 +157,7 @@ def measure_image(model, showo: ShowO, steps: int) -> dict:
         return maskgit_step(logits, codes["ours"], planned, level, rows["ours"], positions=places)[0]
 
     for step in range(steps):
-        planned = num_masked_codes("cosine", (step + 1) / steps, num_tokens)
+        planned = MaskSchedule("cosine").num_masked((step + 1) / steps, num_tokens)
         for name, function in (("Show-o's algorithm", theirs), ("ours", ours)):
             codes[name], taken = cpu_seconds(lambda f=function, k=planned, level=noise[step]: f(k, level))
             seconds[name].append(taken)

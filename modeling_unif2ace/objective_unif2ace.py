@@ -19,51 +19,16 @@ from torch.nn import functional as F
 
 from .configuration_unif2ace import UniF2aceConfig
 from .layout_unif2ace import MMU, T2I, TASKS
+from .sampling_unif2ace import MaskSchedule
 
 
 NO_LABEL = -100  # what no loss reads
 WEIGHTINGS = ("inverse_ratio", "elbo", "dse")
-TRAINING_SCHEDULES = ("cosine", "linear")
 BALANCE_SCOPES = ("step", "micro_batch")
 RATIO_BUCKETS = 4  # the text-to-image loss is also noted by quarter of the mask ratio
 
 
 # ---- Masking --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MaskSchedule:
-    """
-    Mask ratio λ as a function of u, uniform in [0, 1].
-
-    Args:
-        name (`str`, *optional*, defaults to `"cosine"`):
-            `"cosine"`, λ = cos(πu/2) (MaskGIT, Show-o), or `"linear"`, λ = 1 − u.
-
-    Raises:
-        ValueError: if there is no such schedule.
-    """
-
-    name: str = "cosine"
-
-    def __post_init__(self):
-        if self.name not in TRAINING_SCHEDULES:
-            raise ValueError(
-                f"mask schedule {self.name!r}, expected one of {', '.join(map(repr, TRAINING_SCHEDULES))}"
-            )
-
-    def ratio(self, uniform: torch.Tensor) -> torch.Tensor:
-        """λ(u), elementwise, same shape as `uniform`."""
-        return torch.cos(uniform * (math.pi / 2)) if self.name == "cosine" else 1 - uniform
-
-    def elbo_weight(self, ratio: torch.Tensor) -> torch.Tensor:
-        """
-        |λ'(u)| / λ, the weight that makes the masked cross-entropy a bound on the likelihood, written in λ itself:
-        (π/2)·√(1 − λ²)/λ for the cosine and 1/λ for the linear schedule.
-        """
-        if self.name == "cosine":
-            return (math.pi / 2) * (1 - ratio**2).clamp(min=0).sqrt() / ratio
-        return 1 / ratio
 
 
 def row_generator(seed: int, step: int, row: int) -> torch.Generator:
@@ -98,7 +63,7 @@ def sample_masks(
     """
     schedule = schedule or MaskSchedule()
     uniform = torch.rand(batch_size, generator=generator)
-    num_masked = (schedule.ratio(uniform) * num_tokens).round().long().clamp(min=1, max=num_tokens)
+    num_masked = (schedule.ratio(uniform, num_tokens) * num_tokens).round().long().clamp(min=1, max=num_tokens)
     places = torch.rand(batch_size, num_tokens, generator=generator).argsort(dim=-1)
     return places < num_masked.unsqueeze(-1), num_masked / num_tokens
 
@@ -155,7 +120,7 @@ class D3DiffLoss:
     token_loss: torch.Tensor
 
 
-def score_weight(ratio: torch.Tensor, weighting: str, schedule: MaskSchedule) -> torch.Tensor:
+def score_weight(ratio: torch.Tensor, weighting: str, schedule: MaskSchedule, num_tokens: int = 256) -> torch.Tensor:
     """
     Weight of a row's summed cross-entropy in the score term.
 
@@ -165,6 +130,7 @@ def score_weight(ratio: torch.Tensor, weighting: str, schedule: MaskSchedule) ->
             `"inverse_ratio"`, 1/λ (RADD's λ-DCE); `"elbo"`, |λ'|/λ of the schedule; `"dse"`, (1 − λ)/λ, the score
             entropy without the rate of the noise.
         schedule (`MaskSchedule`): Read by `"elbo"` only.
+        num_tokens (`int`, *optional*, defaults to 256): Codes of an image, which some schedules depend on.
 
     Raises:
         ValueError: if there is no such weighting.
@@ -172,7 +138,7 @@ def score_weight(ratio: torch.Tensor, weighting: str, schedule: MaskSchedule) ->
     if weighting == "inverse_ratio":
         return 1 / ratio
     if weighting == "elbo":
-        return schedule.elbo_weight(ratio)
+        return schedule.elbo_weight(ratio, num_tokens)
     if weighting == "dse":
         return (1 - ratio) / ratio
     raise ValueError(f"weighting {weighting!r}, expected one of {', '.join(map(repr, WEIGHTINGS))}")
@@ -221,7 +187,7 @@ def d3diff_loss(
     row_denominator = max(num_masked.numel(), 1) if row_denominator is None else row_denominator
 
     ratio = num_masked.clamp(min=1).float() / num_tokens
-    weight = score_weight(ratio, weighting, schedule or MaskSchedule())
+    weight = score_weight(ratio, weighting, schedule or MaskSchedule(), num_tokens)
     weighted = token_loss if position_weight is None else token_loss * position_weight
     mask_loss = weighted.sum() / mask_denominator
     score_loss = (weighted * weight[row]).sum() / row_denominator
@@ -422,7 +388,7 @@ class UniF2aceObjective(nn.Module):
         alpha (`float`, *optional*, defaults to 0.01): Weight of D3Diff's score term (paper section 3.2).
         mask_weight (`float`, *optional*, defaults to 1.0): Weight of D3Diff's mask term.
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`): See [`score_weight`].
-        schedule (`str`, *optional*, defaults to `"cosine"`): The mask schedule, read by `weighting="elbo"`.
+        schedule (`str`, *optional*, defaults to `"cosine"`): The [`MaskSchedule`], read by `weighting="elbo"`.
         mmu_weight (`float`, *optional*, defaults to 1.0): Weight of the answers.
         t2i_balance_coef, mmu_balance_coef (`float`, *optional*, defaults to 0.01):
             Weights of the balance of each group's token-level experts.
@@ -640,4 +606,4 @@ class UniF2aceObjective(nn.Module):
         return tables
 
 
-__all__ = ["MaskSchedule", "UniF2aceObjective", "hide_codes"]
+__all__ = ["UniF2aceObjective", "hide_codes"]

@@ -22,7 +22,6 @@ MASKED_CODE = -1
 """Stands for a code that is not known."""
 MASK_SCHEDULES = ("cosine", "linear", "pow", "sigmoid", "arccos", "log", "exp")
 CONFIDENCE_SCHEDULES = ("linear", "showo")
-SHOWO_SCHEDULES = ("cosine", "linear", "pow", "sigmoid")
 
 # A seed is drawn as a non-negative int64.
 _SEED_LIMIT = 2**63 - 1
@@ -36,74 +35,108 @@ _SMALLEST, _SMALLEST_LOG = 1e-6, 1e-20
 _POWER = re.compile(r"pow(\d+(?:\.\d+)?)?")
 
 
-def check_mask_schedule(schedule: str):
-    """`ValueError` unless `schedule` is one of `MASK_SCHEDULES`, or `"pow"` followed by a positive exponent."""
-    power = _POWER.fullmatch(schedule) if isinstance(schedule, str) else None
-    if schedule not in MASK_SCHEDULES and not (power and float(power[1]) > 0):
-        raise ValueError(
-            f"masking_schedule is {schedule!r}, expected one of {', '.join(MASK_SCHEDULES)}, or pow with an exponent "
-            "as in pow3"
-        )
-
-
-def mask_ratio(schedule: str, progress: float, num_image_tokens: int = 256) -> float:
+@dataclass(frozen=True)
+class MaskSchedule:
     r"""
-    The share λ of codes that are masked.
+    The share λ of codes that are masked, falling from 1 to 0 while u runs from 0 to 1: in sampling u is the progress,
+    in training it is drawn at random.
 
     Args:
-        schedule (`str`): `"cosine"` is cos(πu/2) (MaskGIT, Show-o), `"linear"` is 1 - u, `"pow"` is 1 - u² (MaskGIT's
-            square schedule) and `"pow3"` is 1 - u³ (its cubic one; any exponent), `"sigmoid"` is a sigmoid over
-            [-3, 3], `"arccos"` is arccos(u) · 2/π, `"log"` is -log u / log N and `"exp"` is 1 - N^(u - 1), both of
-            MaskGIT's code; all are stretched to start exactly at 1 and end exactly at 0. Concave ones reveal little at
-            first; `"log"`, and `"pow"` with an exponent below 1, reveal most at first.
-        progress (`float`): u in [0, 1].
-        num_image_tokens (`int`, *optional*, defaults to 256): N of `"log"` and `"exp"`.
-
-    Returns:
-        `float`: λ in [0, 1]; exactly 1 at `progress=0`, exactly 0 at `progress=1`.
+        name (`str`, *optional*, defaults to `"cosine"`):
+            `"cosine"` is cos(πu/2) (MaskGIT, Show-o), `"linear"` is 1 - u, `"pow"` is 1 - u² (MaskGIT's square
+            schedule) and `"pow3"` is 1 - u³ (its cubic one; any exponent), `"sigmoid"` is a sigmoid over [-3, 3],
+            `"arccos"` is arccos(u) · 2/π, `"log"` is -log u / log N and `"exp"` is 1 - N^(u - 1), both of MaskGIT's
+            code, with N codes; stretched to start at 1 and end at 0. Concave ones reveal little at first; `"log"`,
+            and `"pow"` with an exponent below 1, reveal most at first.
 
     Raises:
-        ValueError: if the schedule is unknown or `progress` is not in [0, 1].
+        ValueError: if there is no such schedule.
     """
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress is {progress}, expected a number from 0 to 1")
-    if schedule == "cosine":
-        return math.sin(math.pi / 2 * (1 - progress))  # cos(πu/2), but exactly zero at u = 1
-    if schedule == "linear":
-        return 1 - progress
-    if schedule == "arccos":
-        return 2 / math.pi * math.acos(progress)
-    if schedule in ("log", "exp") and num_image_tokens < 2:
-        return 1 - progress
-    if schedule == "log":
-        return min(1.0, -math.log(progress) / math.log(num_image_tokens)) if progress > 0 else 1.0
-    if schedule == "exp":
-        return (1 - num_image_tokens ** (progress - 1)) / (1 - 1 / num_image_tokens)
-    if schedule == "sigmoid":
-        start, end = _sigmoid(-_SIGMOID_RANGE), _sigmoid(_SIGMOID_RANGE)
-        # at u = 1 the argument is exactly the upper end of the range, so the difference is exactly zero
-        return (end - _sigmoid((2 * progress - 1) * _SIGMOID_RANGE)) / (end - start)
-    check_mask_schedule(schedule)
-    return 1 - progress ** float(_POWER.fullmatch(schedule)[1] or 2)  # plain "pow" is the square
 
+    name: str = "cosine"
 
-def num_masked_codes(schedule: str, progress: float, num_image_tokens: int) -> int:
-    r"""
-    How many codes stay masked: `floor(N λ)`, but at least one before the end, so that every step has work to do
-    (Show-o).
+    def __post_init__(self):
+        power = _POWER.fullmatch(self.name) if isinstance(self.name, str) else None
+        if self.name not in MASK_SCHEDULES and not (power and float(power[1]) > 0):
+            raise ValueError(
+                f"mask schedule {self.name!r} is unknown, expected one of {', '.join(MASK_SCHEDULES)}, or pow with an "
+                "exponent as in pow3"
+            )
 
-    Args:
-        schedule (`str`): As in [`mask_ratio`].
-        progress (`float`): Progress *after* the step, in [0, 1].
-        num_image_tokens (`int`): N; fewer than the image has when the others are given (inpainting).
+    @property
+    def _power(self) -> float:
+        return 1.0 if self.name == "linear" else float(_POWER.fullmatch(self.name)[1] or 2)
 
-    Returns:
-        `int`: 0 at `progress=1`, else from 1 to N.
-    """
-    if num_image_tokens == 0:
-        return 0
-    ratio = mask_ratio(schedule, progress, num_image_tokens)
-    return max(1, math.floor(num_image_tokens * ratio + _COUNT_TOLERANCE)) if ratio > 0 else 0
+    def ratio(self, progress: float | torch.Tensor, num_codes: int = 256) -> float | torch.Tensor:
+        """
+        λ(u).
+
+        Args:
+            progress (`float` or `torch.FloatTensor`): u in [0, 1]; of a tensor elementwise, in its precision.
+            num_codes (`int`, *optional*, defaults to 256): N of `"log"` and `"exp"`.
+
+        Returns:
+            As `progress`, in [0, 1]; of a number exactly 1 at 0 and exactly 0 at 1.
+
+        Raises:
+            ValueError: if a number is not in [0, 1].
+        """
+        if not isinstance(progress, torch.Tensor):
+            if not 0 <= progress <= 1:
+                raise ValueError(f"progress is {progress}, expected a number from 0 to 1")
+            inside = 0 < progress < 1
+            return (
+                self.ratio(torch.tensor(progress, dtype=torch.float64), num_codes).item() if inside else 1.0 - progress
+            )
+        num_codes = max(num_codes, 2)
+        if self.name == "cosine":
+            return torch.cos(progress * (math.pi / 2))
+        if self.name == "sigmoid":
+            start, end = progress.new_tensor([-_SIGMOID_RANGE, _SIGMOID_RANGE]).sigmoid()
+            return (end - (progress * 2 * _SIGMOID_RANGE - _SIGMOID_RANGE).sigmoid()) / (end - start)
+        if self.name == "arccos":
+            return torch.acos(progress) * (2 / math.pi)
+        if self.name == "log":
+            return (-progress.log() / math.log(num_codes)).clamp(max=1)
+        if self.name == "exp":
+            return (1 - num_codes ** (progress - 1)) / (1 - 1 / num_codes)
+        return 1 - progress**self._power
+
+    def elbo_weight(self, ratio: torch.Tensor, num_codes: int = 256) -> torch.Tensor:
+        """
+        |λ'(u)| / λ at `ratio`, elementwise: the weight that makes the masked cross-entropy a bound on the likelihood,
+        written in λ itself. (π/2)·√(1 − λ²)/λ for the cosine and 1/λ for the linear schedule.
+        """
+        num_codes = max(num_codes, 2)
+        if self.name == "cosine":
+            slope = (math.pi / 2) * (1 - ratio**2).clamp(min=0).sqrt()
+        elif self.name == "sigmoid":
+            start, end = ratio.new_tensor([-_SIGMOID_RANGE, _SIGMOID_RANGE]).sigmoid()
+            value = end - ratio * (end - start)
+            slope = 2 * _SIGMOID_RANGE * value * (1 - value) / (end - start)
+        elif self.name == "arccos":
+            slope = (2 / math.pi) / torch.sin(ratio * (math.pi / 2))
+        elif self.name == "log":
+            slope = num_codes**ratio / math.log(num_codes)
+        elif self.name == "exp":
+            slope = math.log(num_codes) * (1 / (1 - 1 / num_codes) - ratio)
+        else:
+            slope = self._power * (1 - ratio).clamp(min=0) ** (1 - 1 / self._power)
+        return slope / ratio
+
+    def num_masked(self, progress: float, num_codes: int) -> int:
+        """
+        How many of N codes stay masked after a step that ends at `progress` in [0, 1]: `floor(N λ)`, but at least one
+        before the end, so that every step has work to do (Show-o). With inpainting N are those that were masked.
+        """
+        if num_codes == 0 or progress == 1:
+            return 0
+        return max(1, math.floor(num_codes * self.ratio(progress, num_codes) + _COUNT_TOLERANCE))
+
+    def showo_ratio(self, progress: torch.Tensor) -> torch.Tensor:
+        """[`ratio`] as Show-o's code has it, which does not let its other schedules than the cosine reach 0."""
+        ratio = self.ratio(progress)
+        return ratio if self.name == "cosine" else ratio.clamp(_SMALLEST, 1.0)
 
 
 def confidence_temperatures(schedule: str, start: float, num_steps: int) -> list[float]:
@@ -285,7 +318,7 @@ def maskgit_step(
         logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
         codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
         num_masked (`int` or `torch.LongTensor` of shape `(batch_size, 1)`):
-            Codes of each row that stay masked; 0 in the last step. See [`num_masked_codes`].
+            Codes of each row that stay masked; 0 in the last step. See [`MaskSchedule.num_masked`].
         confidence_temperature (`float`): τ; 0 is no noise. See [`confidence_temperatures`].
         generators (`list[torch.Generator]`): One per row.
         temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`].
@@ -375,37 +408,10 @@ def entropy_bounded_step(
     return predicted.masked_fill(masked & ~reveal, MASKED_CODE), predicted
 
 
-def showo_mask_ratio(schedule: str, progress: torch.Tensor) -> torch.Tensor:
-    r"""
-    Show-o's mask ratio, elementwise in the precision of `progress`: near whole numbers of codes the rounding decides.
-
-    Args:
-        schedule (`str`): `"cosine"`, `"linear"`, `"pow"` (the square; `"pow3"`, ... for other exponents) or
-            `"sigmoid"`.
-        progress (`torch.FloatTensor`): u in [0, 1].
-
-    Raises:
-        ValueError: if Show-o has no such schedule.
-    """
-    if schedule == "cosine":
-        return torch.cos(progress * math.pi * 0.5)
-    if schedule == "linear":
-        ratio = 1.0 - progress
-    elif schedule.startswith("pow"):
-        ratio = 1.0 - progress ** float(schedule.removeprefix("pow") or 2)
-    elif schedule == "sigmoid":
-        ends = torch.tensor([-_SIGMOID_RANGE, _SIGMOID_RANGE]).sigmoid()
-        value = (progress * 2 * _SIGMOID_RANGE - _SIGMOID_RANGE).sigmoid()
-        ratio = (ends[1] - value) / (ends[1] - ends[0])
-    else:
-        raise ValueError(f"Show-o has no mask schedule {schedule!r}, expected one of {', '.join(SHOWO_SCHEDULES)}")
-    return ratio.clamp(_SMALLEST, 1.0)
-
-
 def showo_step(
     logits: torch.Tensor,
     codes: torch.Tensor,
-    schedule: str,
+    schedule: MaskSchedule,
     progress: float,
     confidence_temperature: float,
     generator: torch.Generator | list[torch.Generator] | None = None,
@@ -423,7 +429,7 @@ def showo_step(
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
         codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far, `MASKED_CODE` if unknown.
-        schedule (`str`): As in [`showo_mask_ratio`].
+        schedule ([`MaskSchedule`]): Its `showo_ratio` is taken.
         progress (`float`): Progress *after* the step, (k + 1) / T.
         confidence_temperature (`float`): τ of this step.
         generator (`torch.Generator`, *optional*):
@@ -437,7 +443,7 @@ def showo_step(
         `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
 
     Raises:
-        ValueError: if Show-o has no such schedule, or `temperature` is not above 0.
+        ValueError: if `temperature` is not above 0.
     """
     if temperature <= 0:
         raise ValueError(f'temperature is {temperature}, but sampling="showo" draws codes: expected a number above 0')
@@ -477,7 +483,7 @@ def showo_step(
     uniform = torch.zeros(codes.shape, device=source).uniform_(0, 1, generator=generator).to(logits.device)
     gumbel = -(-uniform.clamp(min=_SMALLEST_LOG).log()).clamp(min=_SMALLEST_LOG).log()
     confidence = chosen.clamp(min=_SMALLEST_LOG).log() + confidence_temperature * gumbel
-    num_masked = (codes.shape[1] * showo_mask_ratio(schedule, torch.tensor(progress))).floor().to(logits.device)
+    num_masked = (codes.shape[1] * schedule.showo_ratio(torch.tensor(progress))).floor().to(logits.device)
     unknown = (codes == MASKED_CODE).sum(-1, keepdim=True)
     again = torch.minimum(unknown - 1, num_masked).clamp(min=1).long().clamp(max=codes.shape[1] - 1)
     threshold = confidence.sort(dim=-1).values.gather(1, again)
@@ -502,10 +508,6 @@ def mask_codes(codes: torch.Tensor, num_masked: torch.Tensor, generators: list[t
     return codes.masked_fill(order.argsort(dim=-1) < num_masked.to(codes.device).unsqueeze(-1), MASKED_CODE)
 
 
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value))
-
-
 @dataclass(frozen=True)
 class ImageSampling:
     """
@@ -519,7 +521,7 @@ class ImageSampling:
             `uncond + guidance_scale · (cond − uncond)`; 1 is none. Show-o's scale is this minus one.
         guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
             Share of the steps at which guidance starts and stops; the others cost half.
-        masking_schedule (`str`, *optional*, defaults to `"cosine"`): See [`mask_ratio`].
+        masking_schedule (`str`, *optional*, defaults to `"cosine"`): See [`MaskSchedule`].
         temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits before codes are drawn; 0 takes the most likely code.
         confidence_temperature (`float`, *optional*, defaults to 1.0):
@@ -545,12 +547,10 @@ class ImageSampling:
     early_exit_entropy: float | None = None
 
     def __post_init__(self):
-        check_mask_schedule(self.masking_schedule)
+        MaskSchedule(self.masking_schedule)  # says which there are
         for name, allowed in (("sampling", SAMPLERS), ("confidence_schedule", CONFIDENCE_SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        if self.sampling == "showo":
-            showo_mask_ratio(self.masking_schedule, torch.zeros(()))  # has fewer schedules, and says which
         for name in ("temperature", "confidence_temperature", "entropy_bound", "early_exit_entropy"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -621,7 +621,7 @@ def _entropy_bounded(logits, codes, step: DecodingStep, numbers: ImageSampling, 
 
 
 def _showo(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
-    schedule, noise = numbers.masking_schedule, step.confidence_temperature
+    schedule, noise = MaskSchedule(numbers.masking_schedule), step.confidence_temperature
     return showo_step(logits, codes, schedule, step.progress, noise, generators, numbers.temperature, positions)
 
 
@@ -658,9 +658,10 @@ class DecodingPlan:
         self.numbers = numbers
         self.num_steps = steps = numbers.num_inference_steps
         self._initially_masked = initially_masked
+        self._schedule = MaskSchedule(numbers.masking_schedule)
         self._noise = confidence_temperatures(numbers.confidence_schedule, numbers.confidence_temperature, steps)
         # number k: the share of masked codes before step k
-        self._ratios = [mask_ratio(numbers.masking_schedule, 1 - (steps - k) / steps) for k in range(steps + 1)]
+        self._ratios = [self._schedule.ratio(1 - (steps - k) / steps) for k in range(steps + 1)]
         self._num_masked = None
         if initially_masked is not None:  # made here, because a step must not send it to the device
             plan = [[[self._planned(step, count)] for count in initially_masked] for step in range(steps)]
@@ -669,7 +670,7 @@ class DecodingPlan:
     def _planned(self, step: int, num_codes: int) -> int:
         """Of `num_codes` how many stay masked after step number `step`."""
         left = self.num_steps - 1 - step
-        return num_masked_codes(self.numbers.masking_schedule, 1 - left / self.num_steps, num_codes)
+        return self._schedule.num_masked(1 - left / self.num_steps, num_codes)
 
     def generators(self, generator: torch.Generator | list[torch.Generator] | None, batch_size: int):
         """
@@ -743,23 +744,19 @@ __all__ = [
     "MASKED_CODE",
     "MASK_SCHEDULES",
     "SAMPLERS",
-    "SHOWO_SCHEDULES",
     "DecodingPlan",
     "DecodingStep",
     "ImageSampling",
+    "MaskSchedule",
     "ancestral_step",
-    "check_mask_schedule",
     "code_entropies",
     "confidence_temperatures",
     "draw_codes",
     "entropy_bounded_step",
     "mask_codes",
-    "mask_ratio",
     "masked_positions",
     "maskgit_step",
-    "num_masked_codes",
     "row_generators",
-    "showo_mask_ratio",
     "showo_step",
     "uniform_noise",
 ]

@@ -41,7 +41,7 @@ DOCUMENTED = {
         "is_peft_available",
         "logging",
     },
-    "huggingface_hub.dataclasses": {"strict"},
+    "huggingface_hub.dataclasses": {"strict", "validated_field"},
 }
 
 

@@ -9,10 +9,10 @@ import torch
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    MaskSchedule,
     confidence_temperatures,
     masked_positions,
     maskgit_step,
-    num_masked_codes,
     row_generators,
 )
 from unif2ace.training.train_text_tokenizer import build_tokenizer
@@ -104,7 +104,7 @@ def test_a_cached_prompt_draws_the_codes_of_the_whole_sequence(model, prompts):
     codes = torch.full((2, NUM_CODES), -1)
     generators = row_generators(seeded(1, 2), 2)
     for step, noise in enumerate(confidence_temperatures("linear", 1.0, STEPS), start=1):
-        num_masked = num_masked_codes("cosine", step / STEPS, NUM_CODES)
+        num_masked = MaskSchedule("cosine").num_masked(step / STEPS, NUM_CODES)
         codes, _ = maskgit_step(recomputed_logits(model, codes, prompts), codes, num_masked, noise, generators)
     assert torch.equal(draw(model, prompts, generator=seeded(1, 2), guidance_scale=1.0), codes)
 
@@ -206,7 +206,7 @@ def test_a_loop_over_all_places_draws_the_same_codes(model, prompts):
     prompt, codes = model.encode_prompt(**prompts), torch.full((2, NUM_CODES), -1)
     rows = row_generators(seeded(1, 2), 2)
     for step, noise in enumerate(confidence_temperatures("linear", 1.0, STEPS), start=1):
-        left = num_masked_codes("cosine", step / STEPS, NUM_CODES)
+        left = MaskSchedule("cosine").num_masked(step / STEPS, NUM_CODES)
         codes, _ = maskgit_step(model.predict_codes(codes, prompt, 3.0), codes, left, noise, rows)
     assert torch.equal(draw(model, prompts, generator=seeded(1, 2), guidance_scale=3.0), codes)
 

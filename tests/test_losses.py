@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from unif2ace.modeling_unif2ace.objective_unif2ace import (
     WEIGHTINGS,
-    MaskSchedule,
     balance_loss,
     balance_of,
     d3diff_loss,
@@ -19,6 +18,7 @@ from unif2ace.modeling_unif2ace.objective_unif2ace import (
     score_entropy,
     score_entropy_paper,
 )
+from unif2ace.modeling_unif2ace.sampling_unif2ace import MaskSchedule
 
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0, 2.0]])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unif2ace.modeling_unif2ace.objective_unif2ace import MaskSchedule, row_generator, sample_masks
+from unif2ace.modeling_unif2ace.objective_unif2ace import row_generator, sample_masks
+from unif2ace.modeling_unif2ace.sampling_unif2ace import MASK_SCHEDULES, MaskSchedule
 
 
 def test_cosine_counts():
@@ -19,13 +20,14 @@ def test_reveal_probabilities_of_four_steps():
     torch.testing.assert_close(reveal, expected, atol=1e-6, rtol=0)
 
 
-def test_elbo_weight_is_the_log_derivative():
-    schedule = MaskSchedule()
+@pytest.mark.parametrize("name", [*MASK_SCHEDULES, "pow3", "pow0.5"])
+def test_elbo_weight_is_the_log_derivative(name):
+    schedule = MaskSchedule(name)
     uniform = torch.tensor([0.2, 0.6, 0.9], dtype=torch.float64, requires_grad=True)
     ratio = schedule.ratio(uniform)
     (slope,) = torch.autograd.grad(ratio.sum(), uniform)
     torch.testing.assert_close(schedule.elbo_weight(ratio.detach()), -slope / ratio.detach())
-    assert schedule.elbo_weight(torch.ones(1)).item() == 0
+    assert MaskSchedule().elbo_weight(torch.ones(1)).item() == 0
 
 
 def test_masks_have_the_realised_ratio():
@@ -58,5 +60,5 @@ def test_no_rows():
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="'cosine', 'linear'"):
+    with pytest.raises(ValueError, match="mask schedule 'square' is unknown, expected one of cosine, linear"):
         MaskSchedule("square")

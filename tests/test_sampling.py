@@ -9,16 +9,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     MASK_SCHEDULES,
     MASKED_CODE,
+    MaskSchedule,
     ancestral_step,
     code_entropies,
     confidence_temperatures,
     draw_codes,
     entropy_bounded_step,
     mask_codes,
-    mask_ratio,
     masked_positions,
     maskgit_step,
-    num_masked_codes,
     row_generators,
 )
 
@@ -46,49 +45,49 @@ def sample(seeds, steps=8, sampling="maskgit", rows=None):
     for step in range(steps):
         logits = table[codes].mean(1)  # (rows, TOKENS, CODES): mean over positions of their code's table
         if sampling == "maskgit":
-            left = num_masked_codes("cosine", (step + 1) / steps, TOKENS)
+            left = MaskSchedule("cosine").num_masked((step + 1) / steps, TOKENS)
             codes, _ = maskgit_step(logits, codes, left, noise[step], rows)
         else:
-            ratios = [mask_ratio("cosine", k / steps) for k in (step, step + 1)]
+            ratios = [MaskSchedule("cosine").ratio(k / steps) for k in (step, step + 1)]
             codes, _ = ancestral_step(logits, codes, *ratios, rows)
     return codes
 
 
 @pytest.mark.parametrize("schedule", [*MASK_SCHEDULES, "pow3", "pow0.5"])
 def test_schedules_fall_from_one_to_zero(schedule):
-    ratios = [mask_ratio(schedule, k / 20) for k in range(21)]
+    ratios = [MaskSchedule(schedule).ratio(k / 20) for k in range(21)]
     assert ratios[0] == 1 and ratios[-1] == 0
     assert all(before >= after for before, after in zip(ratios, ratios[1:], strict=False))
     assert len(set(ratios)) > 10 and all(0 <= ratio <= 1 for ratio in ratios)
-    assert num_masked_codes(schedule, 0.0, 100) == 100 and num_masked_codes(schedule, 1.0, 100) == 0
-    assert num_masked_codes(schedule, 0.999, 4) == 1  # never finished early
+    assert MaskSchedule(schedule).num_masked(0.0, 100) == 100 and MaskSchedule(schedule).num_masked(1.0, 100) == 0
+    assert MaskSchedule(schedule).num_masked(0.999, 4) == 1  # never finished early
 
 
 def test_schedule_values():
-    assert mask_ratio("cosine", 0.25) == pytest.approx(math.cos(math.pi / 8))
-    assert mask_ratio("linear", 0.25) == 0.75
-    assert mask_ratio("pow", 0.5) == 0.75
-    assert mask_ratio("pow3", 0.5) == 0.875 and mask_ratio("pow0.5", 0.25) == 0.5
-    assert mask_ratio("sigmoid", 0.5) == pytest.approx(0.5)
-    assert mask_ratio("arccos", 0.5) == pytest.approx(2 / 3)
+    assert MaskSchedule("cosine").ratio(0.25) == pytest.approx(math.cos(math.pi / 8))
+    assert MaskSchedule("linear").ratio(0.25) == 0.75
+    assert MaskSchedule("pow").ratio(0.5) == 0.75
+    assert MaskSchedule("pow3").ratio(0.5) == 0.875 and MaskSchedule("pow0.5").ratio(0.25) == 0.5
+    assert MaskSchedule("sigmoid").ratio(0.5) == pytest.approx(0.5)
+    assert MaskSchedule("arccos").ratio(0.5) == pytest.approx(2 / 3)
     # MaskGIT's code: -log2(u) / log2(N), and 1 - N^(u - 1) up to the stretch
-    assert mask_ratio("log", 0.25, 256) == pytest.approx(2 / 8)
-    assert mask_ratio("exp", 0.5, 256) == pytest.approx((1 - 1 / 16) / (1 - 1 / 256))
+    assert MaskSchedule("log").ratio(0.25, 256) == pytest.approx(2 / 8)
+    assert MaskSchedule("exp").ratio(0.5, 256) == pytest.approx((1 - 1 / 16) / (1 - 1 / 256))
     # four cosine steps of 256 codes (λ = 0.9239, 0.7071, 0.3827)
-    assert [num_masked_codes("cosine", k / 4, 256) for k in (1, 2, 3, 4)] == [236, 181, 97, 0]
+    assert [MaskSchedule("cosine").num_masked(k / 4, 256) for k in (1, 2, 3, 4)] == [236, 181, 97, 0]
     # 0.7 x 10 is 7, whatever floating point says
-    assert num_masked_codes("linear", 0.3, 10) == 7
+    assert MaskSchedule("linear").num_masked(0.3, 10) == 7
 
 
 def test_unknown_schedules_are_named():
-    with pytest.raises(ValueError, match="masking_schedule is 'square', expected one of cosine.*pow3"):
-        mask_ratio("square", 0.5)
+    with pytest.raises(ValueError, match="mask schedule 'square' is unknown, expected one of cosine.*pow3"):
+        MaskSchedule("square").ratio(0.5)
     with pytest.raises(ValueError, match="'pow0'"):
-        mask_ratio("pow0", 0.5)
+        MaskSchedule("pow0").ratio(0.5)
     with pytest.raises(ValueError, match="'none' is unknown.*linear"):
         confidence_temperatures("none", 1.0, 4)
     with pytest.raises(ValueError, match="from 0 to 1"):
-        mask_ratio("cosine", 1.5)
+        MaskSchedule("cosine").ratio(1.5)
 
 
 def test_confidence_temperatures():

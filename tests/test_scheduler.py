@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unif2ace import UniF2aceScheduler
-from unif2ace.modeling_unif2ace.sampling_unif2ace import MASK_SCHEDULES, mask_ratio, num_masked_codes
+from unif2ace.modeling_unif2ace.sampling_unif2ace import MASK_SCHEDULES, MaskSchedule
 
 
 ROWS, TOKENS, CODES = 3, 36, 20
@@ -89,7 +89,7 @@ def test_step_counts_are_exact(schedule, steps):
     assert len(scheduler.timesteps) == len(counts) == steps
     before = TOKENS
     for step, count in enumerate(counts, start=1):
-        planned = num_masked_codes(schedule, step / steps, TOKENS)
+        planned = MaskSchedule(schedule).num_masked(step / steps, TOKENS)
         before = min(planned, max(before - 1, 0))  # a step reveals at least one, and never hides any
         assert count == [before] * 2
     assert before == 0
@@ -127,7 +127,7 @@ def test_moments_of_the_ancestral_counts():
     sample, streams = torch.full((rows, TOKENS), -1), generators(*range(rows))
     for timestep in scheduler.timesteps[:3]:
         sample = scheduler.step(torch.zeros(rows, TOKENS, CODES), timestep, sample, generator=streams).prev_sample
-        ratio = mask_ratio("cosine", 1 - int(timestep) / 4)
+        ratio = MaskSchedule("cosine").ratio(1 - int(timestep) / 4)
         counts, variance = (sample == -1).sum(-1).double(), TOKENS * ratio * (1 - ratio)
         assert counts.mean().item() == pytest.approx(TOKENS * ratio, abs=4 * (variance / rows) ** 0.5)
         assert counts.var().item() == pytest.approx(variance, rel=4 * (2 / rows) ** 0.5)
@@ -190,7 +190,7 @@ def test_early_exit_finishes_sure_rows_only():
     logits = torch.zeros(2, TOKENS, CODES)
     logits[0, :, 3] = 20.0
     output = scheduler.step(logits, scheduler.timesteps[0], torch.full((2, TOKENS), -1), generators(1, 2))
-    assert (output.prev_sample == -1).sum(-1).tolist() == [0, num_masked_codes("cosine", 1 / 6, TOKENS)]
+    assert (output.prev_sample == -1).sum(-1).tolist() == [0, MaskSchedule("cosine").num_masked(1 / 6, TOKENS)]
     assert scheduler.may_finish_early
 
 
@@ -226,7 +226,7 @@ def test_add_noise():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"masking_schedule": "square"}, "masking_schedule is 'square', expected one of cosine"),
+        ({"masking_schedule": "square"}, "mask schedule 'square' is unknown, expected one of cosine"),
         ({"sampling": "ddim"}, "sampling is 'ddim', expected one of maskgit, ancestral, entropy_bounded"),
         ({"entropy_bound": -1.0}, "entropy_bound is -1.0"),
         ({"early_exit_entropy": float("inf")}, "early_exit_entropy is inf"),

@@ -5,10 +5,10 @@ import torch
 
 from unif2ace import UniF2acePipeline, UniF2aceScheduler
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    MASK_SCHEDULES,
     MASKED_CODE,
-    mask_ratio,
+    MaskSchedule,
     masked_positions,
-    showo_mask_ratio,
     showo_step,
 )
 
@@ -97,7 +97,7 @@ def test_schedules_equal_the_originals(showo_recordings):
     assert names
     for name in names:
         schedule = name.removeprefix("schedule.")
-        ratio = showo_mask_ratio(schedule, tables["t"])
+        ratio = MaskSchedule(schedule).showo_ratio(tables["t"])
         # A sigmoid differs by a unit in the last place between processors. What sampling reads are counts of codes,
         # and those agree wherever that unit does not decide.
         torch.testing.assert_close(ratio, tables[name], atol=2.5e-7, rtol=0, msg=name)
@@ -105,7 +105,7 @@ def test_schedules_equal_the_originals(showo_recordings):
             ours, theirs = codes * ratio, codes * tables[name]
             decided = (theirs - theirs.round()).abs() > codes * 2.5e-7
             assert decided.float().mean() > 0.5 and torch.equal(ours.floor()[decided], theirs.floor()[decided]), name
-        exact = torch.tensor([mask_ratio(schedule, progress) for progress in tables["t"].tolist()])
+        exact = torch.tensor([MaskSchedule(schedule).ratio(progress) for progress in tables["t"].tolist()])
         torch.testing.assert_close(exact, tables[name], atol=2e-6, rtol=1e-5)  # Show-o stops at 1e-6
 
 
@@ -116,7 +116,7 @@ def test_random_numbers_are_drawn_as_multinomial_and_uniform_draw_them():
     torch.manual_seed(0)
     logits, codes = torch.randn(2, 9, 16), torch.full((2, 9), MASKED_CODE)
     generator, other = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
-    _, drawn = showo_step(logits, codes, "cosine", 0.5, 1.0, generator)
+    _, drawn = showo_step(logits, codes, MaskSchedule(), 0.5, 1.0, generator)
     expected = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=other).view(2, 9)
     torch.zeros(2, 9).uniform_(0, 1, generator=other)
     assert torch.equal(drawn, expected)
@@ -140,14 +140,16 @@ def test_the_last_step_knows_everything_and_a_list_of_generators_frees_rows_from
     assert (together >= 0).all()
     assert torch.equal(together[1:2], run([1]))
     positions = masked_positions(sample, 16)
-    step = {"schedule": "cosine", "progress": 0.25, "confidence_temperature": 1.0}
+    step = {"schedule": MaskSchedule(), "progress": 0.25, "confidence_temperature": 1.0}
     one = showo_step(logits, sample, generator=torch.Generator().manual_seed(1), **step)
     two = showo_step(logits, sample, generator=torch.Generator().manual_seed(1), positions=positions, **step)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_schedules_that_show_o_lacks_are_refused():
-    with pytest.raises(ValueError, match="Show-o has no mask schedule 'arccos'"):
-        UniF2aceScheduler(sampling="showo", masking_schedule="arccos")
+def test_every_schedule_is_taken_and_a_temperature_of_zero_is_not():
+    logits, codes = torch.randn(1, 16, 8), torch.full((1, 16), MASKED_CODE)
+    for name in MASK_SCHEDULES:
+        after, _ = showo_step(logits, codes, MaskSchedule(name), 0.5, 0.0)
+        assert 0 < (after == MASKED_CODE).sum() < 16
     with pytest.raises(ValueError, match="expected a number above 0"):
-        showo_step(torch.zeros(1, 4, 2), torch.full((1, 4), -1), "cosine", 0.5, 1.0, temperature=0.0)
+        showo_step(torch.zeros(1, 4, 2), torch.full((1, 4), -1), MaskSchedule(), 0.5, 1.0, temperature=0.0)

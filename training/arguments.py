@@ -8,7 +8,8 @@ from transformers import TrainingArguments
 
 from ..modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
 from ..modeling_unif2ace.moe_unif2ace import SEQUENCE_ROUTINGS
-from ..modeling_unif2ace.objective_unif2ace import BALANCE_SCOPES, TRAINING_SCHEDULES, WEIGHTINGS, UniF2aceObjective
+from ..modeling_unif2ace.objective_unif2ace import BALANCE_SCOPES, WEIGHTINGS, UniF2aceObjective
+from ..modeling_unif2ace.sampling_unif2ace import MaskSchedule
 from ..pipelines.regions_unif2ace import region_box
 
 
@@ -90,7 +91,7 @@ class UniF2aceTrainingArguments(RunArguments):
         mask_weight (`float`, *optional*, defaults to `1.0`): Weight of D3Diff's mask term.
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`):
             Weight of the score term over the mask ratio: `"inverse_ratio"`, `"elbo"` or `"dse"`.
-        mask_schedule (`str`, *optional*, defaults to `"cosine"`): `"cosine"` or `"linear"`.
+        mask_schedule (`str`, *optional*, defaults to `"cosine"`): The `MaskSchedule` of training, `"linear"`, ...
         region_weights (`dict[str, float]`, *optional*):
             Weights of the codes under facial parts, as `{"eyes": 4, "mouth": 4}`, relative to all others; see
             [`region_weights`]. All count alike, as in the paper, when not given. `mask_loss` is logged without them.
@@ -138,7 +139,7 @@ class UniF2aceTrainingArguments(RunArguments):
     alpha: float = field(default=0.01, metadata={"help": "Weight of D3Diff's score term."})
     mask_weight: float = field(default=1.0, metadata={"help": "Weight of D3Diff's mask term."})
     weighting: str = field(default="inverse_ratio", metadata={"help": "Weight of the score term over the mask ratio."})
-    mask_schedule: str = field(default="cosine", metadata={"help": "Mask schedule, cosine or linear."})
+    mask_schedule: str = field(default="cosine", metadata={"help": "Mask schedule: cosine, linear, pow, ..."})
     region_weights: dict[str, float] | None = field(
         default=None, metadata={"help": "Weights of codes by facial part."}
     )
@@ -162,7 +163,6 @@ class UniF2aceTrainingArguments(RunArguments):
         super().__post_init__()
         choices = {
             "weighting": WEIGHTINGS,
-            "mask_schedule": TRAINING_SCHEDULES,
             "balance_scope": BALANCE_SCOPES,
             "sequence_routing": SEQUENCE_ROUTINGS,
         }
@@ -170,6 +170,7 @@ class UniF2aceTrainingArguments(RunArguments):
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}")
+        MaskSchedule(self.mask_schedule)  # says which there are
         for name in (
             "alpha",
             "mask_weight",

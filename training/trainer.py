@@ -27,13 +27,13 @@ from ..modeling_unif2ace.layout_unif2ace import MMU, T2I
 from ..modeling_unif2ace.moe_unif2ace import UniF2aceSequenceMoE
 from ..modeling_unif2ace.objective_unif2ace import (
     NO_LABEL,
-    MaskSchedule,
     UniF2aceObjective,
     answer_positions,
     hide_codes,
     row_generator,
     sample_masks,
 )
+from ..modeling_unif2ace.sampling_unif2ace import MaskSchedule
 from .arguments import UniF2aceTrainingArguments
 from .callbacks import ExpertWatch, publish_trainer
 from .data.rows import check_rows
