@@ -41,9 +41,9 @@ from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.data.rows import FaceRows
 from unif2ace.training.evaluation.results import interval, table
+from unif2ace.training.evaluation.statistics import ratio_with_interval
 from unif2ace.training.finetune import FinetuneSettings, finetune
 from unif2ace.training.synthetic.painted.dataset import LASTING_ATTRIBUTES, painted_face, person_picture
-from unif2ace.training.synthetic.painted.measures import ratio_with_interval
 from unif2ace.training.synthetic.painted.painter import paint
 
 

@@ -1,11 +1,11 @@
 """
-Measure a checkpoint on held-out painted faces and write `docs/quality.md`: the suite `painted` of `unif2ace evaluate`,
-its four main parts, as the documentation and the model card show them.
+Measure a checkpoint on held-out faces of a world and write `docs/quality.md`: the suite of `unif2ace evaluate`, its
+four main parts, as the documentation and the model card show them.
 
     python benchmarks/quality.py                                    # the bundled checkpoint, all four parts
     python benchmarks/quality.py --model runs/unif2ace/final --parts vqa,captions --count 100
 
-`training/synthetic/painted/suite.py` says what it needs. The suite keeps its results in `results/` (parts measured
+docs/evaluation.md says what it needs. The suite keeps its results in `results/` (parts measured
 before on the same model with the same settings are kept); this writes them to `docs/` without resampled values, the
 same as Markdown beside it, and a contact sheet of generated faces. Everything is seeded. Generated pictures are kept,
 so an interrupted run goes on where it was.
@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 
 from unif2ace.pipelines.files import replacing, write_text
+from unif2ace.training.evaluation.faces import FaceSuite, Resources
+from unif2ace.training.evaluation.report import MODEL_PARTS, quality_markdown, summary_table
 from unif2ace.training.evaluation.results import to_json
 from unif2ace.training.evaluation.statistics import without_replicates
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import run_suite
-from unif2ace.training.synthetic.painted.report import MODEL_PARTS, quality_markdown, summary_table
-from unif2ace.training.synthetic.painted.suite import PaintedFaces, PaintedSuite
+from unif2ace.training.synthetic.worlds import WORLDS
 
 
 SHEET_FACES, SHEET_COLUMNS = 24, 8
@@ -53,9 +54,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", default="bundled", help="a checkpoint's folder, or bundled (default: %(default)s)")
     parser.add_argument("--judge", type=Path, default=Path("runs/judge/final"), help="default: %(default)s")
-    parser.add_argument(
-        "--data", type=Path, default=Path("runs/painted"), help="the render cache (default: %(default)s)"
-    )
+    parser.add_argument("--world", choices=WORLDS, default="painted", help="default: %(default)s")
+    parser.add_argument("--data", type=Path, help="the world's folder (default: runs/WORLD)")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="default: %(default)s")
     parser.add_argument("--count", type=int, default=500, help="faces, from the first on (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of generated faces (default: 0 1 2)")
     parser.add_argument("--steps", type=int, default=16, help="decoding steps (default: %(default)s)")
@@ -88,7 +89,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def make_suite(options: argparse.Namespace) -> PaintedSuite:
+def make_suite(options: argparse.Namespace) -> FaceSuite:
     """The suite that the options describe; `OSError` or `ValueError` says what is missing."""
     subject = Subject(
         None if options.model == "bundled" else options.model,
@@ -97,11 +98,15 @@ def make_suite(options: argparse.Namespace) -> PaintedSuite:
         workers=options.workers,
         store=options.pictures,
     )
-    faces = PaintedFaces(options.data, options.count, options.workers)
-    return PaintedSuite(subject, faces, options.judge, options.seeds, options.steps, options.guidance)
+    world = WORLDS[options.world]
+    folder = options.data or Path(world.folder)
+    faces = world.held_out(folder, options.count, options.split, subject.resolution, options.workers)
+    resources = Resources(classifier=str(options.judge), features=f"judge:{options.judge}", device=options.device)
+    source = f"{options.world} ({options.split})"
+    return FaceSuite(subject, faces, source, resources, options.world, options.seeds, options.steps, options.guidance)
 
 
-def measure(suite: PaintedSuite, options: argparse.Namespace) -> dict:
+def measure(suite: FaceSuite, options: argparse.Namespace) -> dict:
     """Measure the parts asked for and write the three files."""
     results, _ = run_suite(suite, options.results, options.parts)
     results = without_replicates(results)
@@ -109,7 +114,11 @@ def measure(suite: PaintedSuite, options: argparse.Namespace) -> dict:
     write_text(options.out, json.dumps(to_json(results), indent=1) + "\n")
     write_text(options.out.with_suffix(".md"), quality_markdown(results))
     if "generation" in options.parts:
-        save_sheet(options.out.with_suffix(".png"), suite.faces.pictures, suite.generated(options.seeds[0])[0])
+        save_sheet(
+            options.out.with_suffix(".png"),
+            np.stack([np.asarray(image) for image in suite.originals]),
+            suite.generated(options.seeds[0])[0],
+        )
     return results
 
 

@@ -5,7 +5,7 @@ asked for that a judge finds in the pictures.
     python benchmarks/sampling.py --temperature 0.5 0.7 1 --guidance 3 4 6 --count 48
 
 Every row draws the same faces from the same seeds as the first; its difference to the first is paired. The default
-sampling comes first. Needs the render cache of the validation split and the judge, as `benchmarks/quality.py` does.
+sampling comes first. Needs the judge, as `benchmarks/quality.py` does.
 """
 
 import argparse
@@ -13,11 +13,10 @@ import itertools
 import sys
 
 import torch
-from tradeoffs import Option, add_options, difference, load, measure, share
+from tradeoffs import Option, add_options, difference, held_out, load, measure, share
 
 from unif2ace import UniF2aceScheduler
 from unif2ace.training.evaluation.judge import UniF2aceJudge
-from unif2ace.training.synthetic.painted.suite import PaintedFaces
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        faces = PaintedFaces(options.data, options.count, split="validation")
-        judge = UniF2aceJudge.from_pretrained(options.judge).eval()
         pipe = load(options.model)
+        faces = held_out(options, "validation", pipe.transformer.config.vq_config.resolution)
+        judge = UniF2aceJudge.from_pretrained(options.judge).eval()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ the attributes asked for that a judge finds in it.
     python benchmarks/tradeoffs.py --count 100 --into docs/inference.md
 
 Every row draws the same faces from the same seeds as the first; its difference to the first is paired. The int8 rows
-need torchao and are left out without it. Needs the render cache of the test split and the judge, as
+need torchao and are left out without it. Needs the judge, as
 `benchmarks/quality.py` does.
 """
 
@@ -21,9 +21,11 @@ from reporting import cpu_seconds, machine, put_section, table
 
 from unif2ace import UniF2acePipeline, UniF2aceScheduler
 from unif2ace.training.data.language.attributes import ATTRIBUTES, COARSE_ATTRIBUTES
+from unif2ace.training.data.records import FaceRecord
+from unif2ace.training.evaluation.faces import stated_in
 from unif2ace.training.evaluation.judge import UniF2aceJudge
-from unif2ace.training.synthetic.painted.measures import cases_and_hits
-from unif2ace.training.synthetic.painted.suite import PaintedFaces
+from unif2ace.training.evaluation.measures import cases_and_hits
+from unif2ace.training.synthetic.worlds import WORLDS
 
 
 @dataclass
@@ -80,10 +82,10 @@ def quantize(pipe: UniF2acePipeline, kind: str):
 
 
 def measure(
-    option: Option, pipe: UniF2acePipeline, faces: PaintedFaces, judge: UniF2aceJudge, options: argparse.Namespace
+    option: Option, pipe: UniF2acePipeline, faces: list[FaceRecord], judge: UniF2aceJudge, options: argparse.Namespace
 ) -> dict:
     """Draw all faces with an option: time, steps, and right attributes of each picture."""
-    texts, steps, seconds, pictures = [caption.text for caption in faces.captions], [], 0.0, []
+    texts, steps, seconds, pictures = [face.captions[0] for face in faces], [], 0.0, []
     arguments = {"num_inference_steps": 16, "guidance_scale": 4.0, "watermark": False, **option.call}
 
     def count(pipeline, step, timestep, tensors):
@@ -99,11 +101,7 @@ def measure(
         )
         pictures += made.images
         seconds += taken
-    stated = [
-        {name: told[name] for name in caption.attributes}
-        for told, caption in zip(faces.told, faces.captions, strict=True)
-    ]
-    cases, right = cases_and_hits(judge.predict(pictures), faces.attributes, stated)
+    cases, right = cases_and_hits(judge.predict(pictures), list(map(stated_in, faces)))
     return {
         "seconds": seconds / len(texts),
         "steps": len(steps) / -(-len(texts) // options.batch_size),
@@ -129,9 +127,16 @@ def add_options(parser: argparse.ArgumentParser, split: str, count: int) -> None
     """The options that say which checkpoint draws which faces, and who judges them."""
     parser.add_argument("--model", help="a checkpoint's folder (default: the bundled one)")
     parser.add_argument("--judge", type=Path, default=Path("runs/judge/final"), help="default: %(default)s")
-    parser.add_argument("--data", type=Path, default=Path("runs/painted"), help="render cache (default: %(default)s)")
+    parser.add_argument("--world", choices=WORLDS, default="painted", help="default: %(default)s")
+    parser.add_argument("--data", type=Path, help="its folder (default: runs/WORLD)")
     parser.add_argument("--count", type=int, default=count, help=f"faces of the {split} split (default: {count})")
     parser.add_argument("--batch-size", type=int, default=8, help="changes no picture (default: %(default)s)")
+
+
+def held_out(options: argparse.Namespace, split: str, size: int) -> list[FaceRecord]:
+    """The faces that the options name; `OSError` if they are not there."""
+    world = WORLDS[options.world]
+    return world.held_out(options.data or Path(world.folder), options.count, split, size, 1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,13 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        faces = PaintedFaces(options.data, options.count)
+        plain = load(options.model)
+        faces = held_out(options, "test", plain.transformer.config.vq_config.resolution)
         judge = UniF2aceJudge.from_pretrained(options.judge).eval()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     has_torchao = importlib.util.find_spec("torchao") is not None
-    plain = load(options.model)
     scheduler_config = plain.scheduler.config
     rows, base = [], None
     for option in OPTIONS:
@@ -171,13 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
             ]
         )
         print(" | ".join(rows[-1]), flush=True)
-    originals = judge.predict(faces.images)
-    stated = [{name: True for name in caption.attributes} for caption in faces.captions]
-    cases, right = cases_and_hits(originals, faces.attributes, stated)
+    cases, right = cases_and_hits(judge.predict([face.image for face in faces]), list(map(stated_in, faces)))
     header = ["option", "steps", "CPU s a picture", "speed", "attributes right", "coarse ones", "difference, points"]
     report = (
         f"{options.count} faces of the test split, batches of {options.batch_size}, one seed each; the judge finds "
-        f"{right.sum() / cases.sum():.3f} of the attributes in the original paintings.\n\n{table(header, rows)}\n\n"
+        f"{right.sum() / cases.sum():.3f} of the attributes in the original pictures.\n\n{table(header, rows)}\n\n"
         f"{machine()}"
     )
     print(f"\n{report}")

@@ -25,7 +25,8 @@ examples:
 Results go to OUT as JSON and Markdown after each part. The name of the file ends with a hash of settings and versions:
 the same command goes on where it stopped, another one writes another file. `unif2ace compare` reads two of them.
 """
-SUITES = ("painted", "paper", "custom", "facexbench", "facebench")
+SUITES = ("painted", "rendered", "paper", "custom", "facexbench", "facebench")
+WORLDS = ("painted", "rendered")
 MEASURED_FACES = 500
 
 
@@ -71,35 +72,35 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--update-card", action="store_true", help="put the results into the README.md of the checkpoint's folder"
     )
 
-    painted = parser.add_argument_group("suite painted")
-    painted.add_argument(
-        "--painted", type=Path, default=Path("runs/painted"), metavar="DIR", help="render cache (default: %(default)s)"
+    worlds = parser.add_argument_group("suites painted and rendered")
+    worlds.add_argument(
+        "--painted", metavar="DIR", help="where what painted faces show is remembered (default: runs/painted)"
     )
-    painted.add_argument(
+    worlds.add_argument("--rendered", metavar="DIR", help="folder of rendered faces (default: runs/rendered)")
+    worlds.add_argument(
         "--judge",
-        type=Path,
-        default=Path("runs/judge/final"),
+        default="runs/judge/final",
         metavar="DIR",
-        help="attribute classifier of painted faces (default: %(default)s)",
+        help="attribute classifier of such faces (default: %(default)s)",
     )
 
-    data = parser.add_argument_group("suites paper, custom, facexbench, facebench")
+    data = parser.add_argument_group("what is measured on")
     data.add_argument(
         "--data",
         metavar="SOURCE",
         help="any face data set, as `unif2ace data` takes it: a folder, a data file, a Hub repository, NAME:PLACE; "
         "for facexbench and facebench the benchmark's folder",
     )
-    data.add_argument("--split", default="test", help="split of a Hub data set (default: %(default)s)")
+    data.add_argument("--split", default="test", help="split of a world or a Hub data set (default: %(default)s)")
     data.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
     data.add_argument("--columns", metavar="MAP", help="which columns hold what: image=jpg,caption=txt")
     data.add_argument("--images", metavar="DIR", help="where pictures are that the data give by name")
 
-    tools = parser.add_argument_group("what measures, suites paper and custom (parts without it are left out)")
+    tools = parser.add_argument_group("what measures (parts without it are left out)")
     tools.add_argument(
         "--features",
         metavar="SPEC",
-        help="of Fréchet and kernel distance: vision:MODEL, face:DIR, judge:DIR, or inception",
+        help="of Fréchet and kernel distance: vision:MODEL, face:DIR, judge:DIR, or inception (of a world: its judge)",
     )
     tools.add_argument("--clip-model", metavar="MODEL", help="of CLIPScore: CLIP, SigLIP, Long-CLIP, ...")
     tools.add_argument(
@@ -155,17 +156,26 @@ def make_subject(arguments: argparse.Namespace) -> "Subject":
 
 def make_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
     """The suite that the arguments name."""
-    sampling = {"seeds": arguments.seeds, "steps": arguments.steps, "guidance": arguments.guidance}
-    if arguments.suite == "painted":
-        from ..training.synthetic.painted.suite import PaintedFaces, PaintedSuite
-
-        faces = PaintedFaces(arguments.painted, arguments.limit or MEASURED_FACES, arguments.workers)
-        return PaintedSuite(subject, faces, arguments.judge, **sampling)
+    if arguments.suite in WORLDS:
+        return _world_suite(arguments, subject)
     if arguments.data is None:
         raise ValueError(f"suite {arguments.suite} needs data: give --data")
     if arguments.suite in ("facexbench", "facebench"):
         return _choice_suite(arguments, subject)
-    return _records_suite(arguments, subject, sampling)
+    return _records_suite(arguments, subject)
+
+
+def _world_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
+    from ..training.synthetic.worlds import WORLDS as FACES
+
+    world = FACES[arguments.suite]
+    folder = getattr(arguments, arguments.suite) or world.folder
+    count = arguments.limit or MEASURED_FACES
+    records = world.held_out(folder, count, arguments.split, subject.resolution, arguments.workers)
+    arguments.classifier = arguments.classifier or arguments.judge
+    arguments.features = arguments.features or f"judge:{arguments.classifier}"
+    arguments.training = arguments.training or world.training(folder)
+    return _face_suite(arguments, subject, records, arguments.suite)
 
 
 def _choice_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
@@ -177,13 +187,10 @@ def _choice_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
     return ChoiceSuite(subject, questions, arguments.suite, dataset_id, arguments.limit)
 
 
-def _records_suite(arguments: argparse.Namespace, subject: "Subject", sampling: dict) -> "Suite":
+def _records_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
     from ..training.data.sources import open_faces
-    from ..training.evaluation.records_suite import PaperSuite, RecordsSuite, Resources
     from .data import print_broken
 
-    if (arguments.judge_url is None) != (arguments.judge_model is None):
-        raise ValueError("--judge-url and --judge-model belong together: give both or neither")
     stream = open_faces(
         arguments.data,
         split=arguments.split,
@@ -194,21 +201,30 @@ def _records_suite(arguments: argparse.Namespace, subject: "Subject", sampling: 
     )
     records = stream.table(arguments.limit or MEASURED_FACES)
     print_broken(stream)
+    return _face_suite(arguments, subject, records, arguments.data)
+
+
+def _face_suite(arguments: argparse.Namespace, subject: "Subject", records, place: str) -> "Suite":
+    from ..training.evaluation.faces import FaceSuite, Resources
+
+    if (arguments.judge_url is None) != (arguments.judge_model is None):
+        raise ValueError("--judge-url and --judge-model belong together: give both or neither")
+    names = ("features", "identity", "clip_model", "long_text", "classifier", "judge_url", "judge_model")
+    names += ("judge_repeats", "training")
     resources = Resources(
-        features=arguments.features,
-        identity=arguments.identity,
-        clip_model=arguments.clip_model,
-        long_text=arguments.long_text,
+        **{name: getattr(arguments, name) for name in names},
         vqa_models=tuple(arguments.vqa_models),
-        classifier=arguments.classifier,
-        judge_url=arguments.judge_url,
-        judge_model=arguments.judge_model,
-        judge_repeats=arguments.judge_repeats,
         judge_log=str(arguments.out / "judge.jsonl"),
-        training=arguments.training,
         device=str(device_of(arguments.device)),
     )
-    suite = PaperSuite if arguments.suite == "paper" else RecordsSuite
-    # the split is a part of what is measured, and so of the name
-    source = f"{arguments.data} ({arguments.split})"
-    return suite(subject, records, source, resources, **sampling, dataset_id=arguments.dataset_id)
+    return FaceSuite(
+        subject,
+        records,
+        f"{place} ({arguments.split})",  # the split is a part of what is measured, and so of the name
+        resources,
+        arguments.suite,
+        arguments.seeds,
+        arguments.steps,
+        arguments.guidance,
+        arguments.dataset_id,
+    )

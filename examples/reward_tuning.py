@@ -26,6 +26,7 @@ from unif2ace.pipelines.files import write_json
 from unif2ace.pipelines.pictures import picture_grid, save_picture
 from unif2ace.training.evaluation.judge import UniF2aceJudge
 from unif2ace.training.evaluation.results import interval, table
+from unif2ace.training.evaluation.statistics import ratio_with_interval
 from unif2ace.training.reward import (
     CREDITS,
     AttributeReward,
@@ -33,7 +34,6 @@ from unif2ace.training.reward import (
     Prompt,
     RewardArguments,
 )
-from unif2ace.training.synthetic.painted.measures import ratio_with_interval
 from unif2ace.training.synthetic.painted.rows import painted_prompts
 
 

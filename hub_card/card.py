@@ -27,8 +27,8 @@ from ..pipelines.files import write_text
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..training.disclosure import is_private, public
 from ..training.evaluation.experts import use_tables
+from ..training.evaluation.report import world_section
 from ..training.evaluation.results import card_results, card_section
-from ..training.synthetic.painted.report import painted_section
 from .facts import RESULTS, RunFacts, find_results, hub_results, loss_table
 from .figures import png, sample_grid
 from .layouts import ADAPTER, Checkpoint, Content
@@ -36,7 +36,7 @@ from .layouts import ADAPTER, Checkpoint, Content
 
 TEMPLATES = Path(__file__).parent / "templates"
 # what a suite has to say of its own, in place of the table of all its measures
-INTRODUCTIONS = {"painted": painted_section}
+INTRODUCTIONS = {"painted": world_section, "rendered": world_section}
 PLAIN_PROMPT = "a smiling old man with round glasses"
 # where the snippets go: between the marks, or else the section of that name
 _USE = (

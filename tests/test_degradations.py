@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from unif2ace.training.evaluation.degradations import DEGRADATIONS, degrade
+from unif2ace.training.evaluation.measures import psnr
 from unif2ace.training.synthetic.painted.dataset import painted_face
-from unif2ace.training.synthetic.painted.measures import psnr
 
 
 @pytest.fixture(scope="module")

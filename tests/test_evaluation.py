@@ -5,15 +5,7 @@ import pytest
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.questions import Question
-from unif2ace.training.evaluation.statistics import (
-    bootstrap_weights,
-    lift,
-    ratio_with_interval,
-    with_interval,
-)
-from unif2ace.training.synthetic.painted.dataset import render
-from unif2ace.training.synthetic.painted.exact_visibility import exact_visibility
-from unif2ace.training.synthetic.painted.measures import (
+from unif2ace.training.evaluation.measures import (
     code_use,
     psnr,
     score_answers,
@@ -21,7 +13,14 @@ from unif2ace.training.synthetic.painted.measures import (
     score_generation,
     score_reconstructions,
 )
-from unif2ace.training.synthetic.painted.report import quality_markdown
+from unif2ace.training.evaluation.report import quality_markdown
+from unif2ace.training.evaluation.statistics import (
+    bootstrap_weights,
+    lift,
+    ratio_with_interval,
+    with_interval,
+)
+from unif2ace.training.synthetic.painted.exact_visibility import exact_visibility
 
 
 def readings(attributes: list[dict[str, str]], **wrong: dict[int, str]) -> dict[str, list[str]]:
@@ -31,10 +30,6 @@ def readings(attributes: list[dict[str, str]], **wrong: dict[int, str]) -> dict[
         for row, value in changes.items():
             read[name][row] = value
     return read
-
-
-def seen(attributes: list[dict[str, str]]) -> list[dict[str, bool]]:
-    return [dict.fromkeys(face, True) for face in attributes]
 
 
 def test_lift():
@@ -81,12 +76,12 @@ def test_generation_lift_by_hand():
     genders = ["woman", "woman", "woman", "man", "man"]
     attributes = [{"gender": gender, "mask": "yes", "pose": "frontal"} for gender in genders]
     attributes[0]["pose"], attributes[1]["pose"] = "turned left", "turned right"
-    counted = seen(attributes)
-    for row in (2, 3):
-        counted[row]["pose"] = False  # leaves turned left, turned right, frontal: majority 1/3
     first = readings(attributes, gender={0: "man"}, pose={1: "turned left"})
     second = readings(attributes, gender={0: "man", 4: "woman"}, pose={1: "turned left", 2: "turned left"})
-    score = score_generation([first, second], readings(attributes), attributes, counted)
+    originals = readings(attributes)
+    for row in (2, 3):
+        del attributes[row]["pose"]  # leaves turned left, turned right, frontal: majority 1/3
+    score = score_generation([first, second], originals, attributes)
     gender, mask, pose = (score["attributes"][name] for name in ("gender", "mask", "pose"))
     assert gender == {
         "cases": 5,
@@ -106,17 +101,16 @@ def test_generation_lift_by_hand():
 
 def test_generation_without_headroom():
     attributes = [{"mask": "yes"}] * 3
-    score = score_generation([readings(attributes)], readings(attributes), attributes, seen(attributes))
+    score = score_generation([readings(attributes)], readings(attributes), attributes)
     assert score["lift"] is None and score["coarse_lift"] is None and score["seed_lifts"] == []
 
 
 def test_reconstructions_by_hand():
     attributes = [{"gender": "man", "lips": "full"}, {"gender": "woman", "lips": "full"}]
-    visible = seen(attributes)
-    visible[1]["lips"] = False
     originals = readings(attributes)
     worse = readings(attributes, gender={0: "woman"}, lips={1: "thin"})
-    score = score_reconstructions(worse, originals, attributes, visible)
+    del attributes[1]["lips"]  # hidden
+    score = score_reconstructions(worse, originals, attributes)
     assert score["attributes"]["gender"] == {"cases": 2, "originals": 1.0, "reconstructions": 0.5}
     assert score["attributes"]["lips"] == {"cases": 1, "originals": 1.0, "reconstructions": 1.0}
     assert score["judge_loss"]["value"] == pytest.approx(0.25) and score["reconstructions"] == 0.75
@@ -146,48 +140,44 @@ def test_captions_by_hand():
     ]
     references = [{"gender": "man", "beard": "full"}, {"gender": "woman", "skin": "tan"}]
     stated = [{"gender": "man", "beard": "goatee", "skin": "pale"}, {"gender": "woman"}]
-    score = score_captions(stated, attributes, references)
-    assert score["precision"]["value"] == pytest.approx(3 / 4)  # the skin is right though no reference names it
-    assert score["recall"]["value"] == pytest.approx(2 / 4)
-    assert score["stated"]["value"] == 2.0 and score["reference_facts"] == 2.0
-    assert score["attributes"]["beard"] == {"stated": 1, "precision": 0.0, "wanted": 1, "recall": 0.0}
-    assert score["attributes"]["skin"] == {"stated": 1, "precision": 1.0, "wanted": 1, "recall": 0.0}
-    assert score_captions([{}, {}], attributes, references)["precision"] is None
+    rows = score_captions(stated, attributes, references)
+    assert rows["beard"] == {"stated": 1, "precision": 0.0, "wanted": 1, "recall": 0.0}
+    # the skin is right though no reference names it
+    assert rows["skin"] == {"stated": 1, "precision": 1.0, "wanted": 1, "recall": 0.0}
+    assert rows["gender"] == {"stated": 2, "precision": 1.0, "wanted": 2, "recall": 1.0}
+    del attributes[0]["skin"]  # nobody knows
+    assert score_captions(stated, attributes, references)["skin"]["precision"] is None
 
 
 def test_report_shows_each_part():
     attributes = [{"gender": gender} for gender in ("man", "woman", "man")]
-    visible = seen(attributes)
-    generation = score_generation([readings(attributes)], readings(attributes), attributes, visible)
+    generation = score_generation([readings(attributes)], readings(attributes), attributes)
     question = Question("yes_no", "beard", "Does he have a beard?", "yes")
+    answers = score_answers([[question]] * 3, [["yes"]] * 3)
+    answers.pop("per_picture")
+    reconstructions = score_reconstructions(readings(attributes), readings(attributes), attributes)
+    measured = {"value": 27.123, "low": 26.0, "high": 28.0}
+    parts = {
+        "tokenizer": ({"psnr": measured}, {"code_use": code_use(np.arange(4), 8), **reconstructions}),
+        "generation": ({"lift": generation["lift"]}, {"stated": generation, "visible": generation}),
+        "vqa": ({"accuracy": answers["overall"]["accuracy"]}, answers),
+        "captions": ({"recall": measured}, {"attributes": score_captions(*[attributes] * 3), "reference_facts": 1.0}),
+    }
     results = {
-        "settings": {"split": "test", "count": 3, "seeds": [0], "steps": 4, "guidance": 3.0}
+        "suite": "painted",
+        "settings": {"source": "painted (test)", "count": 3, "seeds": [0], "steps": 4, "guidance": 3.0}
         | {"model": "model", "model_sha256": "0" * 64},
         "versions": {"torch": "2"},
+        "parts": {name: {"measures": measures, "details": details} for name, (measures, details) in parts.items()},
     }
-    details = {
-        "tokenizer": {
-            "psnr": {"value": 27.123, "low": 26.0, "high": 28.0},
-            "code_use": code_use(np.arange(4), 8),
-            **score_reconstructions(readings(attributes), readings(attributes), attributes, visible),
-        },
-        "generation": {"stated": generation, "visible": generation},
-        "vqa": score_answers([[question]] * 3, [["yes"]] * 3),
-        "captions": score_captions(attributes, attributes, attributes),
-    }
-    details["vqa"].pop("per_picture")
-    details["captions"].pop("per_picture")
-    results["parts"] = {name: {"details": found} for name, found in details.items()}
     text = quality_markdown(json.loads(json.dumps(results)))
     for expected in ("27.12 [26.00, 28.00]", "| **gender** | 3 | 1.000", "4 of 8 (perplexity 4)", "| yes/no | 3 |"):
         assert expected in text
+    assert "mean lift, 1 attributes" in text and "model_sha256" in text
     assert "| image tokenizer" not in quality_markdown(results | {"parts": {}})
 
 
 def test_exact_visibility_is_remembered(tmp_path):
-    with pytest.raises(FileNotFoundError, match="paint the faces"):
-        exact_visibility(tmp_path, "test", 2)
-    render(tmp_path, "test", 2, size=16)
     first = exact_visibility(tmp_path, "test", 1)
     assert list(first[0]) == list(ATTRIBUTES)
     path = tmp_path / "test_visible.jsonl"

@@ -12,6 +12,7 @@ from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.training.evaluation.compare import compare, comparison
+from unif2ace.training.evaluation.faces import SUITES, FaceSuite, Resources
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
 from unif2ace.training.evaluation.results import (
     card_results,
@@ -31,26 +32,28 @@ from unif2ace.training.evaluation.statistics import (
 )
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import Part, Suite, run_suite
-from unif2ace.training.synthetic.painted.dataset import render
-from unif2ace.training.synthetic.painted.suite import PaintedFaces, PaintedSuite
+from unif2ace.training.synthetic.painted.dataset import write_parquet
+from unif2ace.training.synthetic.painted.exact_visibility import exact_visibility
+from unif2ace.training.synthetic.painted.rows import held_out_faces
 
 
 COUNT = 4
 
 
+SIZE = get_preset("tiny").vq_config.resolution
+
+
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
-    """Faces as small as the tiny model's pictures, and an untrained judge."""
+    """What painted faces show, and an untrained judge."""
     folder = tmp_path_factory.mktemp("painted")
-    size = get_preset("tiny").vq_config.resolution
-    render(folder, "test", COUNT, size=size)
-    render(folder, "train", 6, size=size)
     torch.manual_seed(1)
-    config = UniF2aceJudgeConfig(image_size=size, stage_channels=[8, 8, 8], head_channels=4, feature_size=8)
+    config = UniF2aceJudgeConfig(image_size=SIZE, stage_channels=[8, 8, 8], head_channels=4, feature_size=8)
     UniF2aceJudge(config).save_pretrained(folder / "judge")
     # every attribute can be seen: the exact way takes a second for each face
-    settings = json.loads((folder / "test.json").read_text())
-    (folder / "test_visible.jsonl").write_text("\n".join(map(json.dumps, [settings, *[[]] * COUNT])) + "\n")
+    exact_visibility(folder, "test", 1)
+    path = folder / "test_visible.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n" + "[]\n" * COUNT)
     return folder
 
 
@@ -58,7 +61,9 @@ def painted(tmp_path_factory):
 def suite(talking_checkpoint, painted, tmp_path_factory):
     store = tmp_path_factory.mktemp("pictures")
     subject = Subject(talking_checkpoint, batch_size=3, store=store, progress=False)
-    return PaintedSuite(subject, PaintedFaces(painted, COUNT), painted / "judge", seeds=[0, 1], steps=2)
+    faces = held_out_faces(painted, COUNT, size=SIZE)
+    resources = Resources(classifier=str(painted / "judge"))
+    return FaceSuite(subject, faces, "painted (test)", resources, "painted", seeds=[0, 1], steps=2)
 
 
 class Coin(Suite):
@@ -205,23 +210,48 @@ def test_results_are_put_into_the_card_of_their_weights_only(tmp_path):
 def test_painted_suite_from_the_command_line(talking_checkpoint, painted, tmp_path, capsys):
     command = ["evaluate", str(talking_checkpoint), "--suite", "painted", "--painted", str(painted), "--device", "cpu"]
     command += ["--judge", str(painted / "judge"), "--limit", str(COUNT), "--steps", "2", "--out", str(tmp_path)]
-    command += ["--parts", ",".join(PaintedSuite.parts)]
+    command += ["--training", "painted:6", "--parts", ",".join(SUITES["painted"])]
     assert main(command) == 0
     out = capsys.readouterr().out
-    for part in PaintedSuite.parts:
+    for part in SUITES["painted"]:
         assert f"| {part}: " in out
     (path,) = tmp_path.glob("painted-checkpoint-*.json")
     before = load_results(path)
     assert before["settings"]["count"] == COUNT and len(before["settings"]["model_sha256"]) == 64
+    assert before["settings"]["source"] == "painted (test)" and len(before["settings"]["judge_sha256"]) == 64
+    assert "attribute_accuracy_with_unsaid" in before["parts"]["generation"]["measures"]
     assert main(command) == 0 and load_results(path) == before  # nothing is measured twice
     assert main([*command[:-1], "nonsense"]) == 2 and "nonsense" in capsys.readouterr().err
-    assert main([*command, "--judge", str(tmp_path)]) == 2 and "there is no judge" in capsys.readouterr().err
+    # without a judge the rest is measured, and the report says what is missing
+    assert main([*command[:-1], "vqa,generation", "--judge", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| vqa: accuracy" in out and "not measured: generation: there is no classifier in" in out
+
+
+def test_pictures_reach_the_tokenizer_as_they_are(suite):
+    originals, reconstructed, codes = suite.reconstructed(suite.originals)
+    assert (originals == np.stack([np.asarray(image) for image in suite.originals])).all()
+    assert reconstructed.shape == originals.shape and len(codes) == COUNT
+
+
+def test_rendered_faces_are_a_world_too(talking_checkpoint, painted, tmp_path, capsys):
+    # a folder as `unif2ace data render` writes it, with painted pictures in it
+    write_parquet(tmp_path / "test-00000.parquet", "test", 3, size=16)
+    command = ["evaluate", str(talking_checkpoint), "--suite", "rendered", "--judge", str(painted / "judge")]
+    command += ["--rendered", str(tmp_path), "--limit", "3", "--steps", "1", "--device", "cpu"]
+    command += ["--out", str(tmp_path / "out"), "--parts", "tokenizer,generation,vqa"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    for part in ("tokenizer: psnr", "generation: attribute_accuracy_with_unsaid", "vqa: accuracy"):
+        assert part in out
+    assert main([*command, "--split", "validation"]) == 2
+    assert "unif2ace data render" in capsys.readouterr().err
 
 
 def test_pictures_depend_on_their_own_seed_only_and_are_kept(suite, talking_checkpoint):
     first, _ = suite.generated(0)
     alone = Subject(talking_checkpoint, batch_size=1, progress=False)
-    text = suite.faces.captions[2].text
+    text = suite.texts[2]
     again, codes = alone.generate([text], [2], steps=2, guidance=4.0)
     assert (again[0] == first[2]).all() and again.dtype == np.uint8 and codes.shape[0] == 1
     kept = list(suite.subject.store.glob("*.npz"))
@@ -236,7 +266,7 @@ def test_pictures_depend_on_their_own_seed_only_and_are_kept(suite, talking_chec
 
 
 def test_answers_keep_their_order_whatever_is_asked_together(suite):
-    images, questions = suite.faces.images, [f"Is it {number}?" for number in range(COUNT)]
+    images, questions = suite.originals, [f"Is it {number}?" for number in range(COUNT)]
     usual = suite.subject.answer(images, questions, max_new_tokens=3)
     assert usual == suite.subject.answer(images, questions, max_new_tokens=3, order=range(COUNT, 0, -1))
     assert len(suite.subject.describe(images[:2])) == 2
@@ -248,16 +278,13 @@ def test_answers_keep_their_order_whatever_is_asked_together(suite):
 @pytest.mark.slow
 def test_several_processes_give_the_same(suite, talking_checkpoint):
     with Subject(talking_checkpoint, batch_size=1, workers=2, progress=False) as subject:
-        texts = [caption.text for caption in suite.faces.captions]
+        texts = suite.texts
         pictures, _ = subject.generate(texts, range(COUNT), steps=2, guidance=4.0)
         assert (pictures == suite.generated(0)[0]).all()
 
 
-def test_bad_subjects_and_faces_are_refused(suite, painted, tmp_path):
+def test_bad_subjects_are_refused(tmp_path):
     with pytest.raises(ValueError, match="batch_size is 0"):
         Subject(batch_size=0)
     with pytest.raises(OSError, match="no folder"):
         Subject(tmp_path / "absent")
-    render(tmp_path, "test", 1, size=8)
-    with pytest.raises(ValueError, match="8-pixel faces"):
-        PaintedSuite(suite.subject, PaintedFaces(tmp_path, 1), painted / "judge")

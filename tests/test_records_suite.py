@@ -13,8 +13,8 @@ from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.training.data.records import FaceRecord
 from unif2ace.training.data.sources import open_faces
 from unif2ace.training.evaluation.compare import comparison
+from unif2ace.training.evaluation.faces import FaceSuite, Resources
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
-from unif2ace.training.evaluation.records_suite import PaperSuite, RecordsSuite, Resources
 from unif2ace.training.evaluation.results import load_results
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.synthetic.painted.dataset import painted_face
@@ -69,8 +69,8 @@ def test_a_folder_from_the_command_line(talking_checkpoint, folder, classifier, 
 def test_every_part_of_attributed_faces(subject, classifier):
     records = open_faces("painted:2", split="test").table()
     resources = Resources(features=f"judge:{classifier}", classifier=str(classifier))
-    suite = RecordsSuite(subject, records, "painted", resources, steps=2)
-    for part in ("answers", "captions", "attributes", "identity", "robustness"):
+    suite = FaceSuite(subject, records, "painted", resources, steps=2)
+    for part in ("answers", "captions", "attributes", "identity", "robustness", "tokenizer"):
         assert suite.missing(part) is None
         found = suite.measure(part)
         assert found.measures and json.dumps(found.details)
@@ -87,14 +87,14 @@ def test_judged_parts(subject, chat_server):
     ]
     records = open_faces("painted:2", split="test").table()
     resources = Resources(judge_url=chat_server.url, judge_model="judge-1", judge_repeats=2)
-    suite = PaperSuite(subject, records, "painted", resources, steps=2)
+    suite = FaceSuite(subject, records, "painted", resources, "paper", steps=2)
     assert suite.measure("vlm_score").measures["vlm_score"]["value"] == 50
     descriptions = suite.measure("descriptions")
     assert descriptions.measures["description_score"]["value"] == 6
     details = descriptions.details["DescriptionScore"]
     assert details["judge"] == "judge-1" and details["prompt"]["version"] and details["spread"] == 0
     conversations = suite.measure("conversations")
-    assert conversations.measures["conversation_score"]["count"] == len(suite.asked) > 2
+    assert conversations.measures["conversation_score"]["count"] == 16  # eight questions about each
     assert suite.missing("distribution") == "give --features"
 
 
@@ -112,10 +112,12 @@ def test_long_captions_are_shortened_by_sentences(subject):
 
 def test_what_cannot_be_measured_is_said(subject, talking_checkpoint, folder, capsys):
     bare = [FaceRecord(image=Image.new("RGB", (16, 16)), id="1")]
-    suite = RecordsSuite(subject, bare, "bare", Resources())
-    assert all(suite.missing(part) is not None for part in suite.parts)
+    suite = FaceSuite(subject, bare, "bare", Resources())
+    # the tokenizer needs nothing but pictures
+    assert [part for part in suite.parts if suite.missing(part) is None] == ["tokenizer"]
+    assert suite.measure("tokenizer").measures["psnr"]["value"] > 0
     with pytest.raises(ValueError, match="no records"):
-        RecordsSuite(subject, [], "empty", Resources())
+        FaceSuite(subject, [], "empty", Resources())
     command = ["evaluate", str(talking_checkpoint), "--device", "cpu", "--suite", "paper"]
     assert main([*command, "--data", str(folder)]) == 2 and "nothing can be measured" in capsys.readouterr().err
     assert main([*command, "--data", str(folder), "--judge-url", "http://x"]) == 2
@@ -128,7 +130,7 @@ def test_seeds_are_averaged(subject, classifier):
     resources = Resources(features=f"judge:{classifier}")
     values = []
     for seeds in ([0], [1], [0, 1]):
-        part = RecordsSuite(subject, records, "painted", resources, seeds=seeds, steps=2).measure("identity")
+        part = FaceSuite(subject, records, "painted", resources, seeds=seeds, steps=2).measure("identity")
         values.append(part.measures["identity_similarity"]["value"])
     assert values[2] == pytest.approx(np.mean(values[:2]))
 
@@ -139,6 +141,6 @@ def test_a_checkpoint_without_face_encoder_can_use_another(subject):
     assert UniF2aceForConditionalGeneration(config).model.face_encoder is not None
     encoder, subject.pipe.transformer.model.face_encoder = subject.pipe.transformer.model.face_encoder, None
     records = open_faces("painted:2", split="test").table()
-    assert "give --identity" in RecordsSuite(subject, records, "painted", Resources()).missing("identity")
-    assert RecordsSuite(subject, records, "painted", Resources(identity="face:x")).missing("identity") is None
+    assert "give --identity" in FaceSuite(subject, records, "painted", Resources()).missing("identity")
+    assert FaceSuite(subject, records, "painted", Resources(identity="face:x")).missing("identity") is None
     subject.pipe.transformer.model.face_encoder = encoder

@@ -32,6 +32,7 @@ from .suite import Part
 
 MAX_ROWS = 32  # of each task: every expert costs a pass over the rows of its task
 MAX_QUESTIONS = 3  # about each face
+USED_SHARE = 0.05  # of tokens or spans: an expert that fewer choose counts as unused
 SHARED = "shared"
 _UNITS = {"t2i": "nats a hidden code", "mmu": "nats a token of the answer"}
 _LEVELS = {"token": "load", "sequence": "sequence"}  # as the plot calls them
@@ -394,7 +395,31 @@ def experts_markdown(entries: Sequence[dict]) -> str:
             body = [[str(layer), *map(_cell, lines[layer])] for layer in layers]
             title = f"**{GROUP_NAMES[task]}, {LEVEL_NAMES[_LEVELS[level]]}** (cost in {_UNITS[task]})"
             parts += [title, table(header, body)]
+    parts.insert(1, idle_experts(entries))
     return "\n\n".join(parts)
+
+
+def idle_experts(entries: Sequence[dict]) -> str:
+    """A sentence that names each expert of no use, and whether it gets a gradient, by which it could learn."""
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for entry in entries:
+        if entry["expert"] != "copy":
+            found.setdefault((entry["task"], entry["level"], entry["expert"]), []).append(entry)
+    named = []
+    for (task, level, expert), layers in found.items():
+        used = [entry for entry in layers if entry["use"] >= USED_SHARE]
+        if any(entry["low"] > 0 for entry in used):
+            continue
+        what = "costs nothing when it is replaced" if used else "is not used"
+        sizes = [entry["gradient"] for entry in layers if entry["gradient"] is not None]
+        gradient = f"gradient {min(sizes):.0e} to {max(sizes):.0e}" if sizes and max(sizes) else "no gradient"
+        named.append(f"{expert} of {GROUP_NAMES[task]}, {LEVEL_NAMES[_LEVELS[level]]}, {what} ({gradient})")
+    if not named:
+        return "Every expert is used in some layer, and replacing it there costs something."
+    return (
+        f"**Experts that do nothing** (in no layer used by {USED_SHARE:.0%} or more and missed when replaced): "
+        f"{'; '.join(named)}. What has a gradient can still learn."
+    )
 
 
 def _cell(entry: dict) -> str:

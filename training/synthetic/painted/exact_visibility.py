@@ -1,15 +1,16 @@
 """
 Exact visibility of the attributes of painted faces, remembered on disk: it takes about a second of work for a face.
 
-A file `<split>_visible.jsonl` in the render cache has a first line that names the faces, and then one line for each
-face with the attributes that cannot be seen. It is replaced as a whole every few faces, so that it is never half
-written, and a run that stopped goes on where it was.
+A file `<split>_visible.jsonl` has a first line that names the faces, and then one line for each face with the
+attributes that cannot be seen. It is replaced as a whole every few faces, so that it is never half written, and a run
+that stopped goes on where it was.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -79,69 +80,55 @@ def _pixels(svg: str, size: int, blurry: bool) -> np.ndarray:
     return np.asarray(rasterize(svg, size, blurry), dtype=np.int16)
 
 
-def exact_visibility(folder: str | os.PathLike, split: str, count: int, workers: int = 1) -> list[dict[str, bool]]:
+def exact_visibility(
+    folder: str | os.PathLike, split: str, count: int, workers: int = 1, seed: int = 0
+) -> list[dict[str, bool]]:
     """
     Which attributes can be seen in the first `count` faces of a split, by counterfactual rendering.
 
     Args:
-        folder (`str` or `os.PathLike`): The render cache, with `<split>.json` in it; the result is remembered there.
+        folder (`str` or `os.PathLike`): Where the result is remembered; made when it does not exist.
         split (`str`): One of `SPLITS`.
         count (`int`): Number of faces.
         workers (`int`, *optional*, defaults to 1): Processes that render.
+        seed (`int`, *optional*, defaults to 0): Seed of the data set.
 
     Returns:
         `list[dict[str, bool]]`: For each face, attribute name -> whether it can be seen.
 
     Raises:
-        FileNotFoundError: if the folder is no render cache of the split.
         ValueError: if what is remembered belongs to other faces.
     """
-    folder = Path(folder)
-    settings_path = folder / f"{split}.json"
-    if not settings_path.exists():
-        raise FileNotFoundError(
-            f"{settings_path} does not exist; paint the faces with `python -m "
-            f"unif2ace.training.synthetic.painted.dataset --split {split} --count {count} --out {folder}`"
-        )
-    settings = json.loads(settings_path.read_text())
-    path = folder / f"{split}_visible.jsonl"
-    hidden = _read(path, settings)
+    path = Path(folder) / f"{split}_visible.jsonl"
+    # the sum of the first pictures tells one version of the painter from another
+    checksum = sum(int(_pixels(face_svg(*_face(index, split, seed)), _SIZE, False).sum()) for index in range(4))
+    faces = {"seed": seed, "checksum": checksum}
+    hidden = [line for _, line in json_lines(path)] if path.exists() else [faces]
+    if hidden.pop(0) != faces:
+        raise ValueError(f"{path} belongs to faces of another seed or painter: delete that file")
     missing = range(len(hidden), count)
     if missing:
-        with tqdm(total=count, initial=len(hidden), desc="exact visibility", unit="face") as progress:
-            for found in _compute(missing, split, settings["seed"], workers):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        find = partial(_hidden, split=split, seed=seed)
+        with (
+            ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool,
+            tqdm(total=count, initial=len(hidden), desc="exact visibility", unit="face") as progress,
+        ):
+            for found in map(find, missing) if pool is None else pool.map(find, missing, chunksize=4):
                 hidden.append(found)
                 progress.update()
                 if len(hidden) % _SAVE_EVERY == 0 or len(hidden) == count:
-                    _write(path, settings, hidden)
+                    write_text(path, "".join(json.dumps(line) + "\n" for line in [faces, *hidden]))
     return [{name: name not in of_face for name in ATTRIBUTES} for of_face in hidden[:count]]
 
 
+def _face(index: int, split: str, seed: int) -> tuple[dict[str, str], dict[str, float]]:
+    return attributes_of(index, split, seed), identity_of(index, split, seed)
+
+
 def _hidden(index: int, split: str, seed: int) -> list[str]:
-    visible = visible_attributes(attributes_of(index, split, seed), identity_of(index, split, seed), size=_SIZE)
+    visible = visible_attributes(*_face(index, split, seed), size=_SIZE)
     return [name for name, seen in visible.items() if not seen]
-
-
-def _compute(indices: range, split: str, seed: int, workers: int) -> Iterator[list[str]]:
-    hidden = partial(_hidden, split=split, seed=seed)
-    if workers == 1:
-        yield from map(hidden, indices)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(hidden, indices, chunksize=4)
-
-
-def _read(path: Path, settings: dict) -> list[list[str]]:
-    if not path.exists():
-        return []
-    lines = [line for _, line in json_lines(path)]
-    if lines[0] != settings:
-        raise ValueError(f"{path} belongs to faces of {lines[0]}, but the cache holds {settings}: delete that file")
-    return lines[1:]
-
-
-def _write(path: Path, settings: dict, hidden: list[list[str]]) -> None:
-    write_text(path, "".join(json.dumps(line) + "\n" for line in [settings, *hidden]))
 
 
 __all__ = ["exact_visibility", "visible_attributes"]

@@ -13,7 +13,9 @@ from ...data.language.questions import QUESTION_KINDS, write_questions
 from ...data.language.visibility import assumed_visible
 from ...data.records import FaceRecord
 from ...reward import Prompt
-from .dataset import attributes_of, load_rendered, painted_face, rendered_seed
+from .dataset import attributes_of, identity_of, load_rendered, painted_face, rendered_seed
+from .exact_visibility import exact_visibility
+from .painter import paint
 
 
 # Shares of the mixture. Most prompts state everything that can be seen, the rest are short, as users write them.
@@ -21,6 +23,7 @@ FULL_PROMPT_SHARE = 0.55
 SHORT_PROMPT_COVERAGE = (0.1, 0.8)
 CAPTION_SHARE = 0.4  # of the understanding rows; the others are questions
 QUESTIONS = (8, 11)  # about one picture in one row: the picture is the costly part of it, so many share one
+TESTED_QUESTIONS = 8  # about each held-out face
 # To say whether a statement holds is learnt late: such questions come three times as often as where they are tested.
 TRAINED_KINDS = (*QUESTION_KINDS, "yes_no", "yes_no")
 
@@ -136,6 +139,43 @@ class PaintedRecords(Sequence):
         if not 0 <= number < self.count:
             raise IndexError(f"face {number} of {self.count}")
         return painted_face(number, self.split, self.seed, self.size)
+
+
+def held_out_faces(
+    folder: str | Path, count: int, split: str = "test", size: int = 64, workers: int = 1
+) -> list[FaceRecord]:
+    """
+    Painted faces to measure by: a full caption and eight questions of each, and which attributes the picture shows.
+
+    Args:
+        folder (`str` or `Path`): Where what pictures show is remembered, see
+            [`~unif2ace.training.synthetic.painted.exact_visibility.exact_visibility`].
+        count (`int`): Faces, from the first on.
+        split (`str`, *optional*, defaults to `"test"`): `"validation"` to choose settings by.
+        size (`int`, *optional*, defaults to 64): Side of the pictures, in pixels.
+        workers (`int`, *optional*, defaults to 1): Processes that find out what the pictures show.
+
+    Returns:
+        `list[FaceRecord]`: `visible` holds what the picture shows exactly and sentences speak of by cautious rules.
+    """
+    faces = []
+    for index, seen in enumerate(exact_visibility(folder, split, count, workers)):
+        attributes = attributes_of(index, split)
+        spoken_of = assumed_visible(attributes)
+        visible = {name: spoken_of[name] and seen[name] for name in seen}
+        caption = write_caption(attributes, spoken_of, random.Random(f"caption-{index}"), coverage=1.0)
+        faces.append(
+            FaceRecord(
+                image=paint(attributes, identity_of(index, split), size),
+                captions=[caption.text],
+                questions=write_questions(attributes, visible, random.Random(f"questions-{index}"), TESTED_QUESTIONS),
+                attributes=attributes,
+                visible=visible,
+                source="painted",
+                id=f"painted-{split}-{index}",
+            )
+        )
+    return faces
 
 
 def painted_prompts(count: int, split: str = "train", start: int = 0, coverage: float = 0.6) -> list[Prompt]:

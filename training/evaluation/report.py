@@ -1,9 +1,10 @@
-"""Results of the suite `painted` as Markdown: the tables of `docs/quality.md` and of the model card."""
+"""Results of the worlds' suites as Markdown: the tables of `docs/quality.md` and of the model card."""
 
 from collections.abc import Mapping
 
-from ...data.language.attributes import COARSE_ATTRIBUTES
-from ...evaluation.results import interval, number, table
+from ..data.language.attributes import COARSE_ATTRIBUTES
+from ..disclosure import public
+from .results import interval, measures_of, number, settings_line, table
 
 
 MODEL_PARTS = ("tokenizer", "generation", "vqa", "captions")  # of the suite: those that these tables show
@@ -19,7 +20,7 @@ def _details(results: Mapping) -> dict[str, dict]:
     return {name: part["details"] for name, part in results["parts"].items() if part["details"]}
 
 
-def painted_section(results: Mapping) -> str:
+def world_section(results: Mapping) -> str:
     """What a model card says of these results: how to read them, the main numbers, questions kind by kind."""
     parts = [explanation(results), summary_table(results)]
     if "vqa" in _details(results):
@@ -29,41 +30,35 @@ def painted_section(results: Mapping) -> str:
 
 def summary_table(results: Mapping) -> str:
     """The main numbers of each part that was measured; all tables take what `unif2ace evaluate` writes."""
-    results = _details(results)
+    measures, details = measures_of(results), _details(results)
+    use, lifts = details.get("tokenizer", {}).get("code_use", {}), details.get("generation", {})
+    stated, visible = lifts.get("stated", {}), lifts.get("visible", {})
+    majority = details.get("vqa", {}).get("overall", {}).get("majority")
+    facts = details.get("captions", {}).get("reference_facts")
     rows = []
-    if "tokenizer" in results:
-        part = results["tokenizer"]
-        use = part["code_use"]
-        rows += [
-            ["image tokenizer: PSNR, dB", interval(part["psnr"], 2)],
-            ["image tokenizer: codes in use", f"{use['used']} of {use['size']} (perplexity {use['perplexity']:.0f})"],
-            ["image tokenizer: judge's accuracy lost by reconstruction", interval(part["judge_loss"])],
-        ]
-    if "generation" in results:
-        part = results["generation"]["stated"]
-        everything = results["generation"]["visible"]
-        rows += [
-            [f"generated faces: mean lift, {part['in_lift']} attributes", interval(part["lift"])],
-            [f"generated faces: mean lift, {part['in_coarse_lift']} coarse attributes", interval(part["coarse_lift"])],
-            ["generated faces: pooled lift", interval(part["pooled_lift"])],
-            [f"the same with what goes without saying, {everything['in_lift']} attributes: mean lift"]
-            + [interval(everything["lift"])],
-            [f"... {everything['in_coarse_lift']} coarse attributes: mean lift", interval(everything["coarse_lift"])],
-        ]
-    if "vqa" in results:
-        part = results["vqa"]["overall"]
-        rows += [
-            ["questions: accuracy", interval(part["accuracy"])],
-            [f"questions: lift over the commonest answer ({part['majority']:.3f})", interval(part["lift"])],
-        ]
-    if "captions" in results:
-        part = results["captions"]
-        rows += [
-            ["captions: precision", interval(part["precision"])],
-            ["captions: recall", interval(part["recall"])],
-            [f"captions: attributes stated (full reference: {part['reference_facts']:.1f})"]
-            + [interval(part["stated"], 1)],
-        ]
+
+    def add(name: str, label: str, digits: int = 3):
+        if name in measures:
+            rows.append([label, interval(measures[name], digits)])
+
+    add("tokenizer: psnr", "image tokenizer: PSNR, dB", 2)
+    if use:
+        shown = f"{use['used']} of {use['size']} (perplexity {use['perplexity']:.0f})"
+        rows.append(["image tokenizer: codes in use", shown])
+    add("tokenizer: judge_loss", "image tokenizer: judge's accuracy lost by reconstruction")
+    add("generation: lift", f"generated faces: mean lift, {stated.get('in_lift')} attributes")
+    coarse = f"{stated.get('in_coarse_lift')} coarse attributes"
+    add("generation: coarse_lift", f"generated faces: mean lift, {coarse}")
+    add("generation: pooled_lift", "generated faces: pooled lift")
+    unsaid = f"the same with what goes without saying, {visible.get('in_lift')} attributes: mean lift"
+    add("generation: lift_with_unsaid", unsaid)
+    coarse = f"... {visible.get('in_coarse_lift')} coarse attributes: mean lift"
+    add("generation: coarse_lift_with_unsaid", coarse)
+    add("vqa: accuracy", "questions: accuracy")
+    add("vqa: lift", f"questions: lift over the commonest answer ({number(majority)})")
+    add("captions: precision", "captions: precision")
+    add("captions: recall", "captions: recall")
+    add("captions: attributes_stated", f"captions: attributes stated (full reference: {number(facts, 1)})", 1)
     return table(["measure", "value [95 % interval]"], rows)
 
 
@@ -113,15 +108,16 @@ def captions_table(results: Mapping) -> str:
 def explanation(results: Mapping) -> str:
     """What was measured and how to read it."""
     settings = results["settings"]
+    source = public(settings.get("source", results["suite"]))
     seeds = ", ".join(map(str, settings["seeds"]))
     return (
-        f"Measured on the first {settings['count']} faces of the `{settings['split']}` split of the painted faces, "
-        f"none of which was trained on; generation with {settings['steps']} steps, guidance "
-        f"{settings['guidance']:g} and the seeds {seeds}; intervals are 95 % bootstrap intervals over pictures.\n\n"
+        f"Measured on {settings['count']} faces of `{source}`, none of which was trained on; "
+        f"generation with {settings['steps']} steps, guidance {settings['guidance']:g} and the seeds {seeds}; "
+        "intervals are 95 % bootstrap intervals over pictures.\n\n"
         "*Lift* is (accuracy − commonest) / (judge − commonest): 0 is what always answering the commonest value of "
-        "the test cases gets, 1 is what the judge, a classifier trained on original paintings, reads in originals. A "
-        "generated face is judged on the attributes that its sentence states and that the original painting shows "
-        "(found exactly, by re-rendering). *With what goes without saying* counts every visible attribute: a full "
+        "the test cases gets, 1 is what the judge, a classifier trained on original pictures, reads in originals. A "
+        "generated face is judged on the attributes that its sentence states and that the original picture shows. "
+        "*With what goes without saying* counts every visible attribute: a full "
         "description that mentions no hat asks for none. Attributes on which the judge is less than 0.02 above the "
         "commonest value have no lift (a dash) and are left out of the means; those that are only ever stated with "
         "one value, like a mask, are among them. For questions the ceiling is 1. *Precision* is the share of a "
@@ -130,28 +126,15 @@ def explanation(results: Mapping) -> str:
 
 
 def quality_markdown(results: Mapping) -> str:
-    """The whole report, for `docs/quality.md`."""
+    """The whole report, for `docs/quality.md`; whoever writes it says below how to measure it again."""
     tables = {"generation": generation_table, "tokenizer": tokenizer_table, "captions": captions_table}
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    parts = ["# Quality on painted faces", explanation(results), summary_table(results)]
+    parts = [f"# Quality on {results['suite']} faces", explanation(results), summary_table(results)]
     if "vqa" in _details(results):
         parts += ["## Questions, kind by kind", questions_table(results)]
     for name, title in _DETAILS.items():
         if name in _details(results):
             parts += [f"## {title}", tables[name](results)]
-    settings = results["settings"]
-    parts += [
-        "## How to measure it again",
-        "```bash\npython -m unif2ace.training.synthetic.painted.dataset --split train --count 30000 "
-        "--out runs/painted\n"
-        "python -m unif2ace.training.synthetic.painted.dataset --split test --count 1000 --out runs/painted\n"
-        "python -m unif2ace.training.synthetic.train_encoders judge "
-        "--config training/synthetic/configs/encoders-faces.yaml\n"
-        "python benchmarks/quality.py\n```",
-        f"Model: `{settings['model']}`, SHA-256 of configuration and weights `{settings['model_sha256']}`. "
-        f"Versions: {versions}.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, settings_line(results)]) + "\n"
 
 
-__all__ = ["MODEL_PARTS", "explanation", "painted_section", "quality_markdown", "questions_table", "summary_table"]
+__all__ = ["MODEL_PARTS", "explanation", "world_section", "quality_markdown", "questions_table", "summary_table"]
