@@ -1,12 +1,14 @@
 """
 The paper's ablations on painted faces: small models, alike but for one thing, trained and compared.
 
-    python benchmarks/ablations.py --seeds 0 1 2 --write docs/ablations.md
-    python benchmarks/ablations.py --arms d3diff mask_only score_only --seeds 0 --set training.max_steps=500
+    python benchmarks/ablations.py --seeds 0 1 2 3 4 --write docs/ablations.md
+    python benchmarks/ablations.py --tables routing noise --seeds 0 1 2 --write docs/ablations.md
+    python benchmarks/ablations.py --arms d3diff mask_only --seeds 0 --set training.max_steps=2000
     python benchmarks/ablations.py --table-only --write docs/ablations.md
 
-Every finished run is one line of `runs/ablations/results.jsonl`; runs that are there already are not repeated, so the
-command goes on where it stopped. Processes with different `--seeds` or `--arms` can share the folder.
+The arms and the tables that compare them are in `ablations.yaml`. Every finished run is one line of
+`runs/ablations/results.jsonl`; runs that are there already are not repeated, so the command goes on where it stopped,
+and a new arm repeats no other. Processes with different `--seeds` or `--arms` can share the folder.
 
 The runs of one seed have the same data in the same order, the same masks and, where their shapes agree, the same
 initial weights: differences to the default are taken seed by seed. All runs are measured on the same faces under the
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +33,27 @@ import numpy as np
 import torch
 import yaml
 from reporting import put_section
+from reporting import table as markdown_table
+from scipy.stats import t as student_t
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2aceProcessor
+from unif2ace.modeling_unif2ace.layout_unif2ace import MMU, T2I, TASKS
+from unif2ace.modeling_unif2ace.moe_unif2ace import UniF2aceSequenceMoE, noise_feature
+from unif2ace.modeling_unif2ace.objective_unif2ace import UniF2aceObjective
 from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.pipelines.files import replacing
 from unif2ace.training.arguments import UniF2aceTrainingArguments
+from unif2ace.training.callbacks import expert_gradients
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.questions import write_questions
 from unif2ace.training.data.language.visibility import assumed_visible
+from unif2ace.training.evaluation.experts import as_copy
 from unif2ace.training.run_folder import append_line, git_revision, read_lines
 from unif2ace.training.synthetic.painted.dataset import attributes_of, load_rendered
 from unif2ace.training.train import override
@@ -51,51 +61,13 @@ from unif2ace.training.trainer import UniF2aceTrainer
 
 
 CONFIG = Path(__file__).with_suffix(".yaml")
-DEFAULT = "d3diff"
-
-# What each arm changes: in the text configuration, and in the training arguments.
-ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    DEFAULT: ("D3Diff, α = 0.01, both levels, top-2 (the default)", {}, {}),
-    "mask_only": ("mask term only", {}, {"alpha": 0.0}),
-    "mask_scaled": ("mask term only, × (1 + αN)", {}, {"alpha": 0.0, "mask_weight": 1.36}),
-    "score_only": ("score term only, α = 0.01", {}, {"mask_weight": 0.0}),
-    "moe_none": ("no experts", {"moe_layers": [], "sequence_moe_layers": []}, {}),
-    "moe_token": ("token level only", {"sequence_moe_layers": []}, {}),
-    "moe_sequence": ("sequence level only", {"moe_layers": []}, {}),
-    "no_face": ("without the face expert", {"mmu_sequence_experts": ["copy", "copy", "clip", "copy"]}, {}),
-    "no_clip": ("without the CLIP expert", {"mmu_sequence_experts": ["copy", "copy", "copy", "face"]}, {}),
-    "top_1": ("token level top-1", {"num_experts_per_tok": 1}, {}),
-    "top_4": ("token level top-4", {"num_experts_per_tok": 4}, {}),
-    "sequence_top_1": ("sequence level top-1", {"num_experts_per_sequence": 1}, {}),
-    "sequence_top_4": ("sequence level top-4", {"num_experts_per_sequence": 4}, {}),
-    "alpha_0.1": ("α = 0.1", {}, {"alpha": 0.1}),
-    "alpha_0.001": ("α = 0.001", {}, {"alpha": 0.001}),
-    "elbo": ("weighting elbo", {}, {"weighting": "elbo"}),
-    "dse": ("weighting dse", {}, {"weighting": "dse"}),
-}
 METRICS = {
     "mask_loss": "masked cross-entropy, nats a code",
     "bound": "likelihood bound, nats a code",
     "mmu_loss": "answers, nats a token",
 }
 HOLDS, REVERSED, NONE, UNKNOWN = "holds", "reversed", "no difference", "one seed"
-# The paper's orderings: what is said to be better, than what, by which measure of ours.
-ORDERINGS = (
-    ("D3Diff beats mask only", DEFAULT, "mask_only", ("mask_loss", "bound")),
-    ("D3Diff beats mask only of the same weight", DEFAULT, "mask_scaled", ("mask_loss", "bound")),
-    ("D3Diff beats score only", DEFAULT, "score_only", ("mask_loss", "bound")),
-    ("score only beats mask only", "score_only", "mask_only", ("mask_loss", "bound")),
-    ("α = 0.01 beats 0.1", DEFAULT, "alpha_0.1", ("mask_loss", "bound")),
-    ("α = 0.01 beats 0.001", DEFAULT, "alpha_0.001", ("mask_loss", "bound")),
-    ("token level beats no experts", "moe_token", "moe_none", ("mask_loss", "mmu_loss")),
-    ("sequence level beats no experts", "moe_sequence", "moe_none", ("mask_loss", "mmu_loss")),
-    ("both levels beat the token level", DEFAULT, "moe_token", ("mask_loss", "mmu_loss")),
-    ("both levels beat the sequence level", DEFAULT, "moe_sequence", ("mask_loss", "mmu_loss")),
-    ("the face expert helps", DEFAULT, "no_face", ("mmu_loss",)),
-    ("the CLIP expert helps", DEFAULT, "no_clip", ("mmu_loss",)),
-    ("at the sequence level top-2 beats top-1", DEFAULT, "sequence_top_1", ("mask_loss", "mmu_loss")),
-    ("at the sequence level top-2 beats top-4", DEFAULT, "sequence_top_4", ("mask_loss", "mmu_loss")),
-)
+MASK_SAMPLES = 16  # masks of each ratio that the noise feature's spread is measured over
 
 
 class Rows(Dataset):
@@ -169,12 +141,18 @@ def features_of(config: dict[str, Any], split: str, count: int, folder: Path) ->
 
 def model_config(config: dict[str, Any], base: UniF2aceConfig, arm: str) -> UniF2aceConfig:
     """The shape of an arm's model."""
-    fields = base.to_dict()
-    changes = {**config["model"], "vision_config": None, "face_config": None}
+    fields, changed = base.to_dict(), config["arms"][arm].get("model", {})
+    changes = {**config["model"], **changed, "vision_config": None, "face_config": None}
     changes["clip_feature_size"], changes["face_feature_size"] = base.clip_feature_size, base.face_feature_size
     changes["vq_config"] = {**fields["vq_config"], "resolution": config["resolution"]}
-    changes["text_config"] = {**fields["text_config"], **config["model"]["text_config"], **ARMS[arm][1]}
+    text_config = changed.get("text_config", {})
+    changes["text_config"] = {**fields["text_config"], **config["model"]["text_config"], **text_config}
     return UniF2aceConfig(**{**fields, **changes})
+
+
+def default_arm(config: dict[str, Any]) -> str:
+    """What all arms are compared with."""
+    return next(iter(config["arms"]))
 
 
 def initial_model(
@@ -182,8 +160,8 @@ def initial_model(
 ) -> UniF2aceForConditionalGeneration:
     """An untrained model: what it has in common with the default model of the seed starts from the same values."""
     set_seed(seed)
-    default = UniF2aceForConditionalGeneration(model_config(config, base, DEFAULT))
-    if arm == DEFAULT:
+    default = UniF2aceForConditionalGeneration(model_config(config, base, default_arm(config)))
+    if arm == default_arm(config):
         return default
     set_seed(seed)
     model = UniF2aceForConditionalGeneration(model_config(config, base, arm))
@@ -192,6 +170,21 @@ def initial_model(
         if name in shared and shared[name].shape == weight.shape:
             weight.copy_(shared[name])
     return model
+
+
+class _Trainer(UniF2aceTrainer):
+    """Keeps the experts' use in evaluation as well."""
+
+    def summarize(self, means: dict[str, Any], training: bool = True) -> None:
+        self.expert_use = self.objective.summarize(means)
+
+
+class _LastGradients(TrainerCallback):
+    """Keeps the sizes of the experts' gradients at the last step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == state.max_steps - 1:
+            self.sizes = expert_gradients(model)
 
 
 def run_arm(config: dict[str, Any], arm: str, seed: int, rows: dict[str, Rows]) -> dict[str, Any]:
@@ -209,52 +202,122 @@ def run_arm(config: dict[str, Any], arm: str, seed: int, rows: dict[str, Rows]) 
             logging_steps=10**9,
             disable_tqdm=True,
             dataloader_pin_memory=False,
-            **{**config["training"], **ARMS[arm][2]},
+            without=["clip", "face"],  # the arms leave experts out
+            **{**config["training"], **config["arms"][arm].get("training", {})},
         )
-        trainer = UniF2aceTrainer(
+        gradients = _LastGradients()
+        trainer = _Trainer(
             model=model,
             args=arguments,
             train_dataset=rows["train"],
             eval_dataset=rows["validation"],
             data_collator=UniF2aceCollator(processor.tokenizer, model.config),
+            callbacks=[gradients],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         if trainer.stopped_by is not None:  # half a run is no result
             raise SystemExit(f"stopped by {trainer.stopped_by}")
         # one measure for all arms and seeds: the ELBO's weights, and the masks of one seed
-        trainer.args.weighting, trainer.args.seed = "elbo", 0
-        found, blind = trainer.evaluate(), trainer.evaluate(rows["blind"])
+        trainer.objective, trainer.args.seed = UniF2aceObjective(model.config, weighting="elbo"), 0
+        blind = trainer.evaluate(rows["blind"])
+        found = trainer.evaluate()
+        result = {
+            "arm": arm,
+            "seed": seed,
+            "mask_loss": found["eval_mask_loss"],
+            "bound": found["eval_score_loss"] / model.config.num_image_tokens,
+            "mmu_loss": found["eval_mmu_loss"],
+            "blind_mask_loss": blind["eval_mask_loss"],
+            "blind_mmu_loss": blind["eval_mmu_loss"],
+            "experts": experts_of(trainer, found, gradients.sizes),
+            "noise": noise_spread(model),
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        }
+    return result | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def experts_of(trainer: _Trainer, found: dict[str, float], gradients: dict[str, float]) -> dict[str, Any]:
+    """
+    What became of the experts: of each kind of the sequence level but copy, by its group, the `use` (share of the
+    spans that choose it, in the layer that uses it most) and the `cost` of making it copy in all layers; how many of
+    both levels are `unused`, layer by layer, chosen by nobody on the held-out faces; which have `no_gradient` at the
+    last step, out of so many `trained`.
+    """
+    text, kinds, unused = trainer.model.config.text_config, {}, {}
+    for name, table in trainer.expert_use.items():
+        task, _, level = name.partition("_")
+        if level == "load":
+            unused[name] = int((table == 0).sum())
+            continue
+        # nobody reads what the last layer makes of a picture that is looked at
+        layers = table[: text.num_hidden_layers - 1] if task == TASKS[MMU] else table
+        places = {e: kind for e, kind in enumerate(text.sequence_experts(task)) if kind != "copy"}
+        unused[name] = int((layers[:, list(places)] == 0).sum())
+        spans = (layers * text.num_experts_per_sequence).amax(0)
+        kinds |= {f"{task} {kind}": {"use": round(float(spans[e]), 4)} for e, kind in places.items()}
+    moes = [module for module in trainer.model.modules() if isinstance(module, UniF2aceSequenceMoE)]
+    for name, of_kind in kinds.items():
+        task, kind = name.split()
+        metric = "eval_mask_loss" if task == TASKS[T2I] else "eval_mmu_loss"
+        with ExitStack() as stack:
+            for moe in moes:
+                stack.enter_context(as_copy(moe, kind))
+            of_kind["cost"] = trainer.evaluate()[metric] - found[metric]
+    without = [name for name, size in gradients.items() if size == 0]
+    return {"kinds": kinds, "unused": unused, "no_gradient": without, "trained": len(gradients)}
+
+
+@torch.no_grad()
+def noise_spread(model: UniF2aceForConditionalGeneration) -> dict[str, float]:
+    """
+    What the noise expert can tell apart behind its resampler: the root mean square of its states (`size`), how far
+    they move with the mask ratio (`ratios`, the standard deviation over the ratios 1/N to 1 of the mean over masks)
+    and with the mask at one ratio (`masks`), as root mean squares over places and channels.
+    """
+    config, resamplers = model.config, model.model.resamplers
+    if "noise" not in resamplers:
+        return {}
+    count = config.num_image_tokens
+    order = torch.rand(count, MASK_SAMPLES, count, generator=torch.Generator().manual_seed(0)).argsort(-1)
+    masked = order < torch.arange(1, count + 1)[:, None, None]  # (ratios, masks, N)
+    feature = noise_feature(masked.flatten(0, 1), config.noise_feature, config.noise_feature_size)
+    states = resamplers["noise"](feature.to(model.device)[:, None]).unflatten(0, masked.shape[:2])
+
+    def rms(values: torch.Tensor) -> float:
+        return values.square().mean().sqrt().item()
+
+    of_ratio = states.mean(1)
     return {
-        "arm": arm,
-        "seed": seed,
-        "mask_loss": found["eval_mask_loss"],
-        "bound": found["eval_score_loss"] / model.config.num_image_tokens,
-        "mmu_loss": found["eval_mmu_loss"],
-        "blind_mask_loss": blind["eval_mask_loss"],
-        "blind_mmu_loss": blind["eval_mmu_loss"],
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "seconds": round(time.monotonic() - started, 1),
+        "size": rms(states),
+        "ratios": rms(of_ratio - of_ratio.mean(0)),
+        "masks": rms(states - of_ratio[:, None]),
     }
 
 
-def settings_key(config: dict[str, Any]) -> str:
-    """A short name for what all arms share: the settings and the checkpoint whose tokenizers and encoders they use."""
-    settings = {**config, "base": checkpoint_sha256(config["base"])}
+def run_key(config: dict[str, Any], arm: str) -> str:
+    """A short name for all that decides an arm's runs but the seed: neither other arms nor titles."""
+    settings = {name: value for name, value in config.items() if name not in ("arms", "tables", "pictures")}
+    changes = {name: value for name, value in config["arms"][arm].items() if name != "title"}
+    settings |= {"base": checkpoint_sha256(config["base"]), "arm": changes}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def table(results: Sequence[dict[str, Any]], config: dict[str, Any]) -> str:
+Runs = dict[str, dict[int, dict[str, Any]]]  # by arm and seed
+
+
+def table(by_arm: Runs, config: dict[str, Any], name: str) -> str:
     """Means and spreads, differences to the default, and which orderings hold, as Markdown."""
-    by_arm: dict[str, dict[int, dict]] = {}
-    for result in results:
-        by_arm.setdefault(result["arm"], {})[result["seed"]] = result
-    steps, batch = config["training"]["max_steps"], config["training"]["per_device_train_batch_size"]
-    blind = [r for r in by_arm.get(DEFAULT, {}).values() if "blind_mask_loss" in r]
+    wanted, default = config["tables"][name], default_arm(config)
+    by_arm = {arm: by_arm[arm] for arm in wanted["arms"] if by_arm.get(arm)}
+    text, training = config["model"]["text_config"], config["training"]
+    blind = list(by_arm.get(default, {}).values())
     lines = [
-        f"{len(results)} runs of {steps} steps of {batch} rows; {config['validation_count']} held-out faces; "
-        f"tokenizers and encoders of checkpoint `{checkpoint_sha256(config['base'])[:12]}`. Mean over the seeds, "
-        "± standard deviation; in brackets the mean difference to the default, seed by seed. Less is better.",
+        f"{sum(map(len, by_arm.values()))} runs of {training['max_steps']} steps of "
+        f"{training['per_device_train_batch_size']} rows; {text['num_hidden_layers']} layers, {text['hidden_size']} "
+        f"wide; {config['validation_count']} held-out faces; tokenizers and encoders of checkpoint "
+        f"`{checkpoint_sha256(config['base'])[:12]}`. Mean over the seeds, ± standard deviation; in brackets the mean "
+        "difference to the default, seed by seed, with its 95 % interval (Student's t). Less is better.",
     ]
     if blind:
         without = [_mean([run[f"blind_{metric}"] for run in blind]) for metric in ("mask_loss", "mmu_loss")]
@@ -262,53 +325,100 @@ def table(results: Sequence[dict[str, Any]], config: dict[str, Any]) -> str:
             f" Without its prompt the default has a masked cross-entropy of {without[0]}, and with another face's "
             f"picture it says the answers at {without[1]}."
         )
-    lines += [
-        "",
-        "| | seeds | " + " | ".join(METRICS.values()) + " |",
-        "|---|---|" + "---|" * len(METRICS),
-    ]
-    for arm, (title, _, _) in ARMS.items():
-        runs = by_arm.get(arm, {})
-        if not runs:
-            continue
-        cells = [title, str(len(runs))]
+    rows = []
+    for arm, runs in by_arm.items():
+        cells = [config["arms"][arm]["title"], str(len(runs))]
         for metric in METRICS:
-            values = [run[metric] for run in runs.values()]
-            cell = _mean(values)
-            shared = sorted(runs.keys() & by_arm.get(DEFAULT, {}).keys())
-            if arm != DEFAULT and shared:
-                cell += f" ({_mean([runs[s][metric] - by_arm[DEFAULT][s][metric] for s in shared], sign='+')})"
+            cell = _mean([run[metric] for run in runs.values()])
+            shared = sorted(runs.keys() & by_arm.get(default, {}).keys())
+            if arm != default and shared:
+                cell += f" ({_interval([runs[s][metric] - by_arm[default][s][metric] for s in shared])})"
             cells.append(cell)
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| ordering in the paper | here, by | mean gain | seeds that agree | so |", "|---|---|---|---|---|"]
-    found: dict[str, list[str]] = {}
-    for claim, better, worse, metrics in ORDERINGS:
+        rows.append(cells)
+    lines += ["", markdown_table(["", "seeds", *METRICS.values()], rows)]
+    if wanted.get("experts"):
+        lines += ["", *_experts_table(by_arm, config)]
+    if wanted.get("noise"):
+        lines += ["", *_noise_table(by_arm, config)]
+    rows, found = [], {}
+    for claim, better, worse, metrics in wanted["orderings"]:
         seeds = sorted(by_arm.get(better, {}).keys() & by_arm.get(worse, {}).keys())
         for metric in metrics if seeds else ():
             gains = [by_arm[worse][s][metric] - by_arm[better][s][metric] for s in seeds]
-            agree = sum(gain > 0 for gain in gains)
-            name = METRICS[metric].partition(",")[0]
-            cells = claim, name, _mean(gains, sign="+"), f"{agree} of {len(seeds)}", verdict(gains)
-            lines.append(f"| {' | '.join(cells)} |")
-            found.setdefault(verdict(gains), []).append(f"{claim} ({name})")
-    for name in (HOLDS, REVERSED, NONE):
-        if name in found:
-            lines += ["", f"**{name.capitalize()}**: {'; '.join(found[name])}."]
+            agree, measure = sum(gain > 0 for gain in gains), METRICS[metric].partition(",")[0]
+            rows.append([claim, measure, _interval(gains), f"{agree} of {len(seeds)}", verdict(gains)])
+            found.setdefault(verdict(gains), []).append(f"{claim} ({measure})")
+    lines += ["", markdown_table(["ordering", "here, by", "mean gain", "seeds that agree", "so"], rows)]
+    for answer in (HOLDS, REVERSED, NONE):
+        if answer in found:
+            lines += ["", f"**{answer.capitalize()}**: {'; '.join(found[answer])}."]
     if UNKNOWN in found:
         lines += ["", "With one seed there is no spread to compare a gain with, so nothing is said of the ordering."]
     return "\n".join(lines)
 
 
+def _experts_table(by_arm: Runs, config: dict[str, Any]) -> list[str]:
+    """Of each arm the sequence level's experts, and how many of both levels came to nothing."""
+    kinds = list(dict.fromkeys(kind for runs in by_arm.values() for run in runs.values() for kind in _kinds(run)))
+    rows = []
+    for arm, runs in by_arm.items():
+        cells = [config["arms"][arm]["title"]]
+        for kind in kinds:
+            use, cost = ([_kinds(run)[kind][what] for run in runs.values()] for what in ("use", "cost"))
+            each = "/".join(f"{100 * share:.0f}" for share in use)
+            cells.append(f"{each} %, {_mean(cost, sign='+')}")
+        unused = [sum(run["experts"]["unused"].values()) for run in runs.values()]
+        dead = [len(run["experts"]["no_gradient"]) for run in runs.values()]
+        rows.append([*cells, "/".join(map(str, unused)), "/".join(map(str, dead))])
+    return [
+        "Of each seed, how many spans use an expert in the layer that uses it most, and, as a mean, what the loss "
+        "rises by when it is made copy in all layers; how many experts of both levels, counted layer by layer, nobody "
+        "chose on held-out faces, and how many had no gradient at the last step.",
+        "",
+        markdown_table(["", *kinds, "unused", "without gradient"], rows),
+    ]
+
+
+def _kinds(run: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return run["experts"]["kinds"]
+
+
+def _noise_table(by_arm: Runs, config: dict[str, Any]) -> list[str]:
+    """Of each arm what the noise feature tells."""
+    rows = []
+    for arm, runs in by_arm.items():
+        spread = [_mean([run["noise"][what] for run in runs.values()]) for what in ("size", "ratios", "masks")]
+        use = "/".join(f"{100 * _kinds(run)['t2i noise']['use']:.0f}" for run in runs.values())
+        cost = _interval([_kinds(run)["t2i noise"]["cost"] for run in runs.values()])
+        rows.append([config["arms"][arm]["title"], *spread, f"{use} %", cost])
+    return [
+        "Behind the resampler, after training: the size of the states, how far they move with the mask ratio, and how "
+        "far with the mask at one ratio (root mean squares); how many spans use the noise expert in the layer that "
+        "uses it most; and what the masked cross-entropy rises by when it is made copy.",
+        "",
+        markdown_table(["", "size", "over mask ratios", "over masks", "use", "cost as copy"], rows),
+    ]
+
+
 def verdict(gains: Sequence[float]) -> str:
-    """
-    What the gains of the seeds say of an ordering: nothing, unless all have one sign and their mean is larger than
-    their standard deviation.
-    """
+    """What the gains of the seeds say of an ordering: nothing, unless their 95 % interval does not hold zero."""
     if len(gains) < 2:
         return UNKNOWN
-    if len({gain > 0 for gain in gains}) > 1 or abs(statistics.fmean(gains)) <= statistics.stdev(gains):
+    if abs(statistics.fmean(gains)) <= half_width(gains):
         return NONE
-    return HOLDS if gains[0] > 0 else REVERSED
+    return HOLDS if statistics.fmean(gains) > 0 else REVERSED
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of a mean by Student's t."""
+    return float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def _interval(values: Sequence[float]) -> str:
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f}, {mean - half_width(values):+.3f} to {mean + half_width(values):+.3f}"
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
@@ -321,29 +431,39 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         description="The paper's ablations on painted faces.",
-        epilog="example: python benchmarks/ablations.py --seeds 0 1 2 --write docs/ablations.md",
+        epilog="example: python benchmarks/ablations.py --tables routing --seeds 0 1 2 --write docs/ablations.md",
     )
-    parser.add_argument("--config", type=Path, default=CONFIG, help="the small model (default: %(default)s)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which (default: all)")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="model and arms (default: %(default)s)")
+    parser.add_argument("--tables", nargs="+", metavar="NAME", help="which (default: all)")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="which of the tables' (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of it")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many (default: no end)")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), help="(default: %(default)s)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this document")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this document")
     options = parser.parse_args(arguments)
     config = yaml.safe_load(options.config.read_text(encoding="utf-8"))
     override(config, options.set)
-    key = settings_key(config)
+    for chosen, known in ((options.tables, config["tables"]), (options.arms, config["arms"])):
+        unknown = sorted(set(chosen or ()) - set(known))
+        if unknown:
+            parser.error(f"{unknown[0]!r} is not in {options.config}, expected some of {', '.join(known)}")
+    names = options.tables or list(config["tables"])
+    arms = list(dict.fromkeys(arm for name in names for arm in config["tables"][name]["arms"]))
+    arms = [arm for arm in arms if options.arms is None or arm in options.arms]
+    keys = {run_key(config, arm): arm for arm in config["arms"]}
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.jsonl"
 
-    def finished() -> dict[tuple[str, int], dict[str, Any]]:
-        lines = read_lines(path) if path.exists() else []
-        return {(line["arm"], line["seed"]): line for line in lines if line["settings"] == key}
+    def finished() -> Runs:
+        found: Runs = {}
+        for line in read_lines(path) if path.exists() else []:
+            if line["settings"] in keys:
+                found.setdefault(keys[line["settings"]], {})[line["seed"]] = line
+        return found
 
-    done = finished()
-    todo = [(arm, seed) for seed in options.seeds for arm in options.arms if (arm, seed) not in done]
+    todo = [(arm, seed) for seed in options.seeds for arm in arms if seed not in finished().get(arm, {})]
     if todo and not options.table_only:
         counts = {"train": config["train_count"], "validation": config["validation_count"]}
         rows = {
@@ -355,17 +475,18 @@ def main(arguments: list[str] | None = None) -> int:
         for arm, seed in (bar := tqdm(todo, unit="run")):
             if time.monotonic() - started > 60 * options.minutes:
                 break
-            if (arm, seed) in finished():  # by another process that shares the work
+            if seed in finished().get(arm, {}):  # by another process that shares the work
                 continue
             bar.set_postfix(arm=arm, seed=seed)
             result = run_arm(config, arm, seed, rows)
             if not all(math.isfinite(result[metric]) for metric in METRICS):
                 print(f"{arm}, seed {seed}: not finite", file=sys.stderr)
-            append_line(path, {"settings": key, "revision": git_revision(), **result})
-    text = table(list(finished().values()), config)
-    print(text)
-    if options.write:
-        put_section(options.write, "table", text)
+            append_line(path, {"settings": run_key(config, arm), "revision": git_revision(), **result})
+    for name in names:
+        text = table(finished(), config, name)
+        print(f"{name}\n\n{text}\n")
+        if options.write:
+            put_section(options.write, name, text)
     return 0
 
 

@@ -22,9 +22,10 @@ FINETUNE_FOLDER, SUMMARY_FILE = "run", "summary.json"  # what `unif2ace finetune
 # Training arguments that a card may name; all others concern the machine, its accounts or how it reported.
 PUBLIC_ARGUMENTS = frozenset(
     """
-    alpha mask_weight weighting mask_schedule region_weights mmu_weight t2i_balance_coef mmu_balance_coef
-    t2i_sequence_balance_coef mmu_sequence_balance_coef balance_scope condition_dropout sequence_router_noise
-    sequence_router_noise_steps t2i_fraction muon_learning_rate ema_decay max_minutes
+    alpha mask_weight weighting weighting_power mask_schedule region_weights mmu_weight t2i_balance_coef
+    mmu_balance_coef t2i_sequence_balance_coef mmu_sequence_balance_coef balance_scope condition_dropout
+    sequence_routing sequence_dense_steps sequence_router_noise sequence_router_noise_steps without t2i_fraction
+    muon_learning_rate ema_decay max_minutes
     per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_train_epochs max_steps
     learning_rate lr_scheduler_type warmup_steps warmup_ratio optim weight_decay adam_beta1 adam_beta2 adam_epsilon
     max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 tf32 gradient_checkpointing torch_compile

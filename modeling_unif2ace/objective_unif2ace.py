@@ -120,23 +120,28 @@ class D3DiffLoss:
     token_loss: torch.Tensor
 
 
-def score_weight(ratio: torch.Tensor, weighting: str, schedule: MaskSchedule, num_tokens: int = 256) -> torch.Tensor:
+def score_weight(
+    ratio: torch.Tensor, weighting: str, schedule: MaskSchedule, num_tokens: int = 256, power: float = 1.0
+) -> torch.Tensor:
     """
     Weight of a row's summed cross-entropy in the score term.
 
     Args:
         ratio (`torch.Tensor`): Realised mask ratios λ in (0, 1].
         weighting (`str`):
-            `"inverse_ratio"`, 1/λ (RADD's λ-DCE); `"elbo"`, |λ'|/λ of the schedule; `"dse"`, (1 − λ)/λ, the score
-            entropy without the rate of the noise.
+            `"inverse_ratio"`, 1/λ to the `power` (to the first, RADD's λ-DCE); `"elbo"`, |λ'|/λ of the schedule;
+            `"dse"`, (1 − λ)/λ, the score entropy without the rate of the noise.
         schedule (`MaskSchedule`): Read by `"elbo"` only.
         num_tokens (`int`, *optional*, defaults to 256): Codes of an image, which some schedules depend on.
+        power (`float`, *optional*, defaults to 1.0):
+            Read by `"inverse_ratio"` only: the larger, the more do pictures of which little is hidden count; at 0 the
+            score term is the plain cross-entropy, summed.
 
     Raises:
         ValueError: if there is no such weighting.
     """
     if weighting == "inverse_ratio":
-        return 1 / ratio
+        return 1 / ratio**power
     if weighting == "elbo":
         return schedule.elbo_weight(ratio, num_tokens)
     if weighting == "dse":
@@ -154,6 +159,7 @@ def d3diff_loss(
     mask_weight: float = 1.0,
     weighting: str = "inverse_ratio",
     schedule: MaskSchedule | None = None,
+    weighting_power: float = 1.0,
     position_weight: torch.Tensor | None = None,
     mask_denominator: torch.Tensor | float | None = None,
     row_denominator: torch.Tensor | float | None = None,
@@ -172,6 +178,7 @@ def d3diff_loss(
         mask_weight (`float`, *optional*, defaults to 1): Weight of the mask term; 0 is the paper's "only score".
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`): See [`score_weight`].
         schedule (`MaskSchedule`, *optional*): The schedule of `weighting="elbo"`; cosine when not given.
+        weighting_power (`float`, *optional*, defaults to 1.0): The `power` of [`score_weight`].
         position_weight (`torch.Tensor` of shape `(n,)`, *optional*):
             Factor of each position's cross-entropy in both terms; 1 when not given. Not in the paper.
         mask_denominator (`float`, *optional*):
@@ -187,7 +194,7 @@ def d3diff_loss(
     row_denominator = max(num_masked.numel(), 1) if row_denominator is None else row_denominator
 
     ratio = num_masked.clamp(min=1).float() / num_tokens
-    weight = score_weight(ratio, weighting, schedule or MaskSchedule(), num_tokens)
+    weight = score_weight(ratio, weighting, schedule or MaskSchedule(), num_tokens, weighting_power)
     weighted = token_loss if position_weight is None else token_loss * position_weight
     mask_loss = weighted.sum() / mask_denominator
     score_loss = (weighted * weight[row]).sum() / row_denominator
@@ -388,6 +395,8 @@ class UniF2aceObjective(nn.Module):
         alpha (`float`, *optional*, defaults to 0.01): Weight of D3Diff's score term (paper section 3.2).
         mask_weight (`float`, *optional*, defaults to 1.0): Weight of D3Diff's mask term.
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`): See [`score_weight`].
+        weighting_power (`float`, *optional*, defaults to 1.0):
+            With `"inverse_ratio"` the score term weighs a picture by 1/λ to this power.
         schedule (`str`, *optional*, defaults to `"cosine"`): The [`MaskSchedule`], read by `weighting="elbo"`.
         mmu_weight (`float`, *optional*, defaults to 1.0): Weight of the answers.
         t2i_balance_coef, mmu_balance_coef (`float`, *optional*, defaults to 0.01):
@@ -407,6 +416,7 @@ class UniF2aceObjective(nn.Module):
         alpha: float = 0.01,
         mask_weight: float = 1.0,
         weighting: str = "inverse_ratio",
+        weighting_power: float = 1.0,
         schedule: str = "cosine",
         mmu_weight: float = 1.0,
         t2i_balance_coef: float = 0.01,
@@ -418,7 +428,7 @@ class UniF2aceObjective(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.weighting, self.schedule = weighting, MaskSchedule(schedule)
+        self.weighting, self.weighting_power, self.schedule = weighting, weighting_power, MaskSchedule(schedule)
         self.weights = {
             "mask_loss": mask_weight,
             "score_loss": alpha,
@@ -504,6 +514,7 @@ class UniF2aceObjective(nn.Module):
             num_tokens=self.config.num_image_tokens,
             weighting=self.weighting,
             schedule=self.schedule,
+            weighting_power=self.weighting_power,
             position_weight=code_weight,
             mask_denominator=mask_total,
             row_denominator=row_total,

@@ -213,6 +213,21 @@ def test_nothing_masked_is_zero_with_zero_gradient():
     assert loss.item() == 0 and logits.grad.abs().max() == 0
 
 
+def test_the_power_of_the_inverse_ratio():
+    """A continuous knob: at 0 the plain sum over a picture, at 1 the default bit for bit, beyond it weighs more."""
+    logits, targets, masked = _random_batch()
+    row, ratio = masked.nonzero()[:, 0], masked.sum(-1) / masked.shape[1]
+    plain = d3diff_loss_padded(logits, targets, masked)
+    for power in (0.0, 0.5, 1.0, 1.5):
+        loss = d3diff_loss_padded(logits, targets, masked, weighting_power=power)
+        expected = (plain.token_loss * ratio[row] ** -power).sum() / len(masked)
+        torch.testing.assert_close(loss.score_loss, expected)
+        assert torch.equal(loss.mask_loss, plain.mask_loss)
+        elbo = d3diff_loss_padded(logits, targets, masked, weighting="elbo", weighting_power=power)
+        assert torch.equal(elbo.score_loss, d3diff_loss_padded(logits, targets, masked, weighting="elbo").score_loss)
+    assert torch.equal(d3diff_loss_padded(logits, targets, masked, weighting_power=1.0).loss, plain.loss)
+
+
 def test_unknown_weighting_is_refused():
     logits, targets, masked = _batch_of_known_cross_entropy()
     with pytest.raises(ValueError, match="inverse_ratio"):

@@ -249,7 +249,11 @@ def test_the_papers_constants(tmp_path):
     assert (text.num_routed_experts, text.num_experts_per_tok, text.num_experts_per_sequence) == (8, 2, 2)
     assert text.t2i_sequence_experts == ["copy", "copy", "zero", "noise"]
     assert text.mmu_sequence_experts == ["copy", "copy", "clip", "face"]
-    assert args.weighting == "inverse_ratio" and args.mask_schedule == "cosine" and args.region_weights is None
+    assert (
+        (args.weighting, args.weighting_power) == ("inverse_ratio", 1.0)
+        and args.mask_schedule == "cosine"
+        and args.region_weights is None
+    )
     torch.manual_seed(0)
     layer = UniF2aceForConditionalGeneration(get_preset("tiny")).model.language_model.layers[0]
     assert set(layer.mlp.shared_experts) == {"t2i", "mmu"}
@@ -568,7 +572,13 @@ def test_wrong_arguments_are_refused(tmp_path):
     model = UniF2aceForConditionalGeneration(get_preset("tiny"))
     with pytest.raises(TypeError, match="UniF2aceTrainingArguments"):
         UniF2aceTrainer(model=model, args=TrainingArguments(str(tmp_path)))
-    for wrong in ({"weighting": "x"}, {"alpha": -1}, {"condition_dropout": 2}, {"max_minutes": 0}):
+    for wrong in (
+        {"weighting": "x"},
+        {"weighting_power": -1},
+        {"alpha": -1},
+        {"condition_dropout": 2},
+        {"max_minutes": 0},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             UniF2aceTrainingArguments(str(tmp_path), **wrong)
 

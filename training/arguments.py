@@ -91,6 +91,9 @@ class UniF2aceTrainingArguments(RunArguments):
         mask_weight (`float`, *optional*, defaults to `1.0`): Weight of D3Diff's mask term.
         weighting (`str`, *optional*, defaults to `"inverse_ratio"`):
             Weight of the score term over the mask ratio: `"inverse_ratio"`, `"elbo"` or `"dse"`.
+        weighting_power (`float`, *optional*, defaults to `1.0`):
+            The power of 1/λ in `"inverse_ratio"`, continuous: at 0 the score term is the plain cross-entropy; see
+            `score_weight`.
         mask_schedule (`str`, *optional*, defaults to `"cosine"`): The `MaskSchedule` of training, `"linear"`, ...
         region_weights (`dict[str, float]`, *optional*):
             Weights of the codes under facial parts, as `{"eyes": 4, "mouth": 4}`, relative to all others; see
@@ -139,6 +142,7 @@ class UniF2aceTrainingArguments(RunArguments):
     alpha: float = field(default=0.01, metadata={"help": "Weight of D3Diff's score term."})
     mask_weight: float = field(default=1.0, metadata={"help": "Weight of D3Diff's mask term."})
     weighting: str = field(default="inverse_ratio", metadata={"help": "Weight of the score term over the mask ratio."})
+    weighting_power: float = field(default=1.0, metadata={"help": "Power of the inverse mask ratio in it."})
     mask_schedule: str = field(default="cosine", metadata={"help": "Mask schedule: cosine, linear, pow, ..."})
     region_weights: dict[str, float] | None = field(
         default=None, metadata={"help": "Weights of codes by facial part."}
@@ -174,6 +178,7 @@ class UniF2aceTrainingArguments(RunArguments):
         for name in (
             "alpha",
             "mask_weight",
+            "weighting_power",
             "mmu_weight",
             "t2i_balance_coef",
             "mmu_balance_coef",
@@ -212,6 +217,7 @@ class UniF2aceTrainingArguments(RunArguments):
             alpha=self.alpha,
             mask_weight=self.mask_weight,
             weighting=self.weighting,
+            weighting_power=self.weighting_power,
             schedule=self.mask_schedule,
             mmu_weight=self.mmu_weight,
             t2i_balance_coef=self.t2i_balance_coef,

@@ -83,7 +83,7 @@ def git_revision() -> str | None:
         ).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).parents[1]:
+        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).resolve().parents[1]:
             return None  # installed somewhere inside of another repository
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
