@@ -62,7 +62,7 @@ def test_arms_of_one_weight_have_it(config):
     ratio = MaskSchedule().ratio((torch.arange(100_000) + 0.5) / 100_000).double()
     for power in (0, 0.5, 1, 1.5):
         of_arm = arms[f"power_{power}"]["training"]
-        weight = score_weight(ratio, "inverse_ratio", MaskSchedule(), of_arm.get("weighting_power", 1.0))
+        weight = score_weight(ratio, "inverse_ratio", MaskSchedule(), power=of_arm.get("weighting_power", 1.0))
         assert of_arm["alpha"] * count * (weight * ratio).mean() == pytest.approx(1, abs=5e-3)
     assert arms["d3pm"]["training"]["alpha"] == pytest.approx(1 / count, abs=1e-5)
 
