@@ -55,7 +55,8 @@ from unif2ace.training.data.language.questions import write_questions
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.evaluation.experts import as_copy
 from unif2ace.training.run_folder import append_line, git_revision, read_lines
-from unif2ace.training.synthetic.painted.dataset import attributes_of, load_rendered
+from unif2ace.training.synthetic.faces import Faces
+from unif2ace.training.synthetic.painted.dataset import attributes_of
 from unif2ace.training.train import override
 from unif2ace.training.trainer import UniF2aceTrainer
 
@@ -125,10 +126,10 @@ def features_of(config: dict[str, Any], split: str, count: int, folder: Path) ->
         with np.load(path) as stored:
             return dict(stored)
     model = UniF2aceForConditionalGeneration.from_pretrained(base, dtype="float32").model.eval()
-    pictures = load_rendered(config["pictures"], split, at_least=count)[:count]
+    faces = Faces(config["pictures"], split, at_least=count)
     columns: dict[str, list[np.ndarray]] = {"codes": [], "clip_features": [], "face_features": []}
     for start in tqdm(range(0, count, 64), desc=f"features, {split}"):
-        pixels = torch.from_numpy(pictures[start : start + 64].astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+        pixels = faces.pixels(range(start, min(start + 64, count)))
         small = F.interpolate(pixels, size=config["resolution"], mode="bicubic", antialias=True, align_corners=False)
         columns["codes"].append(model.encode_images(small.clamp(-1, 1)).numpy())
         columns["clip_features"].append(model.encode_clip(pixels).numpy().astype(np.float16))

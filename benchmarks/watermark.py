@@ -39,7 +39,8 @@ from unif2ace.pipelines import detect_watermark, embed_watermark
 from unif2ace.pipelines.files import write_json
 from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.visibility import assumed_visible
-from unif2ace.training.synthetic.painted.dataset import attributes_of, load_rendered
+from unif2ace.training.synthetic.faces import Faces
+from unif2ace.training.synthetic.painted.dataset import attributes_of
 
 
 SPLIT = "test"
@@ -131,7 +132,7 @@ class Pictures(Sequence):
 
 def painted(data: str, count: int) -> Pictures:
     """Held-out painted faces."""
-    pixels = load_rendered(data, SPLIT, count)
+    pixels = Faces(data, SPLIT, count).pictures(range(count))
     return Pictures("painted", "painted", count, lambda numbers: [Image.fromarray(pixels[n]) for n in numbers])
 
 

@@ -228,8 +228,11 @@ class UniF2aceVQConfig(PreTrainedConfig):
         decoder_blocks (`list[int]`): ResNet blocks of each decoder level.
         num_bits (`int`, *optional*, defaults to 13): Bits of a code; the codebook has `2**num_bits` codes.
         norm_num_groups (`int`, *optional*, defaults to 32): Groups of the GroupNorms.
+        patch_size (`int`, *optional*, defaults to 1):
+            Squares of so many pixels a side are stacked into channels before the first level and unstacked behind the
+            last one: with 2, a quarter of the time for the same number of codes. MAGVIT-v2 has 1.
 
-    The image is halved between levels, so a code stands for a square of `2**(levels - 1)` pixels a side.
+    The image is halved between levels, so a code stands for a square of `patch_size * 2**(levels - 1)` pixels a side.
     """
 
     model_type = "unif2ace_vq"
@@ -245,6 +248,7 @@ class UniF2aceVQConfig(PreTrainedConfig):
     decoder_blocks: list[int] | tuple[int, ...] = _levels(0, MAX_BLOCKS, (4, 4, 3, 4, 3))
     num_bits: int = _whole(1, MAX_BITS, 13)
     norm_num_groups: int = _whole(1, MAX_WIDTH, 32)
+    patch_size: int = _whole(1, 16, 1)
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -281,7 +285,7 @@ class UniF2aceVQConfig(PreTrainedConfig):
     @property
     def downsample_factor(self) -> int:
         """Side of the square of pixels that one code stands for."""
-        return 2 ** (len(self.encoder_blocks) - 1)
+        return self.patch_size * 2 ** (len(self.encoder_blocks) - 1)
 
     @property
     def grid_size(self) -> int:

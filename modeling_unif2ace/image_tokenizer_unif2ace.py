@@ -209,7 +209,8 @@ class UniF2aceVQEncoder(nn.Module):
     def __init__(self, config: UniF2aceVQConfig):
         super().__init__()
         widths = [config.base_channels * multiplier for multiplier in (1, *config.encoder_multipliers)]
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
             UniF2aceVQLevel(widths[level], widths[level + 1], blocks, config)
             for level, blocks in enumerate(config.encoder_blocks)
@@ -222,6 +223,8 @@ class UniF2aceVQEncoder(nn.Module):
         self.quant_conv = UniF2aceVQQuantConv(config.num_bits, config.num_bits, 1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if self.patch_size > 1:
+            pixel_values = F.pixel_unshuffle(pixel_values, self.patch_size)
         # convolutions of few channels are about twice as fast on CPUs with the channels innermost
         hidden = self.conv_in(pixel_values.contiguous(memory_format=torch.channels_last))
         for level in self.down:
@@ -246,7 +249,8 @@ class UniF2aceVQDecoder(nn.Module):
         for level in range(1, len(self.up)):
             self.up[level].upsample = UniF2aceVQUpsample(widths[level])
         self.norm_out = _group_norm(widths[0], config)
-        self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_out = nn.Conv2d(widths[0], config.in_channels * config.patch_size**2, 3, padding=1)
 
     def forward(self, bits: torch.Tensor) -> torch.Tensor:
         bits = bits.to(self.conv_in.weight.dtype)
@@ -254,7 +258,8 @@ class UniF2aceVQDecoder(nn.Module):
         hidden = self.mid(hidden)
         for level in reversed(self.up):
             hidden = level(hidden)
-        return self.conv_out(swish(self.norm_out(hidden)))
+        pixels = self.conv_out(swish(self.norm_out(hidden)))
+        return F.pixel_shuffle(pixels, self.patch_size) if self.patch_size > 1 else pixels
 
 
 class UniF2aceVQModel(UniF2aceSafeLoadingMixin, PreTrainedModel):

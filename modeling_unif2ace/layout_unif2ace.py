@@ -34,6 +34,9 @@ SPECIAL_TOKENS = (
     "<|lvg|>",
 )
 
+# How the understanding side is asked, without a picture, to complete a short prompt to a full description.
+COMPLETE_REQUEST = "Complete this description: {prompt}"
+
 
 class TaskRows:
     """
@@ -297,4 +300,4 @@ class SequenceLayout:
         return torch.where((task_ids == T2I)[:, None], shifted, positions)
 
 
-__all__ = ["MMU", "SPECIAL_TOKENS", "T2I", "TASKS", "ImageSpan", "SequenceLayout", "TaskRows"]
+__all__ = ["COMPLETE_REQUEST", "MMU", "SPECIAL_TOKENS", "T2I", "TASKS", "ImageSpan", "SequenceLayout", "TaskRows"]

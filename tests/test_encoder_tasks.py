@@ -16,7 +16,7 @@ LOOP = {"minutes": 0.01, "batch_size": 4, "learning_rate": 1e-3, "weight_decay":
 
 @pytest.fixture
 def config(tmp_path):
-    return {"preset": "tiny", "painted": str(tmp_path), "text_tokenizer": str(tmp_path / "tokenizer"), "seed": 0}
+    return {"preset": "tiny", "data": str(tmp_path), "text_tokenizer": str(tmp_path / "tokenizer"), "seed": 0}
 
 
 def test_clip_trains_and_its_tower_is_loadable(config, tmp_path):
@@ -53,17 +53,16 @@ def test_clip_trains_and_its_tower_is_loadable(config, tmp_path):
 
 
 def test_face_encoder_trains(config, tmp_path):
+    render(tmp_path, "train", 6, size=32, pictures_per_person=2)
+    render(tmp_path, "validation", 8, size=32, pictures_per_person=2)
     settings = LOOP | {
         "output": str(tmp_path / "face"),
-        "people": 3,
-        "pictures_per_person": 2,
-        "held_out_people": 4,
         "margin": 0.3,
         "scale": 16.0,
         "trait_weight": 1.0,
-        "workers": 1,
     }
     task = FaceTask(config, settings)
+    assert len(task.people) == 3 and "skin" in task.traits.labels and "hair_color" not in task.traits.labels
     loss, terms = task.loss(np.random.default_rng(0), 4, progress=1.0)
     assert loss.item() == pytest.approx(terms["arcface_loss"] + terms["trait_loss"], rel=1e-5)
     assert 0.0 <= train(task, settings)["verification_accuracy"] <= 1.0

@@ -32,7 +32,7 @@ from unif2ace.training.evaluation.statistics import (
 )
 from unif2ace.training.evaluation.subject import Subject
 from unif2ace.training.evaluation.suite import Part, Suite, run_suite
-from unif2ace.training.synthetic.painted.dataset import write_parquet
+from unif2ace.training.synthetic.painted.dataset import render
 from unif2ace.training.synthetic.painted.exact_visibility import exact_visibility
 from unif2ace.training.synthetic.painted.rows import held_out_faces
 
@@ -236,7 +236,7 @@ def test_pictures_reach_the_tokenizer_as_they_are(suite):
 
 def test_rendered_faces_are_a_world_too(talking_checkpoint, painted, tmp_path, capsys):
     # a folder as `unif2ace data render` writes it, with painted pictures in it
-    write_parquet(tmp_path / "test-00000.parquet", "test", 3, size=16)
+    render(tmp_path, "test", 3, size=16)
     command = ["evaluate", str(talking_checkpoint), "--suite", "rendered", "--judge", str(painted / "judge")]
     command += ["--rendered", str(tmp_path), "--limit", "3", "--steps", "1", "--device", "cpu"]
     command += ["--out", str(tmp_path / "out"), "--parts", "tokenizer,generation,vqa"]

@@ -19,7 +19,7 @@ from unif2ace.training.data.sources.labelled import (
     KNOWN_LABELS,
     attributes_of_labels,
 )
-from unif2ace.training.synthetic.painted.dataset import write_parquet
+from unif2ace.training.synthetic.painted.dataset import render
 
 
 NUM_FACES = 4
@@ -459,7 +459,7 @@ def test_column_mistakes_are_explained(tmp_path):
 
 
 def test_records_are_read_back(tmp_path):
-    write_parquet(tmp_path / "painted.parquet", "test", 3)
+    render(tmp_path, "test", 3)
     records = list(open_faces(tmp_path / "painted.parquet"))
     assert [record.id for record in records] == [f"painted-0-test-{n}" for n in range(3)]
     assert len(records[0].attributes) == 48 and records[0].questions[0].kind != "open" and records[0].visible

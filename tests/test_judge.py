@@ -9,7 +9,8 @@ from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
 from unif2ace.training.part_trainer import cosine_share
-from unif2ace.training.synthetic.encoder_tasks import JudgeTask, PatchProbe, attribute_loss, attribute_targets, augment
+from unif2ace.training.synthetic.encoder_tasks import JudgeTask, PatchProbe, attribute_loss, augment
+from unif2ace.training.synthetic.faces import Faces
 from unif2ace.training.synthetic.painted.dataset import attributes_of, render
 from unif2ace.training.synthetic.train_encoders import train
 
@@ -65,9 +66,12 @@ def test_feature_maps_carry_gradients():
     assert pixels.grad is not None
 
 
-def test_hidden_attributes_are_not_learnt():
-    labels = UniF2aceJudgeConfig().labels
-    targets = attribute_targets(range(20), "train", 0, labels)
+def test_hidden_attributes_are_not_learnt(tmp_path):
+    render(tmp_path, "train", 20, size=16)
+    faces = Faces(tmp_path)
+    labels = faces.labels
+    assert labels == UniF2aceJudgeConfig().labels
+    targets = faces.targets(range(20), labels)
     for index in range(20):
         attributes = attributes_of(index)
         for column, (name, seen) in enumerate(assumed_visible(attributes).items()):
@@ -112,7 +116,7 @@ def test_learning_rate_follows_the_budget():
 def test_training_resumes_and_saves(tmp_path):
     render(tmp_path / "painted", "train", 24, size=16)
     render(tmp_path / "painted", "validation", 8, size=16)
-    config = {"painted": str(tmp_path / "painted"), "seed": 0}
+    config = {"data": str(tmp_path / "painted"), "seed": 0}
     settings = {"output": str(tmp_path / "judge"), "minutes": 0.02, "batch_size": 8, "at_least": 16}
     settings |= {"learning_rate": 1e-3, "weight_decay": 0.0}
     torch.manual_seed(0)

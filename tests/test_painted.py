@@ -7,18 +7,16 @@ from datasets import load_dataset
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.captions import parse_caption
+from unif2ace.training.synthetic.faces import Faces
 from unif2ace.training.synthetic.painted.dataset import (
     LASTING_ATTRIBUTES,
     attributes_of,
     identity_of,
-    load_rendered,
     main,
-    paint_people,
     painted_face,
     painted_faces,
     person_picture,
     render,
-    write_parquet,
 )
 
 
@@ -63,59 +61,55 @@ def test_streaming_paints_on_demand_and_divides_among_workers():
     assert list(itertools.chain(*parts)) == [painted_face(index, size=SIZE).id for index in range(5)]
 
 
-def test_parquet_is_read_back_and_never_overwritten_unasked(tmp_path):
-    path = write_parquet(tmp_path / "faces.parquet", "test", 3, size=SIZE)
-    rows = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-    assert len(rows) == 3 and np.array_equal(rows[2]["image"], painted_face(2, "test", size=SIZE).image)
-    assert rows[1]["captions"] == painted_face(1, "test", size=SIZE).captions
-    before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="overwrite"):
-        write_parquet(path, "test", 2, size=SIZE)
-    assert path.read_bytes() == before
-    write_parquet(path, "test", 2, size=SIZE, overwrite=True)
-    assert path.read_bytes() != before and [entry.name for entry in tmp_path.glob("*.part")] == []
-
-
-def test_render_resumes_extends_and_is_readable_while_unfinished(tmp_path, monkeypatch):
-    monkeypatch.setattr("unif2ace.training.synthetic.painted.dataset.CHUNK_PICTURES", 2)
-    pictures = np.load(render(tmp_path, "test", 5, size=SIZE))
-    assert pictures.shape == (5, SIZE, SIZE, 3) and pictures.dtype == np.uint8
+def test_files_are_resumed_extended_and_readable_while_unfinished(tmp_path, monkeypatch):
+    monkeypatch.setattr("unif2ace.training.synthetic.painted.dataset.SHARD_PICTURES", 2)
+    paths = render(tmp_path, "test", 5, size=SIZE)
+    assert [path.name for path in paths] == [f"test-0000{number}.parquet" for number in range(3)]
+    rows = load_dataset("parquet", data_files=[str(path) for path in paths], cache_dir=str(tmp_path / "cache"))[
+        "train"
+    ]
+    faces = Faces(tmp_path, "test", at_least=5)
+    pictures = faces.pictures()
+    assert pictures.shape == (5, SIZE, SIZE, 3) and pictures.dtype == np.uint8 and faces.side == SIZE
     for index in range(5):
-        assert np.array_equal(pictures[index], painted_face(index, "test", size=SIZE).image)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["test.json", "test.npy"]
+        record = painted_face(index, "test", size=SIZE)
+        assert np.array_equal(pictures[index], record.image) and np.array_equal(rows[index]["image"], record.image)
+        assert faces.attributes[index] == record.attributes and faces.visible[index] == record.visible
+        assert rows[index]["captions"] == record.captions
+    assert faces.labels == {name: list(values) for name, values in ATTRIBUTES.items()}
 
-    # as an interrupted run leaves it: the first chunk, a later one, no joined file
-    (tmp_path / "test.npy").unlink()
-    np.save(tmp_path / "test-00000.npy", pictures[:2])
-    np.save(tmp_path / "test-00002.npy", pictures[4:])
-    assert np.array_equal(load_rendered(tmp_path, "test"), pictures[:2])
-    with pytest.raises(FileNotFoundError, match="holds 2 painted"):
-        load_rendered(tmp_path, "test", at_least=3)
-    assert np.array_equal(np.load(render(tmp_path, "test", 5, size=SIZE)), pictures)
-    longer = np.load(render(tmp_path, "test", 7, size=SIZE))
-    assert len(longer) == 7 and np.array_equal(longer[:5], pictures)
+    paths[1].unlink()  # as an interrupted run of several processes may leave it
+    unfinished = Faces(tmp_path, "test")
+    assert len(unfinished) == 3
+    with pytest.raises(FileNotFoundError, match="holds 3 test faces"):
+        Faces(tmp_path, "test", at_least=4)
+    whole = paths[0].read_bytes()
+    assert render(tmp_path, "test", 7, size=SIZE, workers=2)[:3] == paths and paths[0].read_bytes() == whole
+    unfinished.reload()
+    assert len(unfinished) == 6  # the last file had only one face when it was read
+    assert np.array_equal(Faces(tmp_path, "test").pictures()[:5], pictures) and len(Faces(tmp_path, "test")) == 7
 
 
-def test_a_cache_never_mixes_seeds_sizes_or_painters(tmp_path):
+def test_a_folder_never_mixes_seeds_sizes_or_painters(tmp_path):
     render(tmp_path, "test", 1, size=SIZE)
     with pytest.raises(ValueError, match="overwrite"):
         render(tmp_path, "test", 1, size=SIZE, seed=1)
-    settings = json.loads((tmp_path / "test.json").read_text())
-    (tmp_path / "test.json").write_text(json.dumps(settings | {"checksum": 0}))
+    settings = json.loads((tmp_path / "test.manifest").read_text())
+    (tmp_path / "test.manifest").write_text(json.dumps(settings | {"checksum": 0}))
     with pytest.raises(ValueError, match="checksum"):
         render(tmp_path, "test", 1, size=SIZE)
-    assert len(np.load(render(tmp_path, "test", 2, size=SIZE, seed=1, overwrite=True))) == 2
+    render(tmp_path, "test", 2, size=SIZE, seed=1, overwrite=True)
+    assert len(Faces(tmp_path, "test")) == 2
 
 
 def test_command_line(tmp_path, capsys):
-    main(["--split", "test", "--count", "2", "--size", "16", "--out", str(tmp_path)])
-    assert (tmp_path / "test.npy").exists()
-    arguments = ["--split", "test", "--count", "1", "--size", "16", "--parquet", str(tmp_path / "a.parquet")]
+    arguments = ["--split", "test", "--count", "2", "--size", "16", "--out", str(tmp_path)]
     main(arguments)
+    assert (tmp_path / "test-00000.parquet").exists()
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 1 and capsys.readouterr().err.count("\n") == 1
+        main([*arguments, "--seed", "3"])
+    assert stop.value.code == 1 and capsys.readouterr().err.strip().count("\n") == 0
 
 
 def test_people_keep_what_lasts(tmp_path):
@@ -125,6 +119,9 @@ def test_people_keep_what_lasts(tmp_path):
         assert len({face[name] for face in attributes}) == 1
     assert all(picture[1] == pictures[0][1] for picture in pictures)
     assert len({tuple(face.items()) for face in attributes}) == 4
-    everyone = paint_people(tmp_path, "train", 2, 3, size=SIZE)
-    assert everyone.shape == (2, 3, SIZE, SIZE, 3) and not np.array_equal(everyone[0, 0], everyone[0, 1])
-    assert np.array_equal(paint_people(tmp_path, "train", 2, 3, size=SIZE), everyone)
+    render(tmp_path, "train", 30, size=SIZE, pictures_per_person=3)
+    faces = Faces(tmp_path)
+    assert list(faces.people().values()) == [[3 * n, 3 * n + 1, 3 * n + 2] for n in range(10)]
+    assert set(LASTING_ATTRIBUTES) <= set(faces.lasting()) and "hair_color" not in faces.lasting()
+    halves = [Faces(tmp_path, half=half) for half in (0, 1)]
+    assert [len(half) for half in halves] == [15, 15] and not set(halves[0].identities) & set(halves[1].identities)

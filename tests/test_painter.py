@@ -12,13 +12,10 @@ import pytest
 
 from unif2ace.training.data.language.attributes import (
     ATTRIBUTES,
-    CELEBV_HQ_NAMES,
     COARSE_ATTRIBUTES,
     IDENTITY_PARAMETERS,
-    TAXONOMY,
     sample_attributes,
     sample_identity,
-    to_celebv_hq,
     validate_attributes,
 )
 from unif2ace.training.data.language.visibility import assumed_visible
@@ -63,11 +60,6 @@ def test_vocabulary_has_48_attributes_with_159_values():
     assert len(set(IDENTITY_PARAMETERS)) == 12
 
 
-def test_taxonomy_names_every_attribute_once():
-    names = [name for groups in TAXONOMY.values() for group in groups.values() for name in group]
-    assert sorted(names) == sorted(ATTRIBUTES)
-
-
 def test_samples_are_valid_and_reach_every_value():
     samples = [sample_attributes(random.Random(seed)) for seed in range(2000)]
     for sample in samples:
@@ -103,18 +95,6 @@ def test_missing_attribute_and_identity_are_named():
         paint(NEUTRAL_FACE, {**MEAN_IDENTITY, "jaw_width": 3.0})
     with pytest.raises(ValueError, match="'face_width' is missing"):
         paint(NEUTRAL_FACE, {})
-
-
-def test_celebv_hq_names():
-    assert [len(names) for names in CELEBV_HQ_NAMES.values()] == [40, 35, 8]
-    known = {name for names in CELEBV_HQ_NAMES.values() for name in names}
-    labels = to_celebv_hq(NEUTRAL_FACE)
-    assert set(labels) <= known
-    assert {*CELEBV_HQ_NAMES["appearance"], *CELEBV_HQ_NAMES["emotion"]} <= set(labels)
-    true_labels = {name for name, value in labels.items() if value}
-    assert true_labels == {"young", "oval_face", "brown_hair", "straight_hair", "no_beard", "neutral"}
-    bald = to_celebv_hq({**NEUTRAL_FACE, "hair_length": "bald"})
-    assert bald["bald"] and not bald["brown_hair"] and not bald["straight_hair"]
 
 
 def test_picture_is_rgb_of_the_wanted_size():

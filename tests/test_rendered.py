@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES
-from unif2ace.training.data.language.captions import parse_caption
+from unif2ace.training.data.language.captions import parse_caption, write_caption
+from unif2ace.training.data.language.questions import write_questions
 from unif2ace.training.synthetic.rendered.people import PICTURES_PER_PERSON, SPLITS, face_of
 from unif2ace.training.synthetic.rendered.vocabulary import (
     ADDED_VALUES,
@@ -218,11 +219,12 @@ def test_shards_are_whole_resumed_and_read_back(tmp_path, monkeypatch):
 
 @needs_renderer
 def test_words_call_children_boys_and_girls_and_say_nothing_of_ancestry():
-    from unif2ace.training.synthetic.rendered.dataset import words_of
-
+    seen = dict.fromkeys(RENDERED_ATTRIBUTES, True)
     for index in range(0, 400, 8):
         face = face_of(index)
-        captions, questions = words_of(face, dict.fromkeys(RENDERED_ATTRIBUTES, True), random.Random(index))
+        rng = random.Random(index)
+        captions = [write_caption(face.attributes, seen, rng).text for _ in range(3)]
+        questions = write_questions(face.attributes, seen, rng, 8)
         text = " ".join([*captions, *(f"{item.question} {item.answer}" for item in questions)]).lower()
         words = set(text.replace(",", " ").replace(".", " ").split())
         assert not words & {"african", "asian", "caucasian"}

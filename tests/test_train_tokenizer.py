@@ -1,16 +1,19 @@
 """Training of the image tokenizer on a few random pictures: all stages, resuming, writing codes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from unif2ace.modeling_unif2ace import UniF2aceVQModel, get_preset
+from unif2ace.training.synthetic.faces import Faces, encode_faces, write_shards
+from unif2ace.training.synthetic.painted.dataset import painted_face, painted_features
 from unif2ace.training.synthetic.train_tokenizer import (
     TokenizerTask,
     TokenizerTrainingArguments,
-    encode_split,
-    read_pictures,
     train_tokenizer,
 )
 
@@ -29,8 +32,17 @@ def pictures(tmp_path):
     folder.mkdir()
     rng = np.random.default_rng(0)
     for split in ("train", "validation"):
-        np.save(folder / f"{split}.npy", rng.integers(0, 256, (8, side, side, 3), dtype=np.uint8))
+        write_shards(folder, split, 8, partial(_noise, rng.integers(2**31), side), painted_features(), {}, 5)
     return folder
+
+
+def _noise(seed, side, ranges):
+    record = painted_face(0)
+    known = {name: getattr(record, name) for name in ("captions", "attributes", "visible", "identity", "source")}
+    for start, stop in ranges:
+        for number in range(start, stop):
+            noise = np.random.default_rng((seed, number)).integers(0, 256, (side, side, 3), dtype=np.uint8)
+            yield {"image": Image.fromarray(noise), "questions": [], "id": str(number)} | known
 
 
 @pytest.fixture
@@ -89,17 +101,24 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(train, tmp_path, monkey
 def test_a_frozen_encoder_keeps_its_codes(train, tmp_path, pictures):
     first = train("first")
     second = train("second", initial=str(tmp_path / "first" / "final"), freeze_encoder=True)
-    pixels = read_pictures(np.load(pictures / "train.npy"), np.arange(8))
+    pixels = Faces(pictures).pixels()
     assert torch.equal(first.encode(pixels), second.encode(pixels))
     assert not torch.equal(first.decode(first.encode(pixels)), second.decode(first.encode(pixels)))
 
 
-def test_codes_on_disk_are_those_of_the_tokenizer(train, pictures):
-    model = train("run")
-    codes = np.load(encode_split(model, pictures, "train"))
-    assert codes.dtype == np.uint16
-    pixels = read_pictures(np.load(pictures / "train.npy"), np.arange(8))
-    np.testing.assert_array_equal(codes, model.encode(pixels).numpy())
+def test_the_encoded_folder_has_the_codes_and_small_pictures(train, pictures, tmp_path):
+    model, faces = train("run").eval(), Faces(pictures)
+    encode_faces(model, pictures, tmp_path / "encoded", "train", per_file=5)
+    encoded = Faces(tmp_path / "encoded")
+    assert np.array_equal(np.stack(encoded.codes), model.encode(faces.pixels()).numpy())
+    assert np.array_equal(encoded.pictures(), faces.pictures()) and encoded.attributes == faces.attributes
+    first, second = (path.read_bytes() for path in sorted((tmp_path / "encoded").glob("*.parquet")))
+    # another tokenizer's codes, or other pictures, replace them as a whole
+    paths = encode_faces(model, pictures, tmp_path / "encoded", "train", webp_quality=5, per_file=5)
+    smaller = Faces(tmp_path / "encoded")
+    assert [path.stat().st_size < len(old) for path, old in zip(paths, (first, second), strict=True)] == [True, True]
+    assert np.array_equal(np.stack(smaller.codes), np.stack(encoded.codes))
+    assert not np.array_equal(smaller.pictures(), faces.pictures())
 
 
 @pytest.mark.parametrize(

@@ -273,8 +273,8 @@ ROW_OPTIONS = ("caption_share", "max_questions")
 NAMED = {"faces": f"{__name__}:faces", "prepared": f"{__package__}.prepare:prepared_rows"}
 # Sources that read the whole section themselves: called with it and the seed, they give the rows of both splits.
 # Worlds that are not part of the core stand here by name: nothing of them is imported before it is asked for.
-SECTIONS = {"painted": f"{__package__.rpartition('.')[0]}.synthetic.painted.rows:section_rows"}
-DEFAULT_SOURCE = "painted"
+SECTIONS = {"synthetic": f"{__package__.rpartition('.')[0]}.synthetic.rows:section_rows"}
+DEFAULT_SOURCE = "synthetic"
 
 
 class Records(Sequence):
@@ -346,8 +346,8 @@ def make_rows(
 
     Args:
         data (`dict`):
-            Either `source: painted` (the default) with the arguments of
-            [`~unif2ace.training.synthetic.painted.rows.section_rows`]; or `source: faces`, any face data set, with
+            Either `source: synthetic` (the default) with the arguments of
+            [`~unif2ace.training.synthetic.rows.section_rows`]; or `source: faces`, any face data set, with
             arguments of [`faces`] under `train` and `validation`; or `source: prepared`, with
             those of [`~unif2ace.training.data.prepare.prepared_rows`]; or `source: package.module:function`, which is
             called likewise and returns face records, a `datasets.Dataset` with their fields, or finished rows. With

@@ -1,6 +1,7 @@
 """What `train_encoders` trains: for each small network its data, its loss and its evaluation."""
 
 import random
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPVisionModel
 
+from ...modeling_unif2ace.configuration_unif2ace import UniF2aceFaceEncoderConfig
 from ...modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ...modeling_unif2ace.presets_unif2ace import get_preset
-from ..data.language.attributes import ATTRIBUTES, IDENTITY_PARAMETERS
 from ..data.language.captions import write_caption
-from ..data.language.visibility import assumed_visible
 from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
 from ..part_trainer import PartTask
-from .painted.dataset import (
-    LASTING_ATTRIBUTES,
-    attributes_of,
-    load_rendered,
-    paint_people,
-    person_picture,
-    rendered_seed,
-)
+from .faces import Faces, to_pixel_values
 
 
 def augment(pictures: np.ndarray, rng: np.random.Generator, shift: int = 2, noise: float = 0.02) -> torch.Tensor:
@@ -47,75 +40,66 @@ def augment(pictures: np.ndarray, rng: np.random.Generator, shift: int = 2, nois
     return pixels + noise * torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
 
 
-def to_pixel_values(pictures: np.ndarray) -> torch.Tensor:
-    """uint8 (batch_size, side, side, 3) -> float (batch_size, 3, side, side) in [-1, 1]."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def attribute_targets(indices, split: str, seed: int, labels: dict[str, list[str]]) -> torch.Tensor:
-    """
-    Class numbers of painted faces, -100 (ignored by cross-entropy) where an attribute cannot be seen.
-
-    Returns:
-        `torch.LongTensor` of shape `(len(indices), number of attributes)`.
-    """
-    targets = torch.full((len(indices), len(labels)), -100)
-    for row, index in enumerate(indices):
-        attributes = attributes_of(int(index), split, seed)
-        visible = assumed_visible(attributes)
-        for column, (name, values) in enumerate(labels.items()):
-            if visible[name]:
-                targets[row, column] = values.index(attributes[name])
-    return targets
+def fitted(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    """Pictures (batch_size, 3, side, side) at the size that an encoder reads, as the model brings them to it."""
+    if pixels.shape[-1] == side:
+        return pixels
+    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
 
 
 def attribute_loss(logits: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over all attributes that can be seen; `targets` as from [`attribute_targets`]."""
+    """Mean cross-entropy over all attributes that can be seen; `targets` as from `Faces.targets`."""
     terms = [F.cross_entropy(logit, targets[:, k], reduction="sum") for k, logit in enumerate(logits.values())]
     return torch.stack(terms).sum() / (targets != -100).sum().clamp(min=1)
 
 
-class PaintedTask(PartTask):
-    """A task on the render cache of painted faces."""
+class FacesTask(PartTask):
+    """A task on the faces of a folder, those that are there now and those that appear while it trains."""
 
     def __init__(self, config: dict, settings: dict):
-        self.folder, self.settings = config["painted"], settings
-        self.seed = rendered_seed(self.folder, "train")  # the faces', whatever the seed of the training
-        self.pictures = load_rendered(self.folder, "train", settings["at_least"])
+        self.settings = settings
+        self.folder, self.half = settings.get("data", config.get("data")), settings.get("half")
+        self.faces = Faces(self.folder, "train", settings.get("at_least", 1), self.half)
 
     def reload(self) -> None:
-        self.pictures = load_rendered(self.folder, "train", self.settings["at_least"])
+        self.faces.reload()
+
+    @cached_property
+    def held_out(self) -> Faces:
+        """The validation split."""
+        return Faces(self.folder, "validation", half=self.half)
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> tuple[np.ndarray, torch.Tensor]:
         """Numbers and augmented pictures of a batch of different training faces."""
-        indices = np.sort(rng.choice(len(self.pictures), batch_size, replace=False))
-        return indices, augment(self.pictures[indices], rng).to(self.device)
+        numbers = rng.choice(len(self.faces), batch_size, replace=False)
+        return numbers, augment(self.faces.pictures(numbers), rng).to(self.device)
 
 
-class JudgeTask(PaintedTask):
+class JudgeTask(FacesTask):
     """Cross-entropy on the visible attributes."""
 
     def __init__(self, config: dict, settings: dict):
         super().__init__(config, settings)
-        self.model = UniF2aceJudge(UniF2aceJudgeConfig(image_size=self.pictures.shape[1]))
+        labels = self.faces.labels
+        shape = {"attribute_names": list(labels), "attribute_values": list(labels.values())}
+        shape |= {"image_size": self.faces.side} | settings.get("model", {})
+        self.model = UniF2aceJudge(UniF2aceJudgeConfig(**shape))
         self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.trained = self.model
 
     def loss(self, rng, batch_size, progress):
-        indices, pixels = self.draw(rng, batch_size)
-        targets = attribute_targets(indices, "train", self.seed, self.model.config.labels).to(self.device)
+        numbers, pixels = self.draw(rng, batch_size)
+        targets = self.faces.targets(numbers, self.model.config.labels).to(self.device)
         loss = attribute_loss(self.model(pixels.contiguous(memory_format=torch.channels_last)).logits, targets)
         return loss, {"attribute_loss": loss.item()}
 
     def evaluate(self) -> dict:
         """Accuracy of each attribute where it is visible, and of always guessing its most frequent value."""
-        pictures = load_rendered(self.folder, "validation")
-        attributes = [attributes_of(index, "validation", self.seed) for index in range(len(pictures))]
-        visible = [assumed_visible(face) for face in attributes]
-        accuracy = attribute_accuracy(self.model.predict(np.array(pictures)), attributes, visible)
+        faces = self.held_out
+        accuracy = attribute_accuracy(self.model.predict(faces.pictures()), faces.attributes, faces.visible)
         majority = {}
         for name in accuracy:
-            values = [face[name] for face, seen in zip(attributes, visible, strict=True) if seen[name]]
+            values = [face[name] for face, seen in zip(faces.attributes, faces.visible, strict=True) if seen[name]]
             majority[name] = max(values.count(value) for value in set(values)) / len(values)
         return {
             "mean_accuracy": float(np.mean(list(accuracy.values()))),
@@ -154,8 +138,8 @@ class PatchProbe(nn.Module):
         return F.mse_loss(self.imitation(F.layer_norm(patches, patches.shape[-1:])), target.transpose(1, 2))
 
 
-class ClipTask(PaintedTask):
-    """Contrastive learning on paintings and captions, with probes that keep the attributes in the patch states."""
+class ClipTask(FacesTask):
+    """Contrastive learning on pictures and captions, with probes that keep the attributes in the patch states."""
 
     def __init__(self, config: dict, settings: dict):
         super().__init__(config, settings)
@@ -166,6 +150,7 @@ class ClipTask(PaintedTask):
             tower = CLIPVisionModel.from_pretrained(settings["initial"])
             self.model.vision_model.load_state_dict(tower.state_dict())
         hidden_size = self.model.config.vision_config.hidden_size
+        self.image_size = self.model.config.vision_config.image_size
         self.probe = PatchProbe(hidden_size, self.teacher.config.labels, self.teacher.config.stage_channels[-1])
         self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})
 
@@ -194,28 +179,23 @@ class ClipTask(PaintedTask):
         ids = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         return self.tokenizer.pad({"input_ids": [[bos, *row[:room], eos] for row in ids]}, return_tensors="pt")
 
-    def write_captions(self, indices, split: str, coverage: float, rng: random.Random) -> list[str]:
+    def write_captions(self, faces: Faces, numbers, coverage: float, rng: random.Random) -> list[str]:
         """One caption of each face."""
-        captions = []
-        for index in indices:
-            attributes = attributes_of(int(index), split, self.seed)
-            captions.append(write_caption(attributes, assumed_visible(attributes), rng, coverage=coverage).text)
-        return captions
+        known = ((faces.attributes[n], faces.visible[n]) for n in numbers)
+        return [write_caption(*face, rng, coverage=coverage).text for face in known]
 
     def loss(self, rng, batch_size, progress):
-        indices, pixels = self.draw(rng, batch_size)
+        numbers, pixels = self.draw(rng, batch_size)
         # one coverage for the whole batch: texts of one length waste no padding
         coverage = 1.0 if rng.random() < 0.2 else float(rng.uniform(0.25, 0.8))
-        captions = self.write_captions(indices, "train", coverage, random.Random(int(rng.integers(2**31))))
+        captions = self.write_captions(self.faces, numbers, coverage, random.Random(int(rng.integers(2**31))))
         text = {name: ids.to(self.device) for name, ids in self.tokenize(captions).items()}
-        output = self.model(
-            input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels, return_loss=True
-        )
+        output = self.model(**text, pixel_values=fitted(pixels, self.image_size), return_loss=True)
         patches = output.vision_model_output.last_hidden_state[:, 1:]
-        targets = attribute_targets(indices, "train", self.seed, self.probe.labels).to(self.device)
+        targets = self.faces.targets(numbers, self.probe.labels).to(self.device)
         attribute = attribute_loss(self.probe.attributes(patches), targets)
         with torch.no_grad():
-            teacher_map = self.teacher.feature_maps(pixels)[-1]
+            teacher_map = self.teacher.to(self.device).feature_maps(pixels)[-1]
         imitation = self.probe.imitation_loss(patches, teacher_map)
         total = output.loss + self.settings["attribute_weight"] * attribute
         total = total + self.settings["teacher_weight"] * imitation
@@ -231,20 +211,22 @@ class ClipTask(PaintedTask):
     @torch.no_grad()
     def evaluate(self) -> dict:
         """Retrieval among 100 faces by full captions, and attribute accuracy of the probe on the patch states."""
-        pictures = load_rendered(self.folder, "validation")
+        faces = self.held_out
         recalls, predicted = {"text_to_image": [], "image_to_text": []}, {name: [] for name in self.probe.labels}
-        for start in range(0, len(pictures) - len(pictures) % 100, 100):
-            indices = range(start, start + 100)
-            captions = self.write_captions(indices, "validation", 1.0, random.Random(f"{self.seed}-{start}"))
-            output = self.model(**self.tokenize(captions), pixel_values=to_pixel_values(pictures[start : start + 100]))
-            right = torch.arange(100)
+        for start in range(0, len(faces) - len(faces) % 100, 100):
+            numbers = range(start, start + 100)
+            text = self.tokenize(self.write_captions(faces, numbers, 1.0, random.Random(f"validation-{start}")))
+            text = {name: ids.to(self.device) for name, ids in text.items()}
+            pixels = fitted(faces.pixels(numbers).to(self.device), self.image_size)
+            output = self.model(**text, pixel_values=pixels)
+            right = torch.arange(100, device=self.device)
             recalls["text_to_image"].append((output.logits_per_text.argmax(-1) == right).float().mean().item())
             recalls["image_to_text"].append((output.logits_per_image.argmax(-1) == right).float().mean().item())
             logits = self.probe.attributes(output.vision_model_output.last_hidden_state[:, 1:])
             for name, logit in logits.items():
                 predicted[name] += [self.probe.labels[name][choice] for choice in logit.argmax(-1).tolist()]
-        attributes = [attributes_of(i, "validation", self.seed) for i in range(len(predicted["gender"]))]
-        accuracy = attribute_accuracy(predicted, attributes, [assumed_visible(face) for face in attributes])
+        measured = slice(len(next(iter(predicted.values()))))
+        accuracy = attribute_accuracy(predicted, faces.attributes[measured], faces.visible[measured])
         metrics = {f"{name}_recall_at_1_of_100": float(np.mean(values)) for name, values in recalls.items()}
         metrics["mean_patch_probe_accuracy"] = float(np.mean(list(accuracy.values())))
         return metrics | {"patch_probe_accuracy": {name: round(value, 4) for name, value in accuracy.items()}}
@@ -283,58 +265,60 @@ class ArcFaceHead(nn.Module):
 
 class TraitHead(nn.Module):
     """
-    Reads off the embedding what a painted person is made of: the identity parameters and the lasting attributes.
+    Reads off the embedding the attributes that stay with a person.
 
-    Pushing apart 1,200 people takes long to say anything about a single feature; these are known for painted people,
-    and an embedding that holds them tells people apart.
+    Pushing apart a thousand people takes long to say anything about a single feature; these are known, and an
+    embedding that holds them tells people apart.
+
+    Args:
+        embedding_size (`int`): Length of the embeddings.
+        labels (`dict[str, list[str]]`): The attributes and their values.
     """
 
-    def __init__(self, embedding_size: int, people: int, seed: int):
+    def __init__(self, embedding_size: int, labels: dict[str, list[str]]):
         super().__init__()
-        described = [person_picture(person, 0, "train", seed) for person in range(people)]
-        numbers = [[identity[name] for name in IDENTITY_PARAMETERS] for _, identity in described]
-        classes = [[ATTRIBUTES[name].index(face[name]) for name in LASTING_ATTRIBUTES] for face, _ in described]
-        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
-        self.register_buffer("classes", torch.tensor(classes), persistent=False)
-        self.regression = nn.Linear(embedding_size, len(IDENTITY_PARAMETERS))
-        self.classifiers = nn.ModuleList(
-            nn.Linear(embedding_size, len(ATTRIBUTES[name])) for name in LASTING_ATTRIBUTES
-        )
+        self.labels = labels
+        self.classifiers = nn.ModuleList(nn.Linear(embedding_size, len(values)) for values in labels.values())
 
-    def forward(self, embeddings: torch.Tensor, people: torch.Tensor) -> torch.Tensor:
-        """Squared error of the parameters plus mean cross-entropy of the attributes."""
-        targets = self.classes[people].unbind(1)
-        heads = zip(self.classifiers, targets, strict=True)
-        terms = [F.cross_entropy(head(embeddings), target) for head, target in heads]
-        return F.mse_loss(self.regression(embeddings), self.numbers[people]) + torch.stack(terms).mean()
+    def forward(self, embeddings: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
+        """Mean cross-entropy of the attributes that can be seen."""
+        logits = {name: head(embeddings) for name, head in zip(self.labels, self.classifiers, strict=True)}
+        return attribute_loss(logits, targets)
 
 
-class FaceTask(PartTask):
-    """ArcFace and traits on painted people whose hair, expression, pose, accessories and light change."""
+class FaceTask(FacesTask):
+    """
+    ArcFace and traits on people of whom there are several pictures: hair, expression, pose, accessories and light
+    change between them. Who appears while it trains is left out: the head has a row for each person.
+    """
 
     def __init__(self, config: dict, settings: dict):
-        self.settings, self.folder, self.seed = settings, config["painted"], config["seed"]
-        face_config = get_preset(config["preset"]).face_config
-        common = {"seed": self.seed, "size": face_config.image_size, "workers": settings["workers"]}
-        counts = (settings["people"], settings["pictures_per_person"])
-        self.pictures = paint_people(self.folder, "train", *counts, **common)
-        self.held_out = paint_people(self.folder, "validation", settings["held_out_people"], 4, **common)
+        super().__init__(config, settings)
+        shape = get_preset(config["preset"]).face_config.to_dict() | settings.get("model", {})
+        face_config = UniF2aceFaceEncoderConfig(**shape)
+        self.people = list(self.faces.people().values())
+        if not self.people:
+            raise ValueError(f"{self.folder} has one picture of each person: a face encoder needs several")
         self.model = UniF2aceFaceEncoder(face_config)
         self.model.to(memory_format=torch.channels_last)
-        self.head = ArcFaceHead(face_config.embedding_size, settings["people"], settings["scale"])
-        self.traits = TraitHead(face_config.embedding_size, settings["people"], self.seed)
+        self.head = ArcFaceHead(face_config.embedding_size, len(self.people), settings["scale"])
+        lasting = {name: values for name, values in self.faces.labels.items() if name in self.faces.lasting()}
+        self.traits = TraitHead(face_config.embedding_size, lasting)
         self.trained = nn.ModuleDict({"model": self.model, "head": self.head, "traits": self.traits})
 
+    def reload(self) -> None:
+        """Nothing: see above."""
+
     def loss(self, rng, batch_size, progress):
-        people = rng.integers(0, self.pictures.shape[0], batch_size)
-        pictures = rng.integers(0, self.pictures.shape[1], batch_size)
-        pixels = augment(self.pictures[people, pictures], rng).to(self.device, memory_format=torch.channels_last)
+        people = rng.integers(0, len(self.people), batch_size)
+        numbers = [self.people[person][rng.integers(len(self.people[person]))] for person in people]
+        pixels = augment(self.faces.pictures(numbers), rng).to(self.device, memory_format=torch.channels_last)
         people = torch.from_numpy(people).to(self.device)
         # the margin comes in over the first third: from a random start it would only push everything apart
         margin = self.settings["margin"] * min(1.0, 3.0 * progress)
-        embeddings = self.model(pixels).embeddings
+        embeddings = self.model(fitted(pixels, self.model.config.image_size)).embeddings
         loss, cosines = self.head(embeddings, people, margin)
-        traits = self.traits(embeddings, people)
+        traits = self.traits(embeddings, self.faces.targets(numbers, self.traits.labels).to(self.device))
         accuracy = (cosines.argmax(1) == people).float().mean()
         terms = {"arcface_loss": loss.item(), "trait_loss": traits.item(), "accuracy": accuracy.item()}
         return loss + self.settings["trait_weight"] * traits, terms
@@ -342,10 +326,13 @@ class FaceTask(PartTask):
     @torch.no_grad()
     def evaluate(self) -> dict:
         """Verification on people who were not trained on: same or different person, threshold from the other half."""
-        people, pictures = self.held_out.shape[:2]
-        pixels = to_pixel_values(self.held_out.reshape(people * pictures, *self.held_out.shape[2:]))
-        embeddings = torch.cat([self.model(batch).embeddings for batch in pixels.split(100)])
-        return verification_metrics(embeddings, torch.arange(people).repeat_interleave(pictures))
+        groups = self.held_out.people().values()
+        parts = [self.held_out.pixels(numbers).to(self.device) for numbers in groups]
+        embeddings = torch.cat(
+            [self.model(fitted(pixels, self.model.config.image_size)).embeddings for pixels in parts]
+        ).cpu()
+        people = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(numbers) for numbers in groups]))
+        return verification_metrics(embeddings, people)
 
 
 def verification_metrics(embeddings: torch.Tensor, people: torch.Tensor, seed: int = 0) -> dict[str, float]:

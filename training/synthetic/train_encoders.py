@@ -1,6 +1,6 @@
 """
-Trains the small networks around the model on painted faces: the judge (attribute classifier of the evaluation), the
-CLIP whose vision tower feeds the CLIP expert, and the face encoder that feeds the face expert.
+Trains the small networks around the model on the faces of a folder: the judge (attribute classifier of the
+evaluation), the CLIP whose vision tower feeds the CLIP expert, and the face encoder that feeds the face expert.
 
     python -m unif2ace.training.synthetic.train_encoders judge --config training/synthetic/configs/encoders-faces.yaml
 
@@ -40,6 +40,8 @@ def train(task: PartTask, settings: dict, seed: int = 0) -> dict:
         per_device_train_batch_size=1,
         learning_rate=settings["learning_rate"],
         weight_decay=settings["weight_decay"],
+        bf16=settings.get("bf16", False),
+        use_cpu=not torch.cuda.is_available(),
         seed=seed,
         logging_steps=20,
         save_strategy="no",
@@ -54,7 +56,7 @@ def train(task: PartTask, settings: dict, seed: int = 0) -> dict:
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the text at the top of this file."""
     parser = argparse.ArgumentParser(
-        description="Train the judge, the CLIP or the face encoder on painted faces.",
+        description="Train the judge, the CLIP or the face encoder on the faces of a folder.",
         epilog="example: python -m unif2ace.training.synthetic.train_encoders clip --config encoders-faces.yaml",
     )
     parser.add_argument("encoder", choices=tuple(TASKS))

@@ -1,35 +1,35 @@
 """
-Trains the image tokenizer on pictures, then turns pictures into codes.
+Trains the image tokenizer on the faces of a folder, then turns these into codes.
 
     python -m unif2ace.training.synthetic.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml
     python -m unif2ace.training.synthetic.train_tokenizer --config ... --encode
 
 The first command resumes where it stopped. It leaves `final/` (weights averaged over training), `log.jsonl` and
-`reconstructions.png` in the output folder. The second writes `<split>_codes.npy` beside each `<split>.npy`.
+`reconstructions.png` in the output folder. The second writes the folder `encoded`: everything that the model learns
+from, small enough to be carried to another machine (see [`encode_faces`]).
 """
 
 import argparse
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from PIL import Image
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from ...modeling_unif2ace.configuration_unif2ace import UniF2aceVQConfig
 from ...modeling_unif2ace.image_tokenizer_unif2ace import UniF2aceVQModel, UniF2aceVQOutput
 from ...modeling_unif2ace.presets_unif2ace import get_preset
-from ...pipelines.files import replacing
 from ..arguments import RunArguments
 from ..evaluation.judge import UniF2aceJudge
 from ..part_trainer import ENDLESS, METRICS_FILE, PartTask, PartTrainer
-from .painted.dataset import load_rendered
+from .faces import SPLITS, Faces, encode_faces
 
 
-SPLITS = ("train", "validation", "test")
 VALIDATION_PICTURES = 128
 
 
@@ -40,8 +40,11 @@ class TokenizerTrainingArguments:
 
     Args:
         preset (`str`): Preset whose `vq_config` gives the shape.
-        data (`str`): Folder with `train.npy` and `validation.npy`, uint8 `(count, side, side, 3)`.
+        data (`str`): Folder of the faces, see [`~unif2ace.training.synthetic.faces.Faces`].
         output (`str`): Folder for checkpoints, logs and the trained tokenizer.
+        vq (`dict`, *optional*): Fields of the preset's `vq_config` to change, `{"num_bits": 12}`.
+        encoded (`str`, *optional*): Folder that `--encode` writes.
+        webp_quality (`int`, *optional*): Quality of the pictures in it; as they are when not given.
         initial (`str`, *optional*): Folder of a tokenizer to start from instead of random weights.
         freeze_encoder (`bool`, *optional*, defaults to `False`):
             Train the decoder only: pictures keep their codes, so models trained on these codes stay valid.
@@ -71,6 +74,9 @@ class TokenizerTrainingArguments:
     preset: str
     data: str
     output: str
+    vq: dict[str, Any] | None = None
+    encoded: str | None = None
+    webp_quality: int | None = None
     initial: str | None = None
     freeze_encoder: bool = False
     minutes: float | None = None
@@ -118,11 +124,6 @@ class TokenizerTrainingArguments:
         if absent:
             raise ValueError(f"{path}: the keys {', '.join(absent)} are missing")
         return cls(**given)
-
-
-def read_pictures(pictures: np.ndarray, rows: np.ndarray) -> torch.FloatTensor:
-    """Pictures of the render cache, uint8 `(count, side, side, 3)`, as `(len(rows), 3, side, side)` in [-1, 1]."""
-    return torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def differences(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,11 +179,12 @@ def tokenizer_loss(
 
 
 @torch.no_grad()
-def validate(model: UniF2aceVQModel, pictures: np.ndarray) -> dict[str, float]:
+def validate(model: UniF2aceVQModel, faces: Faces) -> dict[str, float]:
     """PSNR in dB: mean over pictures, of the worst tenth, at edges; number and perplexity of codes in use."""
     psnr, edge_error, codes = [], [], []
-    for start in range(0, min(VALIDATION_PICTURES, len(pictures)), 16):
-        pixels = read_pictures(pictures, np.arange(start, min(start + 16, len(pictures)))).to(model.device)
+    count = min(VALIDATION_PICTURES, len(faces))
+    for start in range(0, count, 16):
+        pixels = faces.pixels(range(start, min(start + 16, count))).to(model.device)
         found = model.encode(pixels)
         error = (model.decode(found) - pixels).square() / 4  # of a range of 2
         psnr += (-10 * error.mean((1, 2, 3)).log10()).tolist()
@@ -201,9 +203,9 @@ def validate(model: UniF2aceVQModel, pictures: np.ndarray) -> dict[str, float]:
 
 
 @torch.no_grad()
-def draw_reconstructions(model: UniF2aceVQModel, pictures: np.ndarray, path: Path, count: int = 16, scale: int = 4):
+def draw_reconstructions(model: UniF2aceVQModel, faces: Faces, path: Path, count: int = 16, scale: int = 2):
     """Writes a PNG of originals (odd rows) above their reconstructions (even rows), eight in a row, enlarged."""
-    pixels = read_pictures(pictures, np.arange(min(count, len(pictures)))).to(model.device)
+    pixels = faces.pixels(range(min(count, len(faces)))).to(model.device)
     decoded = model.decode(model.encode(pixels))
     rows = []
     for start in range(0, len(pixels), 8):
@@ -215,6 +217,11 @@ def draw_reconstructions(model: UniF2aceVQModel, pictures: np.ndarray, path: Pat
     image.resize((image.width * scale, image.height * scale), Image.NEAREST).save(path)
 
 
+def shape_of(args: TokenizerTrainingArguments) -> UniF2aceVQConfig:
+    """The shape that the arguments ask for."""
+    return UniF2aceVQConfig(**get_preset(args.preset).vq_config.to_dict() | (args.vq or {}))
+
+
 class TokenizerTask(PartTask):
     """An image tokenizer on the pictures of a folder; see [`TokenizerTrainingArguments`]."""
 
@@ -222,7 +229,7 @@ class TokenizerTask(PartTask):
         self.args, self.output = args, Path(args.output)
         torch.manual_seed(args.seed)
         if args.initial is None:
-            self.model = UniF2aceVQModel(get_preset(args.preset).vq_config)
+            self.model = UniF2aceVQModel(shape_of(args))
         else:
             self.model = UniF2aceVQModel.from_pretrained(args.initial)
         self.model.encoder.requires_grad_(not args.freeze_encoder)
@@ -232,15 +239,14 @@ class TokenizerTask(PartTask):
         self.judge = None
         if args.perceptual_weight > 0:
             self.judge = UniF2aceJudge.from_pretrained(args.judge).eval().requires_grad_(False)
-        self.validation = load_rendered(args.data, "validation")
-        self.reload()
+        self.faces, self.validation = Faces(args.data), Faces(args.data, "validation")
 
     def reload(self) -> None:
-        """Painting may still be going on: training begins with the first pictures."""
-        self.pictures = load_rendered(self.args.data, "train")
+        """More faces may still be made: training begins with the first."""
+        self.faces.reload()
 
     def loss(self, rng, batch_size, progress):
-        pixels = read_pictures(self.pictures, rng.integers(len(self.pictures), size=batch_size)).to(self.device)
+        pixels = self.faces.pixels(rng.integers(len(self.faces), size=batch_size)).to(self.device)
         judge = None if self.judge is None else self.judge.to(self.device)
         return tokenizer_loss(self.model(pixels), pixels, self.args, judge)
 
@@ -287,25 +293,6 @@ def train_tokenizer(args: TokenizerTrainingArguments) -> UniF2aceVQModel:
     return UniF2aceVQModel.from_pretrained(final).eval()
 
 
-@torch.no_grad()
-def encode_split(model: UniF2aceVQModel, folder: str | Path, split: str, batch_size: int = 32) -> Path:
-    """
-    Codes of all pictures of a split, written to `<split>_codes.npy` as uint16 `(count, tokens)`.
-
-    Raises:
-        FileNotFoundError: if the split is not painted yet.
-    """
-    pictures = load_rendered(folder, split)
-    codes = np.empty((len(pictures), model.config.grid_size**2), dtype=np.uint16)
-    for start in tqdm(range(0, len(pictures), batch_size), desc=f"encoding {split}", mininterval=10):
-        rows = np.arange(start, min(start + batch_size, len(pictures)))
-        codes[rows] = model.encode(read_pictures(pictures, rows)).numpy()
-    path = Path(folder) / f"{split}_codes.npy"
-    with replacing(path) as part:
-        np.save(part, codes)
-    return path
-
-
 def main(argv: list[str] | None = None):
     """The command."""
     parser = argparse.ArgumentParser(
@@ -320,10 +307,16 @@ def main(argv: list[str] | None = None):
     options = parser.parse_args(argv)
     args = TokenizerTrainingArguments.from_yaml(options.config)
     if options.encode:
+        if args.encoded is None:
+            parser.exit(1, f"error: {options.config} does not say where to: give `encoded`, a folder\n")
         torch.set_num_threads(args.threads)
         model = UniF2aceVQModel.from_pretrained(Path(args.output) / "final").eval()
+        if torch.cuda.is_available():
+            model = model.cuda()
         for split in SPLITS:
-            print(encode_split(model, args.data, split))
+            encode_faces(model, args.data, args.encoded, split, args.webp_quality)
+        size = sum(path.stat().st_size for path in Path(args.encoded).glob("*.parquet"))
+        print(f"{args.encoded}: {size / 1e6:.1f} MB")
     else:
         train_tokenizer(args)
 

@@ -105,49 +105,6 @@ IDENTITY_PARAMETERS: tuple[str, ...] = (
 )
 """Continuous geometry parameters in units of one standard deviation, clipped to [-2, 2]."""
 
-TAXONOMY: dict[str, dict[str, tuple[str, ...]]] = {
-    "appearance": {
-        "hair": (
-            "hair_color",
-            "hair_length",
-            "hair_texture",
-            "bangs",
-            "hairline",
-            "updo",
-            "brow_shape",
-            "brow_thickness",
-        ),
-        "beard": ("beard", "mustache", "sideburns"),
-        "accessories": ("eyewear", "earrings", "headwear", "headphones", "mask", "necklace", "neckwear"),
-        "skin": ("skin", "wrinkles", "eye_bags", "rosy_cheeks", "freckles", "mole"),
-        "others": (
-            "gender",
-            "age",
-            "face_shape",
-            "chubby",
-            "double_chin",
-            "cheekbones",
-            "eye_color",
-            "eye_size",
-            "nose",
-            "lips",
-            "lipstick",
-            "makeup",
-            "clothes",
-            "clothes_color",
-            "background",
-            "lighting",
-            "blurry",
-        ),
-    },
-    "action": {
-        "face": ("mouth", "eyes", "gaze", "tears"),
-        "head": ("pose", "tilt"),
-    },
-    "emotion": {"emotion": ("emotion",)},
-}
-"""The attribute wheel of UniF2aceD-1M (paper, data set section) -> the attribute names above, each exactly once."""
-
 CELEBV_HQ_NAMES: dict[str, tuple[str, ...]] = {
     "appearance": (
         "blurry",
@@ -232,17 +189,6 @@ CELEBV_HQ_NAMES: dict[str, tuple[str, ...]] = {
 }
 """The 83 attribute names of CelebV-HQ (Zhu et al., ECCV 2022): 40 of appearance, 35 of action, 8 of emotion."""
 
-_CELEBV_HQ_EMOTIONS = {
-    "neutral": "neutral",
-    "happy": "happy",
-    "sad": "sadness",
-    "angry": "anger",
-    "afraid": "fear",
-    "surprised": "surprise",
-    "contemptuous": "contempt",
-    "disgusted": "disgust",
-}
-
 _MOUTHS_OF_EMOTION = {
     "neutral": ("closed", "slightly open", "kissing", "tongue out"),
     "happy": ("smiling", "laughing"),
@@ -309,84 +255,6 @@ def sample_attributes(rng: random.Random) -> dict[str, str]:
     _sample_expression(drawn, rng)
     _sample_picture(drawn, rng)
     return {name: drawn[name] for name in ATTRIBUTES}
-
-
-def to_celebv_hq(attributes: Mapping[str, str]) -> dict[str, bool]:
-    """
-    Translate painted attributes to the names of CelebV-HQ that one still picture can show.
-
-    Args:
-        attributes (`Mapping[str, str]`):
-            All 48 attributes.
-
-    Returns:
-        `dict[str, bool]`: The 40 appearance names, the 8 emotions, and the 14 actions that need no motion.
-
-    Raises:
-        `ValueError`: If `attributes` is not valid, see [`validate_attributes`].
-    """
-    validate_attributes(attributes)
-    a = attributes
-    has_hair = a["hair_length"] != "bald"
-    has_locks = a["hair_length"] not in ("bald", "buzz")
-    labels = {
-        "blurry": a["blurry"] == "yes",
-        "male": a["gender"] == "man",
-        "young": a["age"] == "young",
-        "chubby": a["chubby"] == "yes",
-        "pale_skin": a["skin"] == "pale",
-        "rosy_cheeks": a["rosy_cheeks"] == "yes",
-        "oval_face": a["face_shape"] == "oval",
-        "receding_hairline": has_hair and a["hairline"] == "receding",
-        "bald": not has_hair,
-        "bangs": has_locks and a["bangs"] == "yes",
-        "black_hair": has_hair and a["hair_color"] == "black",
-        "blonde_hair": has_hair and a["hair_color"] == "blond",
-        "gray_hair": has_hair and a["hair_color"] == "gray",
-        "brown_hair": has_hair and a["hair_color"] == "brown",
-        "straight_hair": has_locks and a["hair_texture"] == "straight",
-        "wavy_hair": has_locks and a["hair_texture"] == "wavy",
-        "long_hair": a["hair_length"] == "long",
-        "arched_eyebrows": a["brow_shape"] == "arched",
-        "bushy_eyebrows": a["brow_thickness"] == "bushy",
-        "bags_under_eyes": a["eye_bags"] == "yes",
-        "eyeglasses": a["eyewear"] in ("round glasses", "square glasses"),
-        "sunglasses": a["eyewear"] == "sunglasses",
-        "narrow_eyes": a["eye_size"] == "narrow",
-        "big_nose": a["nose"] == "big",
-        "pointy_nose": a["nose"] == "pointy",
-        "high_cheekbones": a["cheekbones"] == "high",
-        "big_lips": a["lips"] == "full",
-        "double_chin": a["double_chin"] == "yes",
-        "no_beard": a["beard"] == "none",
-        "5_o_clock_shadow": a["beard"] == "stubble",
-        "goatee": a["beard"] == "goatee",
-        "mustache": a["mustache"] == "yes",
-        "sideburns": a["sideburns"] == "yes",
-        "heavy_makeup": a["makeup"] == "heavy",
-        "wearing_earrings": a["earrings"] != "none",
-        "wearing_hat": a["headwear"] in ("beanie", "cap", "fedora"),
-        "wearing_lipstick": a["lipstick"] != "none",
-        "wearing_necklace": a["necklace"] != "none",
-        "wearing_necktie": a["neckwear"] == "necktie",
-        "wearing_mask": a["mask"] == "yes",
-        "close_eyes": a["eyes"] == "closed",
-        "cry": a["tears"] == "yes",
-        "frown": a["emotion"] == "angry",
-        "glare": a["emotion"] == "angry" and a["eyes"] == "open",
-        "kiss": a["mouth"] == "kissing",
-        "laugh": a["mouth"] == "laughing",
-        "listen_to_music": a["headphones"] == "yes",
-        "look_around": a["gaze"] != "ahead",
-        "make_a_face": a["mouth"] == "tongue out",
-        "shout": a["emotion"] == "angry" and a["mouth"] == "wide open",
-        "smile": a["mouth"] == "smiling",
-        "sneer": a["emotion"] == "contemptuous",
-        "turn": a["pose"] != "frontal",
-        "wink": a["eyes"] == "winking",
-    }
-    labels.update({label: a["emotion"] == emotion for emotion, label in _CELEBV_HQ_EMOTIONS.items()})
-    return labels
 
 
 def _yes(rng: random.Random, probability: float) -> str:

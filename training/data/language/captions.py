@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .attributes import ATTRIBUTES
-from .phrases import FACTS, NOUNS, SILENT_VALUES, SPELLINGS, VAGUE_WRITTEN, WRITTEN
+from .phrases import COMPOUNDS, FACTS, NOUNS, SILENT_VALUES, SPELLINGS, VAGUE_WRITTEN, WRITTEN
 
 
 DESCRIBE_PROMPTS: tuple[str, ...] = (
@@ -101,7 +101,21 @@ def write_caption(
         raise ValueError(f"`coverage` is {coverage}, but it is a probability: give a number from 0 to 1.")
     salient = salient_attributes(attributes, visible)
     stated = {name: value for name, value in salient.items() if name == "gender" or rng.random() < coverage}
-    return Caption(_Writer(stated, rng).text(), stated)
+    text = _Writer(stated, rng).text()
+    return Caption(of_child(text) if attributes.get("age") == "child" else text, stated)
+
+
+_GROWN = re.compile(r"\b(man|woman)\b", re.IGNORECASE)
+
+
+def of_child(text: str) -> str:
+    """A text about a child: men and women are boys and girls in it."""
+
+    def young(found: re.Match) -> str:
+        word = "boy" if found[1].lower() == "man" else "girl"
+        return word.capitalize() if found[1][0].isupper() else word
+
+    return _GROWN.sub(young, text)
 
 
 _ALSO_SPELT = (("gray", "grey"), ("mustache", "moustache"), ("blond ", "blonde "), ("makeup", "make-up"))
@@ -378,6 +392,7 @@ for _fact in FACTS:
         _entry = _words if _fact.role in _ADJECTIVE_ROLES else _phrase_key(_words)
         if _target.setdefault(_entry, (_fact.attribute, _fact.value)) != (_fact.attribute, _fact.value):
             raise ValueError(f"The phrase table gives {_words!r} two meanings; every wording must have one.")
+_COMPOUNDS = {tuple(words.split()): said for words, said in COMPOUNDS.items()}
 _LONGEST = max(len(key) for key in _PHRASES)
 _SPELLING = re.compile(r"\b(" + "|".join(sorted(map(re.escape, SPELLINGS), key=len, reverse=True)) + r")\b")
 _SUBJECTS = {"he": "man", "his": "man", "him": "man", "she": "woman", "her": "woman"}
@@ -443,6 +458,10 @@ class _Reader:
 
     def read_phrase(self, start: int) -> int:
         """Reads the longest phrase that begins at `start`; returns its length, 0 if there is none."""
+        if (said := _COMPOUNDS.get(tuple(self.words[start : start + 2]))) and not any(self.used[start : start + 2]):
+            self.found = {**said, **self.found}
+            self.used[start : start + 2] = [2, 2]
+            return 2
         for length in range(min(_LONGEST, len(self.words) - start), 0, -1):
             meaning = _PHRASES.get(tuple(self.words[start : start + length]))
             if meaning is None or self.used[start]:

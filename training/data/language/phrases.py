@@ -68,6 +68,9 @@ _ROWS = (
     ("hair_color", "blond", "hair color", "blond | golden, yellow"),
     ("hair_color", "red", "hair color", "red | ginger, auburn"),
     ("hair_color", "gray", "hair color", "gray | white, silver"),
+    ("hair_color", "brown", "is", "| brunette"),
+    ("hair_color", "blond", "is", "| blond"),
+    ("hair_color", "red", "is", "| redhead, ginger"),
     ("hair_length", "bald", "is", "bald | hairless, bald-headed, no hair"),
     ("hair_length", "buzz", "hair", "buzz-cut, cropped | shaved"),
     ("hair_length", "buzz", "has", "| buzz cut, buzzcut"),
@@ -107,7 +110,7 @@ _ROWS = (
     ("nose", "pointy", "nose", "pointy, pointed"),
     ("lips", "thin", "lips", "thin"),
     ("lips", "full", "lips", "full | thick, plump"),
-    ("lipstick", "red", "has", "red lipstick"),
+    ("lipstick", "red", "has", "red lipstick | lipstick"),
     ("lipstick", "pink", "has", "pink lipstick"),
     ("lipstick", "purple", "has", "purple lipstick"),
     ("lipstick", "red", "lips", "| red"),
@@ -231,6 +234,20 @@ for _fact in FACTS:
     if _fact.written:
         WRITTEN[_fact.attribute, _fact.value] = _fact
 
+COMPOUNDS: dict[str, dict[str, str]] = {
+    f"{word} {noun}": {"gender": gender, **said}
+    for gender, nouns in (
+        ("man", ("man", "guy", "gentleman", "male", "boy")),
+        ("woman", ("woman", "lady", "female", "girl")),
+    )
+    for noun in nouns
+    for word, said in (
+        ("black", {"skin": "dark"}),
+        *((("little", {"age": "child"}),) if noun in ("boy", "girl") else ()),
+    )
+}
+"""Adjectives that mean something before a person only: "black man", "little girl"."""
+
 VAGUE_WRITTEN: dict[tuple[str, str], Fact] = {
     (name, value): Fact(name, value, role, written, ())
     for name, value, role, written in (
@@ -268,6 +285,7 @@ SPELLINGS: dict[str, str] = {
     "coloured": "color",
     "spectacles": "glasses",
     "eyeglasses": "glasses",
+    "specs": "glasses",
     "make-up": "makeup",
     "t shirt": "t-shirt",
     "roll neck": "roll-neck",

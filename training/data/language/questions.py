@@ -7,10 +7,10 @@ asked whether it is smiling. The words come from the phrase table of the caption
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .attributes import ATTRIBUTES, VAGUE_VALUES
-from .captions import join_list, normalize_spelling, with_article
+from .captions import join_list, normalize_spelling, of_child, with_article
 from .phrases import NOUNS, SILENT_VALUES, VAGUE_WRITTEN, WRITTEN, Fact
 
 
@@ -238,6 +238,9 @@ def write_questions(
     """
     if count < 0:
         raise ValueError(f"`count` is {count}, but a number of questions cannot be negative: give 0 or more.")
+    child = attributes.get("age") == "child"
+    if child:  # of whom "Is this a man or a woman?" has no right answer
+        visible = {**visible, "gender": False}
     asker = _Asker(attributes, visible, rng, excluded or {})
     kinds = list(kinds)
     weights = [_KIND_WEIGHTS[kind] for kind in kinds]
@@ -248,6 +251,8 @@ def write_questions(
         question = asker.ask(rng.choices(kinds, weights)[0])
         if question is not None:
             questions.setdefault(question.question, question)
+    if child:
+        return [replace(q, question=of_child(q.question), answer=of_child(q.answer)) for q in questions.values()]
     return list(questions.values())
 
 

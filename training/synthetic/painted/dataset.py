@@ -2,39 +2,33 @@
 The painted faces as a data set: any number of labelled faces from a seed, streamed without being stored.
 
 The picture and labels of face number `index` depend on `(seed, split, index)` alone, so every machine, worker and run
-paints the same faces. Training reads thousands of them many times over, hence a render cache:
+paints the same faces. Training reads thousands of them many times over, from files:
 
     python -m unif2ace.training.synthetic.painted.dataset --split train --count 30000 --out runs/painted --workers 2
 
-writes `runs/painted/train-00000.npy`, `train-00001.npy`, ... (2,000 pictures each, complete as soon as they have that
-name; [`load_rendered`] reads them while the rest is being painted) and joins them to `train.npy` in the end, an array
-(count, size, size, 3) of uint8. Run again after an interruption, it goes on with the first missing chunk.
+writes `runs/painted/train-00000.parquet`, `train-00001.parquet`, ... (2,000 pictures each, complete as soon as they
+have that name). Run again after an interruption, it goes on with the first missing file.
 """
 
 import argparse
-import json
 import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from ....pipelines.files import replacing, write_text
 from ...data.language.attributes import ATTRIBUTES, sample_attributes, sample_identity
 from ...data.language.captions import write_caption
 from ...data.language.questions import write_questions
 from ...data.language.visibility import assumed_visible
 from ...data.records import FaceRecord
+from ..faces import SPLITS, write_shards
 from .painter import paint
 
 
-SPLITS = ("train", "validation", "test")
-CHUNK_PICTURES = 2_000
-_BLOCK_PICTURES = 50  # pictures a worker paints before it reports: small enough for a live progress bar
+SHARD_PICTURES = 2_000
 _CAPTION_COVERAGES = (1.0, 0.7, 0.4)
 _NUM_QUESTIONS = 8
 
@@ -90,18 +84,24 @@ def painted_face(index: int, split: str = "train", seed: int = 0, size: int = 64
     Raises:
         ValueError: if the split is unknown or the index negative.
     """
-    attributes = attributes_of(index, split, seed)
-    visible = assumed_visible(attributes)
+    attributes, identity = attributes_of(index, split, seed), identity_of(index, split, seed)
     # text has a generator of its own: the faces stay the same when the wording of captions changes
     rng = _face_rng(index, split, seed, "-text")
     name = f"painted-{seed}-{split}-{index}"
+    return _record(name, name, attributes, identity, size, rng)
+
+
+def _record(
+    name: str, person: str, attributes: dict[str, str], identity: dict[str, float], size: int, rng: random.Random
+) -> FaceRecord:
+    visible = assumed_visible(attributes)
     return FaceRecord(
-        image=paint(attributes, identity_of(index, split, seed), size),
+        image=paint(attributes, identity, size),
         captions=[write_caption(attributes, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES],
         questions=write_questions(attributes, visible, rng, _NUM_QUESTIONS),
         attributes=attributes,
         visible=visible,
-        identity=name,
+        identity=person,
         source="painted",
         id=name,
     )
@@ -120,6 +120,18 @@ def _rows(ranges: list[tuple[int, int]], split: str, seed: int, size: int) -> It
     for start, stop in ranges:
         for index in range(start, stop):
             yield _as_row(painted_face(index, split, seed, size))
+
+
+def _people_rows(
+    ranges: list[tuple[int, int]], split: str, seed: int, size: int, pictures_per_person: int
+) -> Iterator[dict]:
+    for start, stop in ranges:
+        for index in range(start, stop):
+            person, picture = divmod(index, pictures_per_person)
+            name = f"painted-{seed}-{split}-person-{person}"
+            attributes, identity = person_picture(person, picture, split, seed)
+            rng = random.Random(f"{name}-{picture}-text")
+            yield _as_row(_record(f"{name}-{picture}", name, attributes, identity, size, rng))
 
 
 def painted_features():
@@ -195,70 +207,6 @@ def open_painted(place: str, split: str, seed: int):
     return painted_faces(split, int(place or 64), seed=seed)
 
 
-def write_parquet(
-    path: str | os.PathLike, split: str, count: int, seed: int = 0, size: int = 64, overwrite: bool = False
-) -> Path:
-    """
-    Write the first `count` painted faces of a split to one Parquet file that `datasets` and the Hub's viewer read.
-
-    Args:
-        path (`str` or `os.PathLike`): The file to write. It appears only when it is complete.
-        split (`str`), count (`int`), seed (`int`), size (`int`): As for [`painted_faces`].
-        overwrite (`bool`, *optional*, defaults to `False`): Whether an existing file may be replaced.
-
-    Returns:
-        `pathlib.Path`: The file.
-
-    Raises:
-        FileExistsError: if the file exists and `overwrite` is not given.
-        ValueError: if the split is unknown or count is not positive.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another path, or replace it with overwrite=True (--overwrite)")
-    _face_rng(0, split, seed)
-    features = painted_features()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, pyarrow.parquet.ParquetWriter(part, features.arrow_schema) as writer:
-        for start in tqdm(range(0, count, 100), desc=path.name, unit="00 faces"):
-            rows = _rows([(start, min(start + 100, count))], split, seed, size)
-            encoded = [features.encode_example(row) for row in rows]
-            writer.write_table(pyarrow.Table.from_pylist(encoded, schema=features.arrow_schema))
-    return path
-
-
-def _paint_block(block: tuple[int, int], split: str, seed: int, size: int) -> np.ndarray:
-    pictures = np.empty((block[1] - block[0], size, size, 3), dtype=np.uint8)
-    for place, index in enumerate(range(*block)):
-        pictures[place] = np.asarray(paint(attributes_of(index, split, seed), identity_of(index, split, seed), size))
-    return pictures
-
-
-def _save_atomically(path: Path, pictures: np.ndarray) -> None:
-    with replacing(path) as part:
-        np.save(part, pictures)
-
-
-def _chunk_path(folder: Path, split: str, chunk: int) -> Path:
-    return folder / f"{split}-{chunk:05d}.npy"
-
-
-def _check_settings(folder: Path, split: str, settings: dict) -> None:
-    """Refuse to mix faces of different seeds, sizes or painters in one cache."""
-    path = folder / f"{split}.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found != settings:
-            raise ValueError(
-                f"{path} says that the cache holds {found}, but {settings} is asked for; choose another folder, or "
-                f"replace the cache with --overwrite"
-            )
-    write_text(path, json.dumps(settings))
-
-
 def render(
     folder: str | os.PathLike,
     split: str,
@@ -267,115 +215,34 @@ def render(
     size: int = 64,
     workers: int = 1,
     overwrite: bool = False,
-) -> Path:
+    pictures_per_person: int = 1,
+) -> list[Path]:
     """
-    Paint the first `count` faces of a split into the render cache, going on where an earlier run stopped.
+    Paint the first `count` faces of a split into parquet files, going on where an earlier run stopped.
 
     Args:
-        folder (`str` or `os.PathLike`): Where `<split>.npy` will be; made when it does not exist.
+        folder (`str` or `os.PathLike`): Where `<split>-00000.parquet`, ... will be; made when it does not exist.
         split (`str`), count (`int`), seed (`int`), size (`int`): As for [`painted_faces`].
         workers (`int`, *optional*, defaults to 1): Processes that paint.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to paint everything again.
+        pictures_per_person (`int`, *optional*, defaults to 1):
+            With more, so many pictures in a row show one person, see [`person_picture`].
 
     Returns:
-        `pathlib.Path`: `<folder>/<split>.npy`, an array (count or more, size, size, 3) of uint8.
+        `list[Path]`: The files, in order; [`~unif2ace.training.synthetic.faces.Faces`] reads them.
 
     Raises:
-        ValueError: if the folder holds faces of another seed or size, or those of an older painter.
+        ValueError: if the split is unknown or count not positive, or the folder holds faces of another seed, size or
+            kind, or those of an older painter.
     """
-    _face_rng(0, split, seed)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    joined = folder / f"{split}.npy"
-    if overwrite:
-        for path in [joined, folder / f"{split}.json", *_chunk_files(folder, split)]:
-            path.unlink(missing_ok=True)
     # the sum of the first pictures tells one version of the painter from another
-    checksum = int(_paint_block((0, 4), split, seed, size).sum())
-    _check_settings(folder, split, {"seed": seed, "size": size, "checksum": checksum})
-
-    done = len(np.load(joined, mmap_mode="r")) if joined.exists() else 0
-    if done >= count:
-        return joined
-    chunks = [(start, min(start + CHUNK_PICTURES, count)) for start in range(0, count, CHUNK_PICTURES)]
-    with (
-        ProcessPoolExecutor(workers) as pool,
-        tqdm(total=count, desc=f"painting {split}", unit="face", smoothing=0.1) as progress,
-    ):
-        for number, (start, stop) in enumerate(chunks):
-            path = _chunk_path(folder, split, number)
-            finished = stop <= done or (path.exists() and len(np.load(path, mmap_mode="r")) >= stop - start)
-            if not finished:
-                blocks = [(at, min(at + _BLOCK_PICTURES, stop)) for at in range(start, stop, _BLOCK_PICTURES)]
-                pictures = []
-                for block in pool.map(partial(_paint_block, split=split, seed=seed, size=size), blocks):
-                    pictures.append(block)
-                    progress.update(len(block))
-                _save_atomically(path, np.concatenate(pictures))
-            else:
-                progress.update(stop - start)
-    _join_chunks(folder, split, joined, done, chunks, size)
-    return joined
-
-
-def _chunk_files(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].npy"))
-
-
-def _join_chunks(folder: Path, split: str, joined: Path, done: int, chunks: list[tuple[int, int]], size: int) -> None:
-    shape = (chunks[-1][1], size, size, 3)
-    with replacing(joined) as part:
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        if done:
-            array[:done] = np.load(joined, mmap_mode="r")
-        for number, (start, stop) in enumerate(chunks):
-            if stop > done:
-                array[start:stop] = np.load(_chunk_path(folder, split, number), mmap_mode="r")[: stop - start]
-        array.flush()
-        del array
-    for path in _chunk_files(folder, split):
-        path.unlink()
-
-
-def load_rendered(folder: str | os.PathLike, split: str, at_least: int = 1) -> np.ndarray:
-    """
-    Read the render cache; while it is still being painted, the chunks from the first on that are complete.
-
-    Args:
-        folder (`str` or `os.PathLike`): The folder given to [`render`].
-        split (`str`): One of `SPLITS`.
-        at_least (`int`, *optional*, defaults to 1): Pictures that are needed.
-
-    Returns:
-        `np.ndarray` of uint8 and shape (pictures, size, size, 3), read-only; picture i is face number i.
-
-    Raises:
-        FileNotFoundError: if there are fewer than `at_least` pictures.
-    """
-    folder = Path(folder)
-    joined = folder / f"{split}.npy"
-    pictures = np.load(joined, mmap_mode="r") if joined.exists() else np.empty((0, 0, 0, 3), dtype=np.uint8)
-    if not len(pictures):
-        parts = []
-        for number, path in enumerate(_chunk_files(folder, split)):
-            if path != _chunk_path(folder, split, number):
-                break
-            parts.append(np.load(path))
-        if parts:
-            pictures = np.concatenate(parts)
-    if len(pictures) < at_least:
-        raise FileNotFoundError(
-            f"{folder} holds {len(pictures)} painted {split} faces, expected at least {at_least}; paint them with "
-            f"`python -m unif2ace.training.synthetic.painted.dataset --split {split} --count {at_least} "
-            f"--out {folder}`"
-        )
-    return pictures
-
-
-def rendered_seed(folder: str | os.PathLike, split: str) -> int:
-    """The seed that the render cache of `split` was painted with, which its attributes need; 0 when it says none."""
-    path = Path(folder) / f"{split}.json"
-    return json.loads(path.read_text())["seed"] if path.exists() else 0
+    first = [paint(attributes_of(i, split, seed), identity_of(i, split, seed), size) for i in range(4)]
+    settings = {"seed": seed, "size": size, "checksum": int(sum(np.asarray(picture).sum() for picture in first))}
+    rows = partial(_rows, split=split, seed=seed, size=size)
+    if pictures_per_person > 1:
+        settings["pictures_per_person"] = pictures_per_person
+        rows = partial(_people_rows, split=split, seed=seed, size=size, pictures_per_person=pictures_per_person)
+    return write_shards(folder, split, count, rows, painted_features(), settings, SHARD_PICTURES, workers, overwrite)
 
 
 LASTING_ATTRIBUTES = ("gender", "skin", "face_shape", "nose", "lips", "eye_color", "brow_shape")
@@ -408,70 +275,27 @@ def person_picture(
     return attributes | {name: lasting[name] for name in LASTING_ATTRIBUTES}, identity
 
 
-def _paint_person(person: int, pictures: int, split: str, seed: int, size: int) -> np.ndarray:
-    return np.stack([np.asarray(paint(*person_picture(person, k, split, seed), size)) for k in range(pictures)])
-
-
-def paint_people(
-    folder: str | os.PathLike,
-    split: str,
-    people: int,
-    pictures: int,
-    seed: int = 0,
-    size: int = 64,
-    workers: int = 1,
-) -> np.ndarray:
-    """
-    Paint people, or read them if they are there already.
-
-    Args:
-        folder (`str` or `os.PathLike`): The file `people-<split>-<people>x<pictures>-<size>-<seed>.npy` is kept there.
-        split (`str`): `"train"`, `"validation"` or `"test"`.
-        people (`int`), pictures (`int`): How many, and pictures of each.
-        seed (`int`, *optional*, defaults to 0): Seed of the data set.
-        size (`int`, *optional*, defaults to 64): Side of the pictures, in pixels.
-        workers (`int`, *optional*, defaults to 1): Processes that paint.
-
-    Returns:
-        `np.ndarray` of uint8 and shape (people, pictures, size, size, 3).
-    """
-    path = Path(folder) / f"people-{split}-{people}x{pictures}-{size}-{seed}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paint_one = partial(_paint_person, pictures=pictures, split=split, seed=seed, size=size)
-        with ProcessPoolExecutor(workers) as pool:
-            painted = pool.map(paint_one, range(people), chunksize=4)
-            everyone = np.stack(list(tqdm(painted, total=people, desc=f"painting {split} people", unit="person")))
-        with replacing(path) as part:
-            np.save(part, everyone)
-    return np.load(path, mmap_mode="r")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the text at the top of this file."""
     parser = argparse.ArgumentParser(
-        description="Paint labelled faces into a render cache (.npy) for training, or into a Parquet file.",
+        description="Paint labelled faces, with captions and questions, into parquet files.",
         epilog="example: python -m unif2ace.training.synthetic.painted.dataset --split train --count 30000 "
         "--out runs/painted",
     )
     parser.add_argument("--split", choices=SPLITS, required=True)
     parser.add_argument("--count", type=int, required=True, help="number of faces")
-    parser.add_argument("--out", default="runs/painted", help="folder of the render cache (default: %(default)s)")
-    parser.add_argument("--parquet", help="write this Parquet file, with captions and questions, instead of the cache")
+    parser.add_argument("--out", default="runs/painted", help="folder of the files (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that paint the cache (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that paint (default: 1)")
+    parser.add_argument("--pictures-per-person", type=int, default=1, help="pictures of one person (default: 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
-    options = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
     try:
-        common = (options.split, options.count, options.seed, options.size)
-        if options.parquet:
-            path = write_parquet(options.parquet, *common, overwrite=options.overwrite)
-        else:
-            path = render(options.out, *common, workers=options.workers, overwrite=options.overwrite)
+        paths = render(options.pop("out"), **options)
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
-    print(path)
+    print(paths[0].parent)
 
 
 if __name__ == "__main__":

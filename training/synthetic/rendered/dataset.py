@@ -9,23 +9,17 @@ interruption, the missing ones are made. `datasets.load_dataset` reads the folde
 
 import hashlib
 import io
-import json
 import os
 import random
-import re
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from ....pipelines.files import replacing, write_text
 from ...data.language.captions import write_caption
-from ...data.language.questions import Question, write_questions
+from ...data.language.questions import write_questions
 from ...data.records import FaceRecord
-from .people import Face, face_of
+from ..faces import write_shards
+from .people import face_of
 from .render import THINGS, Renderer
 from .visibility import seen_in
 from .vocabulary import RENDERED_ATTRIBUTES
@@ -35,31 +29,6 @@ SHARD_PICTURES = 256
 JPEG_QUALITY = 90
 _CAPTION_COVERAGES = (1.0, 0.7, 0.4)
 _NUM_QUESTIONS = 8
-
-
-def words_of(face: Face, visible: dict[str, bool], rng: random.Random) -> tuple[list[str], list[Question]]:
-    """Captions and questions of a face, in the words of the common vocabulary; children are boys and girls."""
-    visible = dict(visible)
-    captions = [write_caption(face.attributes, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES]
-    if face.attributes["age"] == "child":
-        # "Is this a man or a woman?" has no right answer
-        visible["gender"] = False
-    questions = write_questions(face.attributes, visible, rng, _NUM_QUESTIONS)
-    if face.attributes["age"] == "child":
-        captions = [_of_child(text) for text in captions]
-        questions = [replace(q, question=_of_child(q.question), answer=_of_child(q.answer)) for q in questions]
-    return captions, questions
-
-
-_GROWN = re.compile(r"\b(man|woman)\b", re.IGNORECASE)
-
-
-def _of_child(text: str) -> str:
-    def young(found: re.Match) -> str:
-        word = "boy" if found[1].lower() == "man" else "girl"
-        return word.capitalize() if found[1][0].isupper() else word
-
-    return _GROWN.sub(young, text)
 
 
 def rendered_face(index: int, split: str = "train", seed: int = 0, renderer: Renderer | None = None) -> FaceRecord:
@@ -89,11 +58,12 @@ def _record(index: int, split: str, seed: int, renderer: Renderer) -> tuple[Face
     visible = seen_in(face, pixels, picture.width)
     name = f"rendered-{seed}-{split}-{index}"
     # text has a generator of its own: the faces stay the same when the wording of captions changes
-    captions, questions = words_of(face, visible, random.Random(f"{name}-text"))
+    rng = random.Random(f"{name}-text")
+    captions = [write_caption(face.attributes, visible, rng, coverage=share).text for share in _CAPTION_COVERAGES]
     record = FaceRecord(
         image=picture,
         captions=captions,
-        questions=questions,
+        questions=write_questions(face.attributes, visible, rng, _NUM_QUESTIONS),
         attributes=face.attributes,
         visible=visible,
         identity=face.identity,
@@ -180,23 +150,6 @@ def renderer_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def _write_shard(path: Path, start: int, stop: int, split: str, seed: int, size: int) -> int:
-    import pyarrow
-    import pyarrow.parquet
-
-    features = rendered_features()
-    rows = [features.encode_example(row) for row in _rows([(start, stop)], split, seed, size)]
-    with replacing(path) as part, pyarrow.parquet.ParquetWriter(part, features.arrow_schema) as writer:
-        writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), row_group_size=64)
-    return stop - start
-
-
-def _shard_size(path: Path) -> int:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.ParquetFile(path).metadata.num_rows if path.exists() else 0
-
-
 def render_faces(
     folder: str | os.PathLike,
     split: str,
@@ -222,32 +175,6 @@ def render_faces(
         ValueError: if the folder holds faces of another seed, size or version of the renderer.
     """
     face_of(0, split, seed)
-    ranges = _ranges(count)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {"seed": seed, "size": size, "renderer": renderer_version()}
-    manifest = folder / f"{split}.manifest"  # JSON, under a name that no reader of tables takes for data
-    if overwrite:
-        for path in (manifest, *folder.glob(f"{split}-[0-9]*.parquet")):
-            path.unlink(missing_ok=True)
-    if manifest.exists() and (found := json.loads(manifest.read_text())) != settings:
-        raise ValueError(
-            f"{manifest} says that the folder holds {found}, but {settings} is asked for; choose another folder, or "
-            "replace the faces with --overwrite"
-        )
-    write_text(manifest, json.dumps(settings))
-    paths = [folder / f"{split}-{number:05d}.parquet" for number in range(len(ranges))]
-    waiting = [(path, *range_) for path, range_ in zip(paths, ranges, strict=True)]
-    waiting = [(path, start, stop) for path, start, stop in waiting if _shard_size(path) < stop - start]
-    left = sum(stop - start for _, start, stop in waiting)
-    with tqdm(total=count, initial=count - left, desc=f"rendering {split}", unit="face", smoothing=0.1) as progress:
-        if workers == 1:
-            for job in waiting:
-                progress.update(_write_shard(*job, split, seed, size))
-        else:
-            # not forked: a fork of a process that has rendered waits for ever for threads that it does not have
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                jobs = [pool.submit(_write_shard, *job, split, seed, size) for job in waiting]
-                for job in as_completed(jobs):
-                    progress.update(job.result())
-    return paths
+    rows = partial(_rows, split=split, seed=seed, size=size)
+    return write_shards(folder, split, count, rows, rendered_features(), settings, SHARD_PICTURES, workers, overwrite)
