@@ -460,7 +460,7 @@ def test_column_mistakes_are_explained(tmp_path):
 
 def test_records_are_read_back(tmp_path):
     render(tmp_path, "test", 3)
-    records = list(open_faces(tmp_path / "painted.parquet"))
+    records = list(open_faces(tmp_path / "test-00000.parquet"))
     assert [record.id for record in records] == [f"painted-0-test-{n}" for n in range(3)]
     assert len(records[0].attributes) == 48 and records[0].questions[0].kind != "open" and records[0].visible
 
