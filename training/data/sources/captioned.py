@@ -187,7 +187,7 @@ class NamedCaptions:
         return next((candidate for candidate in candidates if (self.images / candidate).is_file()), f"{name}.png")
 
 
-# Records as `painted.write_parquet` and the commands of this package write them
+# Records as the synthetic worlds and the commands of this package write them
 
 RECORD_COLUMNS = frozenset(("image", "captions", "attributes", "questions"))
 
