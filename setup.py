@@ -95,8 +95,12 @@ SERVE = [
     "fastapi>=0.133,<1",  # the HTTP interface
     "prometheus-client>=0.21,<1",  # /metrics
     "pydantic>=2.10,<3",  # what requests must look like
+    "python-multipart>=0.0.34,<0.1",  # pictures that are sent as files of a form
     "starlette>=1.0.1,<2",  # middleware: sizes, metrics
     "uvicorn>=0.34,<1",  # the HTTP server
+]
+COMPLETION = [
+    "argcomplete>=3.7.2,<4",  # completes the command line in the shell
 ]
 RAY = [
     "ray[data]>=2.44,<3",  # lists of prompts on many machines
@@ -106,6 +110,7 @@ DEV = [
     *DATA,
     *CONVERT,
     *SERVE,
+    *COMPLETION,
     "hypothesis>=6.140",  # property-based tests of hostile input
     "packaging>=24",  # the tests read requirements
     "pytest>=8.4",  # runs the tests
@@ -153,6 +158,7 @@ setup(
         "outsiders": OUTSIDERS,
         "demo": DEMO,
         "serve": SERVE,
+        "completion": COMPLETION,
         "ray": RAY,
         "convert": CONVERT,
         "align": ALIGN,

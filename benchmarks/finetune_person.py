@@ -35,14 +35,14 @@ from unif2ace import UniF2acePipeline, UniF2aceTrainer, UniF2aceTrainingArgument
 from unif2ace.modeling_unif2ace.pictures_unif2ace import load_image
 from unif2ace.modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from unif2ace.pipelines.files import replacing, write_json, write_text
-from unif2ace.training.adapters import PRESETS
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.language.captions import write_caption
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.data.rows import FaceRows
 from unif2ace.training.evaluation.results import interval, table
 from unif2ace.training.evaluation.statistics import ratio_with_interval
-from unif2ace.training.finetune import FinetuneSettings, finetune
+from unif2ace.training.finetune import finetune
+from unif2ace.training.finetune_settings import PRESETS, FinetuneSettings
 from unif2ace.training.synthetic.painted.dataset import LASTING_ATTRIBUTES, painted_face, person_picture
 from unif2ace.training.synthetic.painted.painter import paint
 

@@ -2,7 +2,14 @@
 
 import argparse
 
-from .common import add_length_argument, add_model_arguments, check_text, load_pipeline, open_picture
+from .common import (
+    add_face_argument,
+    add_length_argument,
+    add_model_arguments,
+    check_text,
+    load_pipeline,
+    open_picture,
+)
 
 
 EXAMPLES = """\
@@ -15,14 +22,18 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add_model_arguments(parser)
-    parser.add_argument("image", help="a picture of a face, cropped to the head")
+    add_face_argument(parser)
     parser.add_argument("question", nargs="+", help="the question; several get a line each")
     add_length_argument(parser)
 
 
-def run(arguments: argparse.Namespace):
+def run(arguments: argparse.Namespace) -> None:
+    """Answer each question."""
     for question in arguments.question:
         check_text("the question", question)
     image = open_picture(arguments.image)
-    answers = load_pipeline(arguments).answer(image, arguments.question, max_new_tokens=arguments.max_new_tokens)
-    print(*answers, sep="\n")
+    pipe = load_pipeline(arguments)
+    arguments.console.stage("answering")
+    answers = pipe.answer(image, arguments.question, max_new_tokens=arguments.max_new_tokens)
+    for question, answer in zip(arguments.question, answers, strict=True):
+        arguments.console.result(answer, file=arguments.image, question=question, answer=answer)

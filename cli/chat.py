@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from .common import add_length_argument, add_model_arguments, load_pipeline, open_picture
+from .common import add_face_argument, add_length_argument, add_model_arguments, load_pipeline, open_picture
 
 
 EXAMPLES = """\
@@ -19,7 +19,7 @@ Each line is a question, and may refer to what was said before. /new forgets wha
 
 def add_arguments(parser: argparse.ArgumentParser):
     """The arguments of the command."""
-    parser.add_argument("image", help="a picture of a face, cropped to the head")
+    add_face_argument(parser)
     add_length_argument(parser)
     add_model_arguments(parser)
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace):
     """Read the picture once, then answer line by line."""
     image = open_picture(arguments.image)
     pipe = load_pipeline(arguments)
+    arguments.console.stage("reading the picture")
     face, messages = pipe.prefill(image), []
     for line in _lines():
         if line == "/new":
@@ -35,12 +36,13 @@ def run(arguments: argparse.Namespace):
             continue
         messages.append({"role": "user", "content": line})
         messages, pieces = _answer(pipe, messages, face, arguments.max_new_tokens)
-        said = []
+        said = ""
         for piece in pieces:
-            said.append(piece)
-            print(piece, end="", flush=True)
-        print(flush=True)
-        messages.append({"role": "assistant", "content": "".join(said)})
+            said += piece
+            if not arguments.json:
+                print(piece, end="", flush=True)
+        arguments.console.result("", question=line, answer=said)  # as text it is there already, but for the line's end
+        messages.append({"role": "assistant", "content": said})
 
 
 def _answer(pipe, messages: list[dict], face, max_new_tokens: int) -> tuple[list[dict], Iterator[str]]:

@@ -25,4 +25,5 @@ def run(arguments: argparse.Namespace):
     from ..training.evaluation.compare import comparison
     from ..training.evaluation.results import load_results
 
-    print(comparison(load_results(arguments.before), load_results(arguments.after)))
+    table = comparison(load_results(arguments.before), load_results(arguments.after))
+    arguments.console.result(table, table=table)

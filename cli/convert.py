@@ -1,8 +1,10 @@
 """The command `unif2ace convert`: weights of other projects to ours, and home again."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from ..training.convert import UPCYCLE_METHODS
+from .common import add_command, positive_int, seed_int
 
 
 EXAMPLES = """\
@@ -32,11 +34,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser):
     """The three conversions, each with its own arguments."""
-    from ..training.convert.upcycle import UPCYCLE_METHODS
-
     kinds = parser.add_subparsers(title="conversions", dest="conversion", required=True, metavar="CONVERSION")
 
-    showo = _add(kinds, "showo", "make a UniF²ace checkpoint of a Show-o one", SHOWO_EXAMPLES, _showo)
+    showo = add_command(kinds, "showo", "make a UniF²ace checkpoint of a Show-o one", SHOWO_EXAMPLES)
+    showo.set_defaults(run=_showo)
     showo.add_argument("source", metavar="SRC", help="Show-o's checkpoint: a folder or a Hub repository")
     showo.add_argument("destination", metavar="DST", type=Path, help="the folder to make")
     showo.add_argument("--preset", choices=PRESET_NAMES, help="the shape that the checkpoint must have")
@@ -64,14 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="a face encoder that comes into the checkpoint: a folder that `convert face-encoder` made, a Hub "
         "repository, or an ONNX file of InsightFace's",
     )
-    showo.add_argument("--max-text-length", type=_positive, default=128, help="text slots (default: %(default)s)")
-    showo.add_argument("--num-routed-experts", type=_positive, metavar="N", help="routed experts of a group (8)")
-    showo.add_argument("--top-k", type=_positive, metavar="K", help="routed experts that a token uses (2)")
-    showo.add_argument("--routed-width", type=_positive, metavar="W", help="their width (a sixteenth of the MLP's)")
-    showo.add_argument("--shared-width", type=_positive, metavar="W", help="with split: the shared expert's width")
-    showo.add_argument("--seed", type=_seed, default=0, help="of the weights that Show-o lacks (default: %(default)s)")
+    showo.add_argument("--max-text-length", type=positive_int, default=128, help="text slots (default: %(default)s)")
+    showo.add_argument("--num-routed-experts", type=positive_int, metavar="N", help="routed experts of a group (8)")
+    showo.add_argument("--top-k", type=positive_int, metavar="K", help="routed experts that a token uses (2)")
+    showo.add_argument("--routed-width", type=positive_int, metavar="W", help="their width (a sixteenth of the MLP's)")
+    showo.add_argument("--shared-width", type=positive_int, metavar="W", help="with split: the shared expert's width")
+    showo.add_argument("--seed", type=seed_int, default=0, help="of the weights that Show-o lacks (default: 0)")
 
-    back = _add(kinds, "to-showo", "write a dense model in Show-o's layout", EXAMPLES, _to_showo)
+    back = add_command(kinds, "to-showo", "write a dense model in Show-o's layout", EXAMPLES)
+    back.set_defaults(run=_to_showo)
     back.add_argument("source", metavar="SRC", help="our checkpoint, without experts: a folder or a Hub repository")
     back.add_argument("destination", metavar="DST", type=Path, help="the folder to make")
     back.add_argument(
@@ -81,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="what the original shall load as llm_model_path (default: %(default)s)",
     )
 
-    face = _add(kinds, "face-encoder", "make a face encoder of an ArcFace ONNX file", EXAMPLES, _face_encoder)
+    face = add_command(kinds, "face-encoder", "make a face encoder of an ArcFace ONNX file", EXAMPLES)
+    face.set_defaults(run=_face_encoder)
     face.add_argument("source", metavar="ONNX", type=Path, help="an IResNet: glintr100, AuraFace, w600k_r50, ...")
     face.add_argument("destination", metavar="DST", type=Path, help="the folder to make")
     face.add_argument(
@@ -99,36 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser):
         conversion.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
 
 
-def run(arguments: argparse.Namespace):
-    """The conversion that the arguments name."""
-    arguments.convert(arguments)
-
-
-def _add(kinds, name: str, summary: str, examples: str, function) -> argparse.ArgumentParser:
-    parser = kinds.add_parser(
-        name,
-        help=summary,
-        description=f"{summary.capitalize()}.",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(convert=function)
-    return parser
-
-
-def _positive(text: str) -> int:
-    from .common import positive_int
-
-    return positive_int(text)
-
-
-def _seed(text: str) -> int:
-    from .common import seed_int
-
-    return seed_int(text)
-
-
 def _showo(arguments: argparse.Namespace):
+    arguments.console.stage(f"converting {arguments.source}")
     from ..modeling_unif2ace import get_preset
     from ..training.convert.showo import convert_showo
     from ..training.convert.showo_layout import ExpertChoice
@@ -155,14 +130,18 @@ def _showo(arguments: argparse.Namespace):
         dtype=_dtype(arguments.dtype),
         seed=arguments.seed,
         overwrite=arguments.overwrite,
-        progress=sys.stderr.isatty(),
+        progress=arguments.console.bars,
     )
-    print(f"{done.folder}: {done.num_parameters:,} parameters from {done.num_tensors_read} tensors, each used once")
+    text = f"{done.folder}: {done.num_parameters:,} parameters from {done.num_tensors_read} tensors, each used once"
     if experts.method == "split":
-        print("split experts do not compute what Show-o computes: train before use (docs/show-o.md)")
+        text += "\nsplit experts do not compute what Show-o computes: train before use (docs/show-o.md)"
+    arguments.console.result(
+        text, folder=done.folder, parameters=done.num_parameters, tensors=done.num_tensors_read, experts=experts.method
+    )
 
 
 def _to_showo(arguments: argparse.Namespace):
+    arguments.console.stage(f"converting {arguments.source}")
     from ..training.convert.showo import export_showo
 
     folder = export_showo(
@@ -171,12 +150,15 @@ def _to_showo(arguments: argparse.Namespace):
         text_model=arguments.text_model,
         dtype=_dtype(arguments.dtype),
         overwrite=arguments.overwrite,
-        progress=sys.stderr.isatty(),
+        progress=arguments.console.bars,
     )
-    print(f"{folder}: Show-o's language model; {folder / 'magvitv2'}: its image tokenizer")
+    tokenizer = folder / "magvitv2"
+    text = f"{folder}: Show-o's language model; {tokenizer}: its image tokenizer"
+    arguments.console.result(text, folder=folder, image_tokenizer=tokenizer)
 
 
 def _face_encoder(arguments: argparse.Namespace):
+    arguments.console.stage(f"converting {arguments.source}")
     from ..training.convert.face_encoder import UNKNOWN_LICENSE, convert_face_encoder, known_license
 
     weights_license = arguments.license or known_license(arguments.source)
@@ -193,7 +175,13 @@ def _face_encoder(arguments: argparse.Namespace):
         overwrite=arguments.overwrite,
     )
     checked = "not compared" if difference is None else f"largest difference to onnxruntime {difference:.1e}"
-    print(f"{arguments.destination}: IResNet {config.stage_blocks}, {checked}; licence: {config.weights_license}")
+    arguments.console.result(
+        f"{arguments.destination}: IResNet {config.stage_blocks}, {checked}; licence: {config.weights_license}",
+        folder=arguments.destination,
+        stage_blocks=config.stage_blocks,
+        largest_difference=difference,
+        license=config.weights_license,
+    )
 
 
 def _dtype(name: str | None):

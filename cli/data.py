@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_model_arguments, load_pipeline, positive_int, seed_int
+from .common import add_command, add_model_arguments, load_pipeline, positive_int, seed_int
 
 
 if TYPE_CHECKING:
@@ -30,21 +30,10 @@ NAME:PLACE with a name that `unif2ace data sources` lists.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The commands below `unif2ace data`."""
     commands = parser.add_subparsers(title="commands", dest="data_command", required=True, metavar="COMMAND")
-    for name, (summary, examples, add, run_command) in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    for name, (summary, examples, add, run) in COMMANDS.items():
+        command = add_command(commands, name, summary, examples)
         add(command)
-        command.set_defaults(run_data=run_command)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Run the chosen command."""
-    arguments.run_data(arguments)
+        command.set_defaults(run=run)
 
 
 # The source, which every command has
@@ -70,6 +59,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, max_broken: int = 100)
 
 def open_source(arguments: argparse.Namespace, need_text: bool = True, seed: int = 0) -> "FaceStream":
     """The stream that the arguments of [`add_source_arguments`] name."""
+    arguments.console.stage(f"reading {arguments.source}")
     from ..training.data.sources import open_faces
 
     return open_faces(
@@ -84,17 +74,12 @@ def open_source(arguments: argparse.Namespace, need_text: bool = True, seed: int
     )
 
 
-def print_broken(stream: "FaceStream") -> None:
+def broken_lines(stream: "FaceStream") -> list[str]:
     """One line about samples that were passed over, if there were any."""
-    if stream.broken.count:
-        print(f"{stream.broken.count} broken samples left out")
+    return [f"{stream.broken.count} broken samples left out"] if stream.broken.count else []
 
 
 # The commands: of each its arguments, and what it does
-
-
-def _no_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
 
 
 def _sources(arguments: argparse.Namespace) -> None:
@@ -102,10 +87,10 @@ def _sources(arguments: argparse.Namespace) -> None:
 
     width = max(map(len, SOURCES))
     for name, source in SOURCES.items():
-        print(f"{name:{width}}  {source.summary}")
-        print(f"{'':{width}}  terms: {source.licence}")
-        for repository in source.hub:
-            print(f"{'':{width}}  Hub: {repository}")
+        facts = [source.summary, f"terms: {source.licence}", *(f"Hub: {repository}" for repository in source.hub)]
+        lines = [f"{name if line == 0 else '':{width}}  {fact}" for line, fact in enumerate(facts)]
+        text = "\n".join(lines)
+        arguments.console.result(text, name=name, summary=source.summary, terms=source.licence, hub=source.hub)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -132,17 +117,20 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     stream = open_source(arguments, need_text=False, seed=arguments.seed)
     found, drawn = inspect_faces(stream, arguments.limit, arguments.samples, arguments.seed)
-    print("\n".join(found.lines()))
+    arguments.console.result("\n".join(found.lines()), **found.summary())
     if not found.records:
         raise ValueError(f"{arguments.source} has no usable sample")
+    written = []
     if arguments.report:
         arguments.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.report, found.summary())
-        print(f"wrote {arguments.report}")
+        written.append(arguments.report)
     if drawn:
         arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
         save_picture(contact_sheet(drawn), arguments.sheet)
-        print(f"wrote {arguments.sheet}")
+        written.append(arguments.sheet)
+    if written:
+        arguments.console.result("\n".join(f"wrote {file}" for file in written), wrote=written)
 
 
 def _add_crop(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +164,12 @@ def _crop(arguments: argparse.Namespace) -> None:
     names = ("size", "face_scale", "min_score", "min_size", "max_outside", "max_faceless", "overwrite")
     options = {name: getattr(arguments, name) for name in names}
     count, faceless = crop_faces(stream, arguments.output, finder, **options)
-    print_broken(stream)
-    print(f"{arguments.output}: {count} faces; {faceless.count} pictures without a usable one")
+    lines = [
+        *broken_lines(stream),
+        f"{arguments.output}: {count} faces; {faceless.count} pictures without a usable one",
+    ]
+    fields = {"broken": stream.broken.count, "faces": count, "without_face": faceless.count}
+    arguments.console.result("\n".join(lines), folder=arguments.output, **fields)
 
 
 def _add_clean(parser: argparse.ArgumentParser) -> None:
@@ -210,12 +202,12 @@ def _clean(arguments: argparse.Namespace) -> None:
     stream = open_source(arguments, need_text=False)
     names = ("distance", "seed", "overwrite", "split_by")
     done = clean(stream, arguments.output, splits, **{name: getattr(arguments, name) for name in names})
-    print_broken(stream)
-    for name, earlier in done.left_out[:10]:
-        print(f"left out {name}: looks like {earlier}")
-    print(f"{len(done.left_out)} near-duplicates left out")
+    lines = [*broken_lines(stream), *(f"left out {name}: looks like {other}" for name, other in done.left_out[:10])]
+    lines.append(f"{len(done.left_out)} near-duplicates left out")
     for name, count in done.pictures.items():
-        print(f"{arguments.output / name}: {count} pictures, {done.people[name]} known people")
+        lines.append(f"{arguments.output / name}: {count} pictures, {done.people[name]} known people")
+    fields = {"left_out": done.left_out, "pictures": done.pictures, "people": done.people}
+    arguments.console.result("\n".join(lines), folder=arguments.output, broken=stream.broken.count, **fields)
 
 
 def _add_classifier(parser: argparse.ArgumentParser) -> None:
@@ -237,16 +229,18 @@ def _classifier(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.output} holds a model: choose another folder, or replace it with --overwrite")
     stream = open_source(arguments, need_text=False)
     faces = LabelledFaces(stream, arguments.image_size, arguments.limit)
-    print_broken(stream)
+    lines = broken_lines(stream)
     model, accuracy = train_classifier(faces, arguments.steps, seed=arguments.seed, device=device_of(None))
     model.save_pretrained(arguments.output)
     write_json(arguments.output / ACCURACY_FILE, accuracy)
     width = max(map(len, accuracy))
     for name, entry in accuracy.items():
-        print(f"{name:{width}}  {entry['accuracy']:.3f}  (commonest value {entry['commonest']:.3f})")
-    useful = useful_labels(accuracy)
-    print(f"{len(faces.images)} faces; {len(useful)} of {len(accuracy)} labels are read better than by guessing")
-    print(f"wrote {arguments.output}")
+        lines.append(f"{name:{width}}  {entry['accuracy']:.3f}  (commonest value {entry['commonest']:.3f})")
+    useful, count = useful_labels(accuracy), len(faces.images)
+    lines.append(f"{count} faces; {len(useful)} of {len(accuracy)} labels are read better than by guessing")
+    lines.append(f"wrote {arguments.output}")
+    fields = {"faces": count, "broken": stream.broken.count, "accuracy": accuracy, "useful": sorted(useful)}
+    arguments.console.result("\n".join(lines), folder=arguments.output, **fields)
 
 
 def _add_caption(parser: argparse.ArgumentParser) -> None:
@@ -305,10 +299,12 @@ def _caption(arguments: argparse.Namespace) -> None:
     written, failed = write_captions(
         stream, arguments.output, writer, arguments.workers, arguments.limit, arguments.max_failed
     )
-    print_broken(stream)
+    lines = broken_lines(stream)
     if failed.count:
-        print(f"{failed.count} faces failed; run again to try them again")
-    print(f"{arguments.output}: {written} faces written now; requests and answers are in {log}")
+        lines.append(f"{failed.count} faces failed; run again to try them again")
+    lines.append(f"{arguments.output}: {written} faces written now; requests and answers are in {log}")
+    fields = {"broken": stream.broken.count, "failed": failed.count, "written": written, "log": log}
+    arguments.console.result("\n".join(lines), file=arguments.output, **fields)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -354,9 +350,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     manifest = read_json(path)
-    rows = sum(shard["rows"] for shard in manifest["shards"])
-    print_broken(stream)
-    print(f"{arguments.output}: {rows} pictures in {len(manifest['shards'])} files")
+    rows, files = sum(shard["rows"] for shard in manifest["shards"]), len(manifest["shards"])
+    lines = [*broken_lines(stream), f"{arguments.output}: {rows} pictures in {files} files"]
+    fields = {"broken": stream.broken.count, "pictures": rows, "files": files}
+    arguments.console.result("\n".join(lines), folder=arguments.output, **fields)
 
 
 def _add_render(parser: argparse.ArgumentParser) -> None:
@@ -375,11 +372,13 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
+    arguments.console.stage(f"rendering {arguments.count} faces")
     from ..training.synthetic.rendered.dataset import render_faces
 
     names = ("split", "count", "seed", "size", "workers", "overwrite")
     paths = render_faces(arguments.out, **{name: getattr(arguments, name) for name in names})
-    print(f"{arguments.out}: {arguments.count} faces in {len(paths)} files")
+    text = f"{arguments.out}: {arguments.count} faces in {len(paths)} files"
+    arguments.console.result(text, folder=arguments.out, faces=arguments.count, files=len(paths))
 
 
 # name -> summary, examples, arguments, what it does
@@ -387,7 +386,7 @@ COMMANDS: dict[str, tuple[str, str, Callable, Callable]] = {
     "sources": (
         "list the data sets that are known by name",
         "example:\n  unif2ace data sources\n",
-        _no_arguments,
+        lambda parser: None,
         _sources,
     ),
     "inspect": (

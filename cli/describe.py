@@ -2,7 +2,14 @@
 
 import argparse
 
-from .common import add_length_argument, add_model_arguments, check_text, load_pipeline, open_picture
+from .common import (
+    add_face_argument,
+    add_length_argument,
+    add_model_arguments,
+    check_text,
+    load_pipeline,
+    open_picture,
+)
 
 
 EXAMPLES = """\
@@ -14,13 +21,17 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add_model_arguments(parser)
-    parser.add_argument("image", help="a picture of a face, cropped to the head")
+    add_face_argument(parser)
     parser.add_argument("--prompt", help="the request (default: Describe this face.)")
     add_length_argument(parser)
 
 
-def run(arguments: argparse.Namespace):
+def run(arguments: argparse.Namespace) -> None:
+    """Describe the face."""
     if arguments.prompt is not None:
         check_text("the prompt", arguments.prompt)
     image = open_picture(arguments.image)
-    print(load_pipeline(arguments).describe(image, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens))
+    pipe = load_pipeline(arguments)
+    arguments.console.stage("describing")
+    text = pipe.describe(image, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens)
+    arguments.console.result(text, file=arguments.image, description=text)

@@ -1,19 +1,18 @@
 """The command `unif2ace edit`: change a picture of a face by a sentence, everywhere or in a region."""
 
 import argparse
-import secrets
 from pathlib import Path
 
 from ..pipelines.pictures import save_picture
 from ..pipelines.regions_unif2ace import FACE_PARTS
+from ..pipelines.seeds import picture_seeds
 from .common import (
-    PICTURE_SUFFIXES,
-    SEED_LIMIT,
+    add_face_argument,
     add_model_arguments,
+    add_sampling_arguments,
     load_pipeline,
     open_picture,
-    positive_int,
-    seed_int,
+    picture_file,
 )
 
 
@@ -33,10 +32,10 @@ picture of the same size, white where to repaint.
 
 def add_arguments(parser: argparse.ArgumentParser):
     """The arguments of the command."""
-    parser.add_argument("image", help="a picture of a face, cropped to the head")
+    add_face_argument(parser)
     parser.add_argument("text", help="what the face looks like afterwards")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("edited.png"), metavar="FILE", help="default: %(default)s"
+        "-o", "--output", type=picture_file, default=Path("edited.png"), metavar="FILE", help="default: %(default)s"
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--region", type=_region, help=f"{', '.join(FACE_PARTS)}, or left,top,right,bottom")
@@ -47,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--strength", type=float, default=0.3, help="share that --source may change (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=positive_int, help="decoding steps (default: the checkpoint's)")
-    parser.add_argument("--guidance", type=float, help="guidance scale (default: the checkpoint's)")
-    parser.add_argument("--seed", type=seed_int, help="makes the picture repeatable (default: a random one, printed)")
+    add_sampling_arguments(parser)
     parser.add_argument(
         "--keep-pixels", action="store_true", help="put the original's pixels back outside of region or mask"
     )
@@ -58,10 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace):
     """Edit, save, and say with which seed."""
-    import torch
-
-    if arguments.output.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ValueError(f"{arguments.output} must end in one of {', '.join(PICTURE_SUFFIXES)}")
     by_area = arguments.region or arguments.mask or arguments.outpaint
     if arguments.keep_pixels and not by_area:
         raise ValueError("--keep-pixels needs --region, --mask or --outpaint: otherwise there is no outside to keep")
@@ -70,7 +63,10 @@ def run(arguments: argparse.Namespace):
     face = open_picture(arguments.image)
     mask = open_picture(arguments.mask).convert("L") if arguments.mask else arguments.region
     pipe = load_pipeline(arguments)
-    seed = secrets.randbelow(SEED_LIMIT) if arguments.seed is None else arguments.seed
+    import torch
+
+    (seed,) = picture_seeds(arguments.seed, 1)
+    arguments.console.stage("editing")
     common = {
         "num_inference_steps": arguments.steps,
         "guidance_scale": arguments.guidance,
@@ -88,7 +84,7 @@ def run(arguments: argparse.Namespace):
         )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(output.images[0], arguments.output)
-    print(f"{arguments.output}  seed {seed}")
+    arguments.console.result(f"{arguments.output}  seed {seed}", file=arguments.output, seed=seed)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -1,11 +1,10 @@
 """The command `unif2ace evaluate`: every metric of a suite for one checkpoint, resumable part by part."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import device_of, positive_int, seed_int
+from .common import add_device_argument, device_of, positive_int, seed_int
 
 
 if TYPE_CHECKING:
@@ -54,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         metavar="N",
         help="processes, each with its own copy of the model; on a CPU as many as cores (default: %(default)s)",
     )
-    parser.add_argument(
-        "--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)"
-    )
+    add_device_argument(parser)
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="measure again what is measured already")
     parser.add_argument(
@@ -122,6 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace):
     """Measure the suite, part by part."""
+    arguments.console.stage(f"measuring {arguments.repo or 'unif2ace-faces'} by the suite {arguments.suite}")
     from ..training.evaluation.results import main_table, update_card, write_hub_entries
     from ..training.evaluation.suite import run_suite
 
@@ -129,14 +127,15 @@ def run(arguments: argparse.Namespace):
     with make_subject(arguments) as subject:
         suite = make_suite(arguments, subject)
         results, path = run_suite(suite, arguments.out, parts, arguments.overwrite)
-    print(main_table(results))
-    for part, why in results["skipped"].items():
-        print(f"not measured: {part}: {why}")
-    print(f"wrote {path} and {path.with_suffix('.md')}")
+    written = [path, path.with_suffix(".md")]
     if arguments.hub_folder is not None:
-        print(f"wrote {write_hub_entries(results, arguments.hub_folder, arguments.dataset_id)}")
+        written.append(write_hub_entries(results, arguments.hub_folder, arguments.dataset_id))
     if arguments.update_card:
-        print(f"wrote {update_card(results, subject.folder)}")
+        written.append(update_card(results, subject.folder))
+    lines = [main_table(results), *(f"not measured: {part}: {why}" for part, why in results["skipped"].items())]
+    lines += [f"wrote {file}" for file in written]
+    measures = {part: found["measures"] for part, found in results["parts"].items()}
+    arguments.console.result("\n".join(lines), written=written, skipped=results["skipped"], measures=measures)
 
 
 def make_subject(arguments: argparse.Namespace) -> "Subject":
@@ -150,7 +149,7 @@ def make_subject(arguments: argparse.Namespace) -> "Subject":
         arguments.batch_size,
         arguments.workers,
         arguments.out / "pictures",
-        progress=sys.stderr.isatty(),
+        progress=arguments.console.bars,
     )
 
 
@@ -189,7 +188,7 @@ def _choice_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
 
 def _records_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite":
     from ..training.data.sources import open_faces
-    from .data import print_broken
+    from .data import broken_lines
 
     stream = open_faces(
         arguments.data,
@@ -200,7 +199,8 @@ def _records_suite(arguments: argparse.Namespace, subject: "Subject") -> "Suite"
         need_text=False,
     )
     records = stream.table(arguments.limit or MEASURED_FACES)
-    print_broken(stream)
+    for line in broken_lines(stream):
+        arguments.console.stage(line)
     return _face_suite(arguments, subject, records, arguments.data)
 
 

@@ -2,12 +2,11 @@
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
-from ..modeling_unif2ace.layout_unif2ace import TASKS
-from ..training.adapters import ABOUT_FULL, FULL, PRESETS
-from ..training.finetune import FinetuneSettings, check_output, finetune
-from .common import EXIT_OF_SIGNAL, EXIT_OK, load_pipeline, positive_int, seed_int
+from ..training.finetune_settings import ABOUT_FULL, FULL, PRESETS, FinetuneSettings
+from .common import EXIT_OF_SIGNAL, EXIT_OK, add_device_argument, load_pipeline, positive_int, seed_int
 
 
 EXAMPLES = """\
@@ -25,7 +24,7 @@ lack it get it in front. An output folder that holds something is never written 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `unif2ace finetune`."""
-    defaults = FinetuneSettings("", "")
+    defaults = FinetuneSettings
     parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures of faces with captions")
     parser.add_argument(
         "--output", "-o", required=True, metavar="FOLDER", help="where the result goes; must be new or empty"
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--task",
-        choices=[*TASKS, "both"],
+        choices=("t2i", "mmu", "both"),
         default="both",
         help="tune generation (t2i), understanding (mmu) or both (default: %(default)s)",
     )
@@ -75,39 +74,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on a GPU that can")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    parser.add_argument("--device", help="where to run: cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command; 130 or 143 if a signal ended the run."""
-    settings = FinetuneSettings(
-        data=arguments.data,
-        output=arguments.output,
-        base=arguments.model,
-        preset=arguments.preset,
-        tasks=list(TASKS) if arguments.task == "both" else [arguments.task],
-        trigger=arguments.trigger,
-        trigger_only=arguments.trigger_only,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        rank=arguments.rank,
-        prior=arguments.prior,
-        seed=arguments.seed,
-        save_steps=arguments.save_steps,
-        bf16=arguments.bf16,
-    )
+    arguments.console.stage(f"reading {arguments.data}")
+    from ..training.finetune import check_output, finetune
+
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(FinetuneSettings)}
+    tasks = {} if arguments.task == "both" else {"tasks": [arguments.task]}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = FinetuneSettings(**given, **tasks, base=arguments.model)
     check_output(Path(settings.output), settings, arguments.resume)  # before the model is loaded
     summary = finetune(settings, load_pipeline(arguments), arguments.resume)
     if "stopped_by" in summary:
-        print(f"stopped by {summary['stopped_by']} after step {summary['steps']}; go on with --resume")
+        arguments.console.result(
+            f"stopped by {summary['stopped_by']} after step {summary['steps']}; go on with --resume", **summary
+        )
         return EXIT_OF_SIGNAL[summary["stopped_by"]]
     loss = ""
     if summary["first_loss"] is not None:
         loss = f", loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
-    print(f"{summary['steps']} steps in {summary['seconds'] / 60:.1f} minutes{loss}")
+    lines = [f"{summary['steps']} steps in {summary['seconds'] / 60:.1f} minutes{loss}"]
     for kind, change in summary["changed"].items():
-        print(f"  {kind}: changed by {change:.1e} (root mean square)" if change else f"  {kind}: untouched")
-    print(f"wrote {settings.output}: {', '.join(summary['files'])}")
-    print(f"try: unif2ace generate {json.dumps(summary['prompts'][0])} --model {settings.output}")
+        lines.append(f"  {kind}: changed by {change:.1e} (root mean square)" if change else f"  {kind}: untouched")
+    lines.append(f"wrote {settings.output}: {', '.join(summary['files'])}")
+    lines.append(f"try: unif2ace generate {json.dumps(summary['prompts'][0])} --model {settings.output}")
+    arguments.console.result("\n".join(lines), output=settings.output, **summary)
     return EXIT_OK

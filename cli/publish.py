@@ -2,8 +2,7 @@
 
 import argparse
 
-from ..hub_card.layouts import LAYOUTS
-from ..hub_card.publish import publish
+from ..hub_card import LAYOUTS
 
 
 EXAMPLES = """\
@@ -49,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace):
     """Publish, and say where."""
+    arguments.console.stage(f"looking at {arguments.model}")
+    from ..hub_card.publish import publish
+
     published = publish(
         arguments.model,
         arguments.repo,
@@ -65,6 +67,12 @@ def run(arguments: argparse.Namespace):
         samples=arguments.samples,
     )
     for repository in published:
-        print(f"{repository.url}  revision {repository.revision}  {len(repository.uploaded)} files uploaded")
+        arguments.console.result(
+            f"{repository.url}  revision {repository.revision}  {len(repository.uploaded)} files uploaded",
+            url=repository.url,
+            revision=repository.revision,
+            uploaded=repository.uploaded,
+            dry_run=arguments.dry_run,
+        )
     if arguments.dry_run:
-        print("dry run: nothing was uploaded")
+        arguments.console.stage("dry run: nothing was uploaded")

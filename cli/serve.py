@@ -69,10 +69,10 @@ def run(arguments: argparse.Namespace):
 
     api_key = os.environ.get(KEY_VARIABLE) or None
     if api_key is None and not _is_loopback(arguments.host):
-        print(
-            f"warning: whoever reaches {arguments.host} can use this service; set {KEY_VARIABLE} to ask for a key",
-            file=sys.stderr,
+        warning = (
+            f"warning: whoever reaches {arguments.host} can use this service; set {KEY_VARIABLE} to ask for a key"
         )
+        print(warning, file=sys.stderr)
     limits = ServiceLimits(
         max_batch_size=arguments.max_batch,
         max_waiting=arguments.max_waiting,
@@ -84,7 +84,12 @@ def run(arguments: argparse.Namespace):
     app = create_app(load_pipeline(arguments), name, limits, api_key)
     connections = ConnectionLimits(max_per_client=arguments.max_connections)
     config = server_config(
-        app, arguments.host, arguments.port, connections, log_level="info", timeout_graceful_shutdown=10
+        app,
+        arguments.host,
+        arguments.port,
+        connections,
+        log_level="warning" if arguments.quiet else "info",
+        timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run()
 

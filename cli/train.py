@@ -4,12 +4,6 @@ import argparse
 import time
 from pathlib import Path
 
-import torch
-
-from ..training.callbacks import SHOWN
-from ..training.run_folder import LOG_FILE, read_lines
-from ..training.train import load_config, train
-from ..training.trainer import UniF2aceTrainer
 from .common import EXIT_OF_SIGNAL, EXIT_OK
 
 
@@ -41,15 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command; 130 or 143 if a signal ended the run."""
+    arguments.console.stage(f"preparing {arguments.config}")
+    import torch
+
+    from ..training.train import load_config, train
+
     config = load_config(arguments.config, arguments.set)
-    if arguments.output:
-        config.setdefault("training", {})["output_dir"] = arguments.output
-    if arguments.without:
-        config.setdefault("training", {})["without"] = arguments.without.split(",")
+    given = {"output_dir": arguments.output, "without": arguments.without and arguments.without.split(",")}
+    given["disable_tqdm"] = arguments.quiet or None
+    for name, value in given.items():
+        if value:
+            config.setdefault("training", {})[name] = value
     started = time.monotonic()
     trainer = train(config, arguments.resume)
     if trainer.is_world_process_zero():
-        _summarize(trainer, time.monotonic() - started)
+        _summarize(trainer, time.monotonic() - started, arguments.console)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # not before the first process has written everything: torchrun ends all when one goes wrong on its way out
         trainer.accelerator.wait_for_everyone()
@@ -57,16 +57,27 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK if trainer.stopped_by is None else EXIT_OF_SIGNAL[trainer.stopped_by]
 
 
-def _summarize(trainer: UniF2aceTrainer, seconds: float) -> None:
-    output, state = Path(trainer.args.output_dir), trainer.state
-    print(f"{state.global_step} steps in {seconds / 60:.1f} minutes")
+def _summarize(trainer, seconds: float, console) -> None:
+    from ..training.callbacks import SHOWN
+    from ..training.run_folder import LOG_FILE, read_lines
+
+    output, steps, measures = Path(trainer.args.output_dir), trainer.state.global_step, {}
+    lines = [f"{steps} steps in {seconds / 60:.1f} minutes"]
     entries = read_lines(output / LOG_FILE)
     for prefix, title in (("", "training"), ("eval_", "held out")):
         last = next((entry for entry in reversed(entries) if f"{prefix}loss" in entry), {})
-        shown = [f"{name} {last[prefix + name]:.4g}" for name in SHOWN if prefix + name in last]
+        shown = {name: last[prefix + name] for name in SHOWN if prefix + name in last}
         if shown:
-            print(f"{title}, step {last['step']}: {', '.join(shown)}")
-    if trainer.stopped_by is None:
-        print(f"wrote {output / 'final'}")
-    else:
-        print(f"stopped by {trainer.stopped_by}; go on with --resume")
+            measures[title] = {"step": last["step"], **shown}
+            shown = [f"{name} {value:.4g}" for name, value in shown.items()]
+            lines.append(f"{title}, step {last['step']}: {', '.join(shown)}")
+    stopped, final = trainer.stopped_by, str(output / "final")
+    lines.append(f"wrote {final}" if stopped is None else f"stopped by {stopped}; go on with --resume")
+    console.result(
+        "\n".join(lines),
+        steps=steps,
+        seconds=seconds,
+        measures=measures,
+        stopped_by=stopped,
+        model=final if stopped is None else None,
+    )

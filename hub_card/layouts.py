@@ -28,7 +28,6 @@ from . import remote_code
 from .remote_code import MODEL_CLASS, PACKAGE, PIPELINE_CLASS, PROCESSOR_CLASS
 
 
-LAYOUTS = ("transformers", "diffusers")
 ADAPTER = "adapter"
 
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

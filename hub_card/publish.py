@@ -25,8 +25,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from . import LAYOUTS
 from .card import Card
-from .layouts import ADAPTER, LAYOUTS, Checkpoint, Content, repository_files, to_json
+from .layouts import ADAPTER, Checkpoint, Content, repository_files, to_json
 
 
 MANIFEST = "unif2ace_publish.json"

@@ -7,8 +7,6 @@ and the resamplers, whose layers have the same names; these patterns reach into 
 
 import re
 
-from transformers.utils import is_peft_available
-
 
 _PROJECTIONS = r"self_attn\.(q_proj|k_proj|v_proj|dense)"
 
@@ -30,6 +28,8 @@ def register_peft_defaults():
     Let `get_peft_model(model, LoraConfig())` find the decoder's attention. Without PEFT, or with one that keeps its
     table elsewhere, nothing happens: then `target_modules=ATTENTION_MODULES` must be given.
     """
+    from transformers.utils import is_peft_available  # here, so that `--help` can name the patterns at once
+
     if not is_peft_available():
         return
     try:

@@ -1,11 +1,12 @@
 """Pictures on disk and side by side."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from ..modeling_unif2ace.provenance_unif2ace import save_image
+from ..modeling_unif2ace.provenance_unif2ace import INFO_KEY, save_image
 from .files import replacing
 
 
@@ -13,6 +14,18 @@ def save_picture(picture: Image.Image, file: Path):
     """Write a picture, with its provenance, completely or not at all."""
     with replacing(file) as part:
         save_image(picture, part)
+
+
+def enlarge(picture: Image.Image, times: int) -> Image.Image:
+    """A picture several times as large, resampled for viewing; its provenance says so."""
+    if times == 1:
+        return picture
+    large = picture.resize([side * times for side in picture.size], Image.Resampling.LANCZOS)
+    large.info = dict(picture.info)
+    known = picture.info.get(INFO_KEY)
+    if known is not None:
+        large.info[INFO_KEY] = replace(known, generator=f"{known.generator}, enlarged {times} times for viewing")
+    return large
 
 
 def picture_grid(pictures: list[Image.Image]) -> Image.Image:

@@ -16,8 +16,9 @@ from tiny_checkpoint import save_tiny_checkpoint
 import unif2ace
 from unif2ace.cli import main
 from unif2ace.pipelines import read_provenance
+from unif2ace.pipelines.seeds import seed_of
 from unif2ace.pipelines.serving.batch_generation import read_manifest
-from unif2ace.pipelines.serving.prompt_list import read_prompts, seed_of
+from unif2ace.pipelines.serving.prompt_list import read_prompts
 
 
 ITEMS = [

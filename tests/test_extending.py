@@ -21,7 +21,7 @@ from unif2ace.modeling_unif2ace.objective_unif2ace import hide_codes
 from unif2ace.training import adapters
 from unif2ace.training.adapters import lora_config
 from unif2ace.training.arguments import UniF2aceTrainingArguments
-from unif2ace.training.finetune import FinetuneSettings
+from unif2ace.training.finetune_settings import FinetuneSettings
 from unif2ace.training.trainer import UniF2aceTrainer
 
 

@@ -16,7 +16,8 @@ from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.training import finetune as module
 from unif2ace.training.data.rows import FaceRows, TuningRows, read_faces
-from unif2ace.training.finetune import FinetuneSettings, finetune
+from unif2ace.training.finetune import finetune
+from unif2ace.training.finetune_settings import FinetuneSettings
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

@@ -14,7 +14,8 @@ from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
 from unif2ace.modeling_unif2ace import UniF2aceConfig, UniF2aceModel, UniF2aceTextModel, get_preset
-from unif2ace.training.adapters import EXPERT_PARAMETERS, PRESETS, changed_weights, lora_config, restrict_to_tasks
+from unif2ace.training.adapters import changed_weights, lora_config, restrict_to_tasks
+from unif2ace.training.finetune_settings import EXPERT_PARAMETERS, PRESETS
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 

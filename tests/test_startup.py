@@ -34,6 +34,68 @@ def test_light_commands_import_no_heavy_library(code):
     assert run(f"{code}\nimport sys; print([name for name in {heavy} if name in sys.modules])").endswith("[]")
 
 
+WALK = """
+import sys, time
+from importlib.machinery import PathFinder
+
+absent = {absent}
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(
+    lambda name, *rest: None if name.partition(".")[0] in absent else find(name, *rest)
+)
+
+from unif2ace.cli import COMMANDS, main
+from unif2ace.cli.data import COMMANDS as DATA
+
+names = [[name] for name in COMMANDS] + [["data", name] for name in DATA]
+for name in names + [["convert", kind] for kind in ("showo", "to-showo", "face-encoder")]:
+    start = time.process_time()
+    assert main([*name, "--help"]) == 0, name
+    assert time.process_time() - start < 0.5, name
+print("walked", len(names))
+for line in {lines}:
+    assert main(line.split()) == 2, line
+"""
+
+
+def test_help_is_help_without_any_extra():
+    """In a process where nothing heavy can be imported; what is missing is said when a command runs."""
+    absent = "torch transformers diffusers huggingface_hub datasets peft trl evaluate matplotlib openai pyarrow yaml"
+    absent += " resvg_py tensorboard torchmetrics imagehash fastapi uvicorn gradio onnx onnxruntime tqdm"
+    code = WALK.format(absent=set(absent.split()), lines=[])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    for text in (
+        "walked 23",
+        "--json",
+        "--quiet",
+        "usage: unif2ace data inspect",
+        "LoRA",
+        "Answer requests over HTTP",
+    ):
+        assert text in done.stdout
+
+
+def test_a_command_says_which_extra_it_lacks():
+    absent = {"peft", "datasets", "yaml", "evaluate", "openai", "pyarrow", "onnx", "fastapi", "uvicorn", "gradio"}
+    lines = {
+        "train --config unif2ace-faces": "train",
+        "finetune --data . --output out": "train",
+        "publish unif2ace-faces --repo me/faces --dry-run": "train",
+        "data inspect .": "data",
+        "convert face-encoder a.onnx out --license apache-2.0": "convert",
+        "serve": "serve",
+        "demo": "demo",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WALK.format(absent=absent, lines=list(lines))], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    for error, (line, extra) in zip(errors, lines.items(), strict=True):
+        assert error.startswith(f"unif2ace {line.split()[0]}: error: ") and f"[{extra}]" in error, error
+
+
 def test_verify_imports_no_heavy_library(tmp_path):
     from PIL import Image
 

@@ -8,7 +8,6 @@ how [`restrict_to_tasks`] tunes one group alone. A format of our own that stored
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
@@ -17,43 +16,8 @@ from torch import nn
 
 from ..modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
 from ..modeling_unif2ace.layout_unif2ace import TASKS
-from ..modeling_unif2ace.peft_unif2ace import ATTENTION_MODULES, shared_expert_modules
-
-
-@dataclass(frozen=True)
-class LoraPreset:
-    """
-    What LoRA adapts. An entry of `PRESETS` is a choice of `unif2ace finetune --preset`.
-
-    Args:
-        about (`str`): One sentence for `--help` and the card.
-        modules (`tuple[str, ...]`, *optional*): Patterns of whole names of linear layers, as PEFT reads a string.
-        shared_experts (`bool`, *optional*, defaults to `False`): Also the shared experts of the tuned tasks.
-        parameters (`tuple[str, ...]`, *optional*): Ends of names of fused parameters, such as `EXPERT_PARAMETERS`.
-    """
-
-    about: str
-    modules: tuple[str, ...] = ()
-    shared_experts: bool = False
-    parameters: tuple[str, ...] = ()
-
-
-EXPERT_PARAMETERS = ("mlp.experts.up_proj", "mlp.experts.down_proj")
-PRESETS = {
-    "attention": LoraPreset("LoRA on the attention of every layer; both tasks share it", (ATTENTION_MODULES,)),
-    "attention+experts": LoraPreset(
-        "LoRA on attention and on the shared and routed experts of the trained tasks",
-        (ATTENTION_MODULES,),
-        shared_experts=True,
-        parameters=EXPERT_PARAMETERS,
-    ),
-    "experts": LoraPreset(
-        "LoRA on the experts of the trained tasks alone: the other task computes what it did, bit for bit",
-        shared_experts=True,
-        parameters=EXPERT_PARAMETERS,
-    ),
-}
-FULL, ABOUT_FULL = "full", "all weights but the frozen encoders; writes a whole checkpoint"  # no LoRA at all
+from ..modeling_unif2ace.peft_unif2ace import shared_expert_modules
+from .finetune_settings import PRESETS, LoraPreset
 
 
 def lora_config(

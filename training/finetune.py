@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,84 +31,20 @@ from ..pipelines.files import replacing, write_json
 from ..pipelines.hooks import card_writer
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..pipelines.pictures import picture_grid, save_picture
-from .adapters import FULL, PRESETS, changed_weights, lora_config, restrict_to_tasks
+from .adapters import changed_weights, lora_config, restrict_to_tasks
 from .arguments import UniF2aceTrainingArguments
 from .callbacks import JsonLog, Progress
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.rows import FaceRows, TuningRows, read_faces
+from .finetune_settings import FULL, FinetuneSettings
 from .trainer import UniF2aceTrainer
 
 
 SETTINGS_FILE, SUMMARY_FILE, LOG_FILE, PRIOR_FILE = "settings.json", "summary.json", "log.jsonl", "prior.safetensors"
-LEARNING_RATES = {FULL: 1e-4}
-LORA_LEARNING_RATE = 1e-3
 PASSES = 8  # over the faces before their words repeat, where a face has several captions
 ENCODE_BATCH, PRIOR_BATCH, SAMPLES = 32, 8, 4
 PACKAGES = ("unif2ace", "torch", "transformers", "peft", "diffusers")
-
-
-@dataclass
-class FinetuneSettings:
-    """
-    All that decides a fine-tuning.
-
-    Args:
-        data (`str`): The folder of faces; see [`~unif2ace.training.data.rows.read_faces`].
-        output (`str`): Where the result goes; a folder that does not exist yet, or is empty.
-        base (`str`, *optional*): Checkpoint to start from, a folder or a repository; the bundled one by default.
-        preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`, or `"full"`.
-        tasks (`list[str]`, *optional*): `"t2i"` (generation), `"mmu"` (understanding) or both, the default.
-        trigger (`str`, *optional*): A name for who is to be seen.
-        trigger_only (`bool`, *optional*, defaults to `False`): Go on where most pictures have no caption but it.
-        steps (`int`, *optional*, defaults to 200): Optimizer steps.
-        batch_size (`int`, *optional*, defaults to 8): Rows of a step.
-        learning_rate (`float`, *optional*): 1e-3, for the preset `"full"` 1e-4, with a cosine to zero.
-        rank (`int`, *optional*, defaults to 16): LoRA's rank.
-        prior (`int`, *optional*):
-            Pictures of the base model's own, made of the captions without the trigger, that are learnt again so that
-            other prompts keep their meaning. As many as there are faces by default, if there is a trigger.
-        seed (`int`, *optional*, defaults to 0): Seed of everything.
-        save_steps (`int`, *optional*, defaults to 100): Steps between checkpoints to resume from.
-        bf16 (`bool`, *optional*, defaults to `False`): Compute in bfloat16 where that is safe; weights stay float32.
-    """
-
-    data: str
-    output: str
-    base: str | None = None
-    preset: str = "attention"
-    tasks: list[str] = field(default_factory=lambda: list(TASKS))
-    trigger: str | None = None
-    trigger_only: bool = False
-    steps: int = 200
-    batch_size: int = 8
-    learning_rate: float | None = None
-    rank: int = 16
-    prior: int | None = None
-    seed: int = 0
-    save_steps: int = 100
-    bf16: bool = False
-
-    def __post_init__(self):
-        if self.preset not in (*PRESETS, FULL):
-            raise ValueError(f"preset {self.preset!r}, expected one of {', '.join((*PRESETS, FULL))}")
-        if not self.tasks or any(task not in TASKS for task in self.tasks):
-            raise ValueError(f"tasks are {self.tasks}, expected some of {', '.join(TASKS)}")
-        if self.preset == FULL and set(self.tasks) != set(TASKS):
-            raise ValueError("preset 'full' changes what both tasks share: tune both, or choose a LoRA preset")
-        if self.trigger is not None and not self.trigger.strip():
-            raise ValueError("the trigger is empty, expected a name")
-        for name in ("steps", "batch_size", "rank", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}, expected at least 1")
-        if self.batch_size < len(self.tasks):
-            raise ValueError(f"batch_size={self.batch_size} has no room for {len(self.tasks)} tasks")
-        if self.learning_rate is None:
-            self.learning_rate = LEARNING_RATES.get(self.preset, LORA_LEARNING_RATE)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate}, expected more than 0")
-        if self.prior is not None and self.prior < 0:
-            raise ValueError(f"prior={self.prior}, expected 0 or more")
 
 
 def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, resume: bool = False) -> dict[str, Any]:
@@ -360,4 +296,4 @@ def _write_result(model, pipe: UniF2acePipeline, output: Path, settings: Finetun
     part.rmdir()
 
 
-__all__ = ["FinetuneSettings", "check_output", "finetune"]
+__all__ = ["check_output", "finetune"]

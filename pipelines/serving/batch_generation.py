@@ -29,7 +29,7 @@ from tqdm import tqdm
 from ...modeling_unif2ace.provenance_unif2ace import describe_checkpoint
 from ..files import only_run, replacing
 from ..loading_unif2ace import bundled_checkpoint, fetch_checkpoint
-from .prompt_list import PromptItem
+from .prompt_list import BATCH_SIZE, PromptItem
 
 
 if TYPE_CHECKING:
@@ -38,12 +38,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.jsonl"
 LOCK = ".lock"
 _PART = ".unif2ace-part-"
-FORMATS = ("png", "jpg", "webp")
-ENGINES = ("auto", "processes", "ray")
 # Loads the pipeline of a run; a function of a module, since worker processes import it by name.
 Load = Callable[["BatchOptions"], "UniF2acePipeline"]
-# Items handed to a worker at once and made in one forward pass.
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)

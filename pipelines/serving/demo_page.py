@@ -1,7 +1,6 @@
 """The web page of the demo, and of the Space: generate, describe and ask, edit by painting, compare adapters."""
 
 import queue
-import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ...modeling_unif2ace.pictures_unif2ace import load_image
 from ...modeling_unif2ace.provenance_unif2ace import save_image
+from ..seeds import SEED_LIMIT, picture_seeds
 
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ QUESTIONS = ("What is on the head?", "Which colour is the hair?", "Is there a be
 NO_ADAPTER = "none"
 DELETE_AFTER = 300  # seconds
 MAX_PIXELS = 16_000_000
-MAX_SEED = 2**32 - 1
 CANVAS = 384
 PICTURE = 356  # height of a picture's frame: 320 pixels and the label above
 
@@ -100,7 +99,7 @@ class Demo:
         show: bool,
     ) -> Iterator[tuple[Any, float, str]]:
         """Pictures of the steps, if wanted, and the picture; the seed; what is happening."""
-        seed = secrets.randbelow(MAX_SEED + 1) if is_random or seed is None else _seed(seed)
+        seed = picture_seeds(None if is_random or seed is None else _seed(seed), 1)[0]
         generator = torch.Generator().manual_seed(seed)
         options = {"negative_prompt": negative or None, "guidance_scale": guidance, "num_inference_steps": int(steps)}
         yield gr.skip(), seed, "Starting…"
@@ -222,7 +221,7 @@ def build_page(
                             negative = gr.Textbox(label="What it must not look like", max_length=1000)
                             steps, guidance = _sliders()
                             is_random = gr.Checkbox(True, label="A new seed each time")
-                            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+                            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=SEED_LIMIT - 1)
                             show = gr.Checkbox(True, label="Show the steps")
                     with gr.Column(elem_classes="face"):
                         made = _output("The face", "generated")
@@ -299,7 +298,7 @@ def build_page(
                         edit_state = gr.Markdown(elem_id="edit-state")
                         with gr.Accordion("Settings", open=False):
                             edit_steps, edit_guidance = _sliders()
-                            edit_seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+                            edit_seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=SEED_LIMIT - 1)
                             keep = gr.Checkbox(False, label="Keep the other pixels exactly (may leave a seam)")
                 change.click(
                     on_device(demo.edit),
@@ -317,7 +316,7 @@ def build_page(
                 with gr.Row():
                     first = gr.Dropdown(names, value=names[0], label="Adapter on the left", elem_id="first")
                     second = gr.Dropdown(names, value=names[-1], label="Adapter on the right", elem_id="second")
-                    both_seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+                    both_seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=SEED_LIMIT - 1)
                 compare = gr.Button("Compare", variant="primary", elem_id="compare-button")
                 with gr.Row():
                     left, right = _output("Left", "left"), _output("Right", "right")
@@ -444,7 +443,7 @@ def _words(content: Any) -> str:
 
 
 def _seed(value: float) -> int:
-    return min(max(int(value), 0), MAX_SEED)
+    return min(max(int(value), 0), SEED_LIMIT - 1)
 
 
 __all__ = ["Demo", "build_page", "launch_page"]

@@ -1,6 +1,5 @@
 """Lists of prompts to generate from: JSON lines or plain text, with every bad line named."""
 
-import hashlib
 import json
 import math
 import re
@@ -8,9 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..seeds import SEED_LIMIT, seed_of
 
-SEED_LIMIT = 2**32
+
 MAX_LINE_BYTES = 100_000
+FORMATS = ("png", "jpg", "webp")
+ENGINES = ("auto", "processes", "ray")
+BATCH_SIZE = 8  # pictures in one forward pass: more take more memory and hardly less time
 FIELDS = ("id", "prompt", "seed", "steps", "guidance", "negative")
 
 # An id becomes a file's name, also on systems with strict rules.
@@ -43,11 +46,6 @@ class PromptItem:
     def settings(self) -> dict[str, Any]:
         """What decides the picture, besides the checkpoint."""
         return {name: value for name, value in asdict(self).items() if name in FIELDS}
-
-
-def seed_of(item_id: str) -> int:
-    """A seed in [0, 2**32) that depends on an item's id alone: a retry gives the same picture."""
-    return int.from_bytes(hashlib.sha256(item_id.encode()).digest()[:4], "big")
 
 
 def read_prompts(path: str | Path, steps: int, guidance: float) -> tuple[list[PromptItem], list[str]]:
@@ -144,4 +142,4 @@ def _guidance(value: Any) -> float:
     return float(value)
 
 
-__all__ = ["PromptItem", "read_prompts", "seed_of"]
+__all__ = ["PromptItem", "read_prompts"]

@@ -19,8 +19,6 @@ from ...modeling_unif2ace.configuration_unif2ace import UniF2aceTextConfig
 from ...modeling_unif2ace.layout_unif2ace import TASKS
 
 
-UPCYCLE_METHODS = ("none", "full-shared", "split")
-
 Make = Callable[[torch.Tensor], torch.Tensor]
 
 
