@@ -3,7 +3,7 @@ LOCK ?= constraints-cpu.txt
 CONFIGS := training/synthetic/configs
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow browser test-browser lint format bench train-faces bundle judges ci lock canary
+.PHONY: help install test test-slow browser test-browser lint format docs bench train-faces bundle judges ci lock canary
 
 # $(call train_model,CONFIGURATION,RUN): a stage of the model, if it is not finished; goes on where it stopped
 define train_model
@@ -37,6 +37,9 @@ lint: ## Check style and formatting
 format: ## Mend style and formatting
 	ruff check --fix .
 	ruff format .
+
+docs: ## Build the documentation's site into runs/site (needs nothing but the extra `docs`)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 bench: ## Measure the bundled checkpoint on held-out painted faces
 	$(PYTHON) benchmarks/quality.py
