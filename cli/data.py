@@ -221,18 +221,22 @@ def _add_classifier(parser: argparse.ArgumentParser) -> None:
 
 
 def _classifier(arguments: argparse.Namespace) -> None:
-    from ..pipelines.files import write_json
-    from ..training.data.attribute_classifier import ACCURACY_FILE, LabelledFaces, train_classifier, useful_labels
-    from .common import device_of
+    import shutil
 
-    if (arguments.output / "config.json").exists() and not arguments.overwrite:
-        raise ValueError(f"{arguments.output} holds a model: choose another folder, or replace it with --overwrite")
+    from ..training.data.attribute_classifier import LabelledFaces, train_classifier, useful_labels
+
+    if (arguments.output / "metrics.json").exists():
+        if not arguments.overwrite:
+            raise ValueError(
+                f"{arguments.output} holds a model: choose another folder, or replace it with --overwrite"
+            )
+        (arguments.output / "metrics.json").unlink()
+        for old in arguments.output.glob("checkpoint-*"):
+            shutil.rmtree(old)
     stream = open_source(arguments, need_text=False)
     faces = LabelledFaces(stream, arguments.image_size, arguments.limit)
     lines = broken_lines(stream)
-    model, accuracy = train_classifier(faces, arguments.steps, seed=arguments.seed, device=device_of(None))
-    model.save_pretrained(arguments.output)
-    write_json(arguments.output / ACCURACY_FILE, accuracy)
+    accuracy = train_classifier(faces, arguments.output, arguments.steps, seed=arguments.seed)
     width = max(map(len, accuracy))
     for name, entry in accuracy.items():
         lines.append(f"{name:{width}}  {entry['accuracy']:.3f}  (commonest value {entry['commonest']:.3f})")
@@ -331,7 +335,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from ..pipelines.files import read_json
-    from ..training.data.prepare import fingerprints, prepare
+    from ..training.data.features import fingerprints
+    from ..training.data.prepare import prepare
 
     stream = open_source(arguments)
     pipe = load_pipeline(arguments)
@@ -428,7 +433,12 @@ is a person of its own.
     ),
     "classifier": (
         "train a network that reads labels off faces",
-        "example:\n  unif2ace data classifier celebv-hq:/data/celebv-hq -o runs/classifier --steps 5000\n",
+        """\
+example:
+  unif2ace data classifier celebv-hq:/data/celebv-hq -o runs/classifier --steps 5000
+
+A run that was cut off goes on from its last checkpoint when it is started again.
+""",
         _add_classifier,
         _classifier,
     ),

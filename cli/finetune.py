@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trigger", metavar="NAME", help="a name for who is to be seen")
     parser.add_argument(
-        "--trigger-only", action="store_true", help="go on where most pictures have no caption but the trigger"
+        "--trigger-only", action="store_true", help="go on where most or all pictures have no caption but the trigger"
     )
     parser.add_argument("--steps", type=positive_int, default=defaults.steps, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="(default: %(default)s)")

@@ -18,8 +18,9 @@ from tiny_checkpoint import tiny_pipeline
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2aceImageProcessor, UniF2aceProcessor
 from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.data.features import encode_pictures, fingerprints
 from unif2ace.training.data.inspection import contact_sheet, inspect_faces
-from unif2ace.training.data.prepare import PreparedFaces, encode, fingerprints, prepare, prepared_rows
+from unif2ace.training.data.prepare import PreparedFaces, prepare, prepared_rows
 from unif2ace.training.data.sources import TooManyBrokenSamplesError, open_faces
 from unif2ace.training.synthetic.painted.dataset import painted_face
 
@@ -128,13 +129,13 @@ def test_a_face_encoder_that_wants_aligned_faces_gets_them(faces, parts, monkeyp
     monkeypatch.setattr("unif2ace.modeling_unif2ace.image_processing_unif2ace.align_largest_face", turn)
     aligning = UniF2aceImageProcessor.from_resolution(model.config.vq_config.resolution, face_size=size)
     pixels = aligning(images, return_tensors="pt")
-    found = encode(model, pixels)["face_features"]
+    found = encode_pictures(model, pixels)["face_features"]
     turned = torch.stack([torch.from_numpy(np.array(turn(image, size))) for image in images]).permute(0, 3, 1, 2)
     wanted = model.encode_face(pixels["pixel_values"], turned / 127.5 - 1).numpy()
     assert np.allclose(found, wanted, atol=2e-3, rtol=2e-3)
-    whole = encode(model, {"pixel_values": pixels["pixel_values"]})["face_features"]
+    whole = encode_pictures(model, {"pixel_values": pixels["pixel_values"]})["face_features"]
     assert not np.allclose(found, whole, atol=2e-3, rtol=2e-3)
-    assert set(encode(model, pixels, features=False)) == {"codes"}
+    assert set(encode_pictures(model, pixels, features=False)) == {"codes"}
 
 
 def test_an_interrupted_preparation_goes_on(faces, tmp_path, parts):

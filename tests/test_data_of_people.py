@@ -289,8 +289,11 @@ def test_unread_captions_are_not_taken_for_none(folder):
         read_faces(str(folder), "zora")
 
 
-def test_a_folder_without_any_words_is_trained_with_the_trigger_and_says_so(folder, capsys):
-    assert {tuple(record.captions) for record in read_faces(str(folder), "zora")} == {("zora",)}
+def test_a_folder_without_any_words_is_refused_unless_told(folder, capsys):
+    with pytest.raises(ValueError, match="4 of 4 pictures .* have no caption that was understood.*--trigger-only"):
+        read_faces(str(folder), "zora")
+    records = read_faces(str(folder), "zora", trigger_only=True)
+    assert {tuple(record.captions) for record in records} == {("zora",)}
     assert "4 of 4 pictures are trained with 'zora' alone" in capsys.readouterr().err
 
 

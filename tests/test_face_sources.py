@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES, CELEBV_HQ_NAMES, VAGUE_VALUES
 from unif2ace.training.data.sources import SOURCES, ColumnMap, guess_columns, open_faces
-from unif2ace.training.data.sources.labelled import (
+from unif2ace.training.data.sources.known import (
     _FACTS,
     CELEBA_NAMES,
     FAIRFACE_AGES,
@@ -93,11 +93,11 @@ def test_questions_about_labels_are_answered_both_ways_and_rightly():
     labels = SMILING_MAN | {"Wearing_Hat": False}
     rows = Dataset.from_list([{"image": {"bytes": png(), "path": None}, **labels} for _ in range(40)])
     rows = rows.map(lambda row, number: {"image": {"bytes": png(number % 6), "path": None}}, with_indices=True)
-    from unif2ace.training.data.sources.labelled import LabelRows
+    from unif2ace.training.data.sources.known import label_record
     from unif2ace.training.data.sources.stream import FaceStream
 
     keyed = rows.add_column("__key__", [str(number) for number in range(40)]).to_iterable_dataset()
-    for record in FaceStream(keyed, LabelRows(), "labels"):
+    for record in FaceStream(keyed, label_record, "labels"):
         for question in record.questions:
             assert question.kind not in ("reasoning", "comparison", "count")
             if question.kind == "yes_no":

@@ -18,7 +18,7 @@ from unif2ace.pipelines.files import json_lines, parse_json, plain_name
 from unif2ace.training.data.prepare import PreparedFaces, prepare
 from unif2ace.training.data.records import FaceRecord, FolderWriter
 from unif2ace.training.data.sources import open_faces
-from unif2ace.training.data.sources.samples import BrokenSampleError, open_picture
+from unif2ace.training.data.sources.stream import BrokenSampleError, open_picture
 
 
 PACKAGE = Path(__file__).parents[1]

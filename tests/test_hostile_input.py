@@ -19,7 +19,7 @@ from unif2ace import UniF2aceImageProcessor
 from unif2ace.modeling_unif2ace import UniF2aceImageError, image_processing_unif2ace, load_image
 from unif2ace.modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.data.sources.readers import _tar_rows
+from unif2ace.training.data.sources.readers import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_an_archive_cannot_declare_a_member_that_fills_the_memory(tmp_path):
     member.size = 2**40
     (tmp_path / "faces.tar").write_bytes(member.tobuf() + bytes(10_000))
     with no_longer_than(60):
-        rows = list(_tar_rows([str(tmp_path / "faces.tar")]))
+        rows = list(rows_of(tmp_path / "faces.tar"))
     assert "the limit is 268,435,456" in str(rows[0])
 
 

@@ -11,7 +11,7 @@ from unif2ace import UniF2acePipeline
 from unif2ace.training.data.prepare import prepare
 from unif2ace.training.data.rows import StreamedRows
 from unif2ace.training.data.sources import open_faces
-from unif2ace.training.data.sources.labelled import CELEBA_NAMES
+from unif2ace.training.data.sources.known import CELEBA_NAMES
 from unif2ace.training.run_folder import LOG_FILE, read_lines
 from unif2ace.training.synthetic.painted.dataset import attributes_of, painted_face
 from unif2ace.training.train import train

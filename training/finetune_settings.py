@@ -56,7 +56,7 @@ class FinetuneSettings:
         preset (`str`, *optional*, defaults to `"attention"`): What to change: one of `PRESETS`, or `"full"`.
         tasks (`list[str]`, *optional*): `"t2i"` (generation), `"mmu"` (understanding) or both, the default.
         trigger (`str`, *optional*): A name for who is to be seen.
-        trigger_only (`bool`, *optional*, defaults to `False`): Go on where most pictures have no caption but it.
+        trigger_only (`bool`, *optional*, defaults to `False`): Go on where most or all pictures have only it.
         steps (`int`, *optional*, defaults to 200): Optimizer steps.
         batch_size (`int`, *optional*, defaults to 8): Rows of a step.
         learning_rate (`float`, *optional*): 1e-3, for the preset `"full"` 1e-4, with a cosine to zero.

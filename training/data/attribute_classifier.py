@@ -7,21 +7,22 @@ own labels: quick to train, good enough for coarse labels. Its held-out accuracy
 label by label, next to the share of the commonest value: the caption writer is not told labels that do not beat it.
 """
 
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
-from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig
+from ...pipelines.files import read_json
+from ..arguments import RunArguments
+from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_loss
+from ..part_trainer import METRICS_FILE, PartTask, PartTrainer
 from .records import FaceRecord
 
 
-ACCURACY_FILE = "accuracy.json"
 _IGNORED = -100
 _HELD_OUT = 0.1
 _MARGIN = 0.01  # by how much a label has to be read better than by always guessing its commonest value
@@ -68,84 +69,118 @@ class LabelledFaces:
         return {name: values for name, values in sorted(found.items()) if len(values) > 1}
 
 
+class ClassifierTask(PartTask):
+    """
+    Cross-entropy on the labels that are known of each face; a tenth of the faces is held out.
+
+    Args:
+        faces ([`LabelledFaces`]): The data.
+        seed (`int`, *optional*, defaults to 0): Seed of the weights and of what is held out.
+
+    Raises:
+        ValueError: if no label has two values.
+    """
+
+    def __init__(self, faces: LabelledFaces, seed: int = 0):
+        values = faces.values()
+        if not values:
+            raise ValueError("no label has two values that occur at least twice: there is nothing to tell apart")
+        self.faces = faces
+        order = np.random.default_rng(seed).permutation(len(faces.images))
+        self.held_out, train = np.split(order, [max(1, int(_HELD_OUT * len(order)))])
+        self.train = train if len(train) else self.held_out
+        places = [{value: place for place, value in enumerate(known)} for known in values.values()]
+        self.targets = torch.tensor(
+            [[known.get(labels.get(name), _IGNORED) for name, known in zip(values, places, strict=True)]
+             for labels in faces.labels]
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        config = UniF2aceJudgeConfig(
+            image_size=faces.images.shape[1], attribute_names=list(values), attribute_values=list(values.values())
+        )
+        self.model = self.trained = UniF2aceJudge(config)
+
+    def loss(self, rng, batch_size, progress):
+        rows = rng.choice(self.train, min(batch_size, len(self.train)))
+        logits = self.model(self.model.preprocess(self.faces.images[rows])).logits
+        loss = attribute_loss(logits, self.targets[rows].to(self.device))
+        return loss, {"label_loss": loss.item()}
+
+    def evaluate(self) -> dict:
+        """For each label its held-out `accuracy`, the share of its `commonest` value, how many faces had it."""
+        labels = [self.faces.labels[place] for place in self.held_out]
+        accuracy = {}
+        for name, predicted in self.model.predict(self.faces.images[self.held_out]).items():
+            known = [(value, truth[name]) for value, truth in zip(predicted, labels, strict=True) if name in truth]
+            if known:
+                commonest = Counter(truth for _, truth in known).most_common(1)[0][1]
+                accuracy[name] = {
+                    "accuracy": round(sum(value == truth for value, truth in known) / len(known), 4),
+                    "commonest": round(commonest / len(known), 4),
+                    "count": len(known),
+                }
+        return {"labels": accuracy}
+
+
 def train_classifier(
     faces: LabelledFaces,
+    output: str | Path,
     steps: int = 2000,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> tuple[UniF2aceJudge, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, float]]:
     """
     Train a classifier; unknown labels of a face are not trained.
 
     Args:
         faces ([`LabelledFaces`]): The data; a tenth is held out.
+        output (`str` or `Path`):
+            The run's folder: `log.jsonl`, a checkpoint every minute, from which an interrupted run goes on, and in
+            the end `metrics.json` and the classifier in `final/`.
         steps (`int`, *optional*, defaults to 2000), batch_size (`int`, *optional*, defaults to 64),
         learning_rate (`float`, *optional*, defaults to 1e-3): AdamW with a cosine schedule.
         seed (`int`, *optional*, defaults to 0): Seed of weights, batches and of what is held out.
-        device (`str`, *optional*, defaults to `"cpu"`): Where to train.
 
     Returns:
-        The classifier, and for each label its held-out `accuracy`, the share of its `commonest` value there, and how
-        many faces (`count`) had it.
+        For each label its held-out `accuracy`, the share of its `commonest` value there, and how many faces (`count`)
+        had it.
 
     Raises:
         ValueError: if no label has two values.
+        KeyboardInterrupt: if a signal ended the training; a checkpoint is there.
     """
-    values = faces.values()
-    if not values:
-        raise ValueError("no label has two values that occur at least twice: there is nothing to tell apart")
-    torch.manual_seed(seed)
-    order = list(range(len(faces.images)))
-    random.Random(seed).shuffle(order)
-    held_out = order[: max(1, int(_HELD_OUT * len(order)))]
-    train = order[len(held_out) :] or held_out
-    config = UniF2aceJudgeConfig(
-        image_size=faces.images.shape[1], attribute_names=list(values), attribute_values=list(values.values())
+    args = RunArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        learning_rate=learning_rate,
+        weight_decay=0.01,
+        seed=seed,
+        logging_steps=20,
+        save_strategy="no",
+        save_total_limit=1,
+        train_sampling_strategy="sequential",
+        dataloader_pin_memory=False,
     )
-    model = UniF2aceJudge(config).to(device)
-    places = {name: {value: place for place, value in enumerate(known)} for name, known in values.items()}
-    targets = {
-        name: torch.tensor([known.get(labels.get(name), _IGNORED) for labels in faces.labels])
-        for name, known in places.items()
-    }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    model.train()
-    for _ in tqdm(range(steps), desc="training", unit="step", disable=None):
-        rows = [train[i] for i in torch.randint(len(train), (min(batch_size, len(train)),), generator=generator)]
-        logits = model(model.preprocess(faces.images[rows])).logits
-        losses = [
-            nn.functional.cross_entropy(logits[name], target[rows].to(device), ignore_index=_IGNORED, reduction="sum")
-            for name, target in targets.items()
-        ]
-        known = sum(int((target[rows] != _IGNORED).sum()) for target in targets.values())
-        loss = torch.stack(losses).sum() / max(known, 1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    return model, _accuracy(model, faces.images[held_out], [faces.labels[i] for i in held_out])
+    return PartTrainer(ClassifierTask(faces, seed), args, batch_size, checkpoint_minutes=1.0).run()["labels"]
 
 
-def _accuracy(
-    model: UniF2aceJudge, images: np.ndarray, labels: Sequence[Mapping[str, str]]
-) -> dict[str, dict[str, float]]:
-    predicted = model.predict(images)
-    accuracy = {}
-    for name, values in predicted.items():
-        known = [(value, truth[name]) for value, truth in zip(values, labels, strict=True) if name in truth]
-        if known:
-            commonest = Counter(truth for _, truth in known).most_common(1)[0][1]
-            accuracy[name] = {
-                "accuracy": round(sum(value == truth for value, truth in known) / len(known), 4),
-                "commonest": round(commonest / len(known), 4),
-                "count": len(known),
-            }
-    return accuracy
+def load_classifier(folder: str | Path) -> tuple[UniF2aceJudge, list[str]]:
+    """
+    The classifier of a run's folder, and the labels that it reads better than a guess at the commonest value.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it reads no label better.
+    """
+    path = Path(folder) / METRICS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: train a classifier with `unif2ace data classifier`")
+    names = useful_labels(read_json(path)["labels"])
+    if not names:
+        raise ValueError(f"the classifier in {folder} reads no label better than by guessing: train it longer")
+    return UniF2aceJudge.from_pretrained(Path(folder) / "final").eval(), names
 
 
 @torch.no_grad()

@@ -342,16 +342,9 @@ def _write_report(path: Path, writer: CaptionWriter, faces: int, failed: BrokenS
 
 def classifier_labels(folder: Path, threshold: float) -> Callable[[Any], dict[str, str]]:
     """The labels that a classifier of `unif2ace data classifier` is sure of, as far as it is better than guessing."""
-    from ..evaluation.judge import UniF2aceJudge
-    from .attribute_classifier import ACCURACY_FILE, read_labels, useful_labels
+    from .attribute_classifier import load_classifier, read_labels
 
-    path = folder / ACCURACY_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: train a classifier with `unif2ace data classifier`")
-    names = useful_labels(read_json(path))
-    if not names:
-        raise ValueError(f"the classifier in {folder} reads no label better than by guessing: train it longer")
-    model = UniF2aceJudge.from_pretrained(folder).eval()
+    model, names = load_classifier(folder)
     lock = threading.Lock()
 
     def labels(image) -> dict[str, str]:

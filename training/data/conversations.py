@@ -12,7 +12,7 @@ from .language.visibility import assumed_visible
 from .records import FaceRecord
 from .rows import read_faces
 from .sources import SOURCES, open_faces
-from .sources.samples import file_below
+from .sources.stream import file_below
 
 
 METADATA = "metadata.jsonl"

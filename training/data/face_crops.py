@@ -114,9 +114,9 @@ class LandmarkFile:
         if path.suffix == ".json":
             entries: Mapping[str, Sequence] = read_json(path)
         else:
-            from .sources.labelled import read_label_table
+            from .sources.known import read_label_table
 
-            entries = dict(read_label_table(path)[1])
+            entries = {name: values.split() for name, values in read_label_table(path)[1]}
         self.landmarks = {}
         for name, values in entries.items():
             try:

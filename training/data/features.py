@@ -1,7 +1,7 @@
 """Image codes, CLIP features and face embeddings, computed once and kept on disk."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +40,8 @@ class FeatureCache:
         if description is None:
             raise FileNotFoundError(f"{folder} holds no features; make them with FeatureCache.build")
         if description["done"] < description["count"]:
-            raise FileNotFoundError(
-                f"{folder} holds the features of {description['done']} of {description['count']} pictures; build it "
-                "again to go on"
-            )
+            done = f"{description['done']} of {description['count']} pictures"
+            raise FileNotFoundError(f"{folder} holds the features of {done}; build it again to go on")
         self.columns = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in description["columns"]}
 
     def __len__(self) -> int:
@@ -81,33 +79,25 @@ class FeatureCache:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {name: getattr(model, part) for name, part in PARTS.items() if getattr(model, part) is not None}
-        for part in parts.values():
-            part.eval()  # batch norm would learn from the pictures
-        wanted = {
-            "count": count,
-            "dtype": dtype,
-            "weights": {name: fingerprint(part) for name, part in parts.items()},
-            "columns": list(parts),
-        }
-        found = _description(folder)
-        if found is not None and {**found, "done": None} != {**wanted, "done": None}:
-            differing = min(name for name in wanted if found.get(name) != wanted[name])
+        weights = fingerprints(model)
+        wanted = {"count": count, "dtype": dtype, "weights": weights, "columns": list(weights)}
+        found = _description(folder) or {**wanted, "done": 0}
+        if differing := [name for name in wanted if found.get(name) != wanted[name]]:
             raise ValueError(
-                f"{folder} holds features with other {differing} than these: choose another folder, or delete it"
+                f"{folder} holds features with other {min(differing)} than these: choose another folder, or delete it"
             )
-        done = 0 if found is None else found["done"]
+        for name in weights:
+            getattr(model, PARTS[name]).eval()  # batch norm would learn from the pictures
+        done = found["done"]
         arrays: dict[str, np.ndarray] = {}
         if done:
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in parts}
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in weights}
         with tqdm(total=count, initial=done, desc="features", unit="picture", disable=not progress) as bar:
             while done < count:
                 stop = min(done + batch_size, count)
-                found = [pixels(number) for number in range(done, stop)]
-                stacked = {name: torch.stack([one[name] for one in found]) for name in found[0]}
-                faces = stacked.get("face_pixel_values")
-                features = encode_pictures(model, parts, stacked["pixel_values"], dtype, faces)
-                for name, values in features.items():
+                batch = [pixels(number) for number in range(done, stop)]
+                stacked = {name: torch.stack([one[name] for one in batch]) for name in batch[0]}
+                for name, values in encode_pictures(model, stacked, dtype).items():
                     if name not in arrays:
                         arrays[name] = np.lib.format.open_memmap(
                             folder / f"{name}.npy", mode="w+", dtype=values.dtype, shape=(count, *values.shape[1:])
@@ -119,36 +109,35 @@ class FeatureCache:
                 write_json(folder / DESCRIPTION, {**wanted, "done": done})
         return cls(folder)
 
-    def check_count(self, records: Sequence) -> None:
-        """
-        Raises:
-            ValueError: if the cache is not for as many pictures.
-        """
-        if len(self) != len(records):
-            raise ValueError(f"{self.folder} holds the features of {len(self)} pictures, expected {len(records)}")
-
 
 @torch.no_grad()
 def encode_pictures(
-    model, parts: dict, pixels: torch.Tensor, dtype: str, faces: torch.Tensor | None = None
+    model: "UniF2aceModel", pixels: Mapping[str, torch.Tensor], dtype: str = "float16", features: bool = True
 ) -> dict[str, np.ndarray]:
     """
-    What `parts` of a model (names of `PARTS`) make of pictures (B, 3, R, R) in [-1, 1]; features as `dtype`. `faces`
-    are the image processor's `face_pixel_values`, where it returns them.
+    What the frozen parts of a model make of pictures.
+
+    Args:
+        model ([`UniF2aceModel`]): The model.
+        pixels (`Mapping[str, torch.Tensor]`): What the image processor returned for them, in [-1, 1].
+        dtype (`str`, *optional*, defaults to `"float16"`): Of the features.
+        features (`bool`, *optional*, defaults to `True`): Whether the encoders are asked too, as far as there are any.
+
+    Returns:
+        `dict[str, np.ndarray]`: `codes` (pictures, N) int32, and `clip_features` (pictures, patches, width) and
+        `face_features` (pictures, length).
     """
     device = next(model.parameters()).device
-    faces = None if faces is None else faces.to(device)
-    encoders = {
-        "codes": model.encode_images,
-        "clip_features": model.encode_clip,
-        "face_features": lambda pixels: model.encode_face(pixels, faces),
-    }
-    pixels = pixels.to(device)
-    features = {name: encoders[name](pixels).cpu() for name in parts}
-    return {
-        name: values.to(torch.int32).numpy() if name == "codes" else values.float().numpy().astype(dtype)
-        for name, values in features.items()
-    }
+    pixels = {name: values.to(device) for name, values in pixels.items()}
+    found = {}
+    if model.vq_model is not None:
+        found["codes"] = model.encode_images(pixels["pixel_values"]).cpu().to(torch.int32).numpy()
+    if features and model.vision_tower is not None:
+        found["clip_features"] = model.encode_clip(pixels["pixel_values"]).cpu().float().numpy().astype(dtype)
+    if features and model.face_encoder is not None:
+        faces = model.encode_face(pixels["pixel_values"], pixels.get("face_pixel_values"))
+        found["face_features"] = faces.cpu().float().numpy().astype(dtype)
+    return found
 
 
 def _description(folder: Path) -> dict | None:
@@ -162,10 +151,13 @@ def _description(folder: Path) -> dict | None:
     return description
 
 
-def fingerprint(part: torch.nn.Module) -> str:
-    """A hash of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(part.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-    return digest.hexdigest()
+def fingerprints(model: "UniF2aceModel") -> dict[str, str]:
+    """Column -> a hash of all weights that make it, of the parts that a model has."""
+    found = {}
+    for name in (name for name in PARTS if getattr(model, PARTS[name]) is not None):
+        digest = hashlib.sha256()
+        for key, tensor in sorted(getattr(model, PARTS[name]).state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
+        found[name] = digest.hexdigest()
+    return found

@@ -10,25 +10,36 @@ after the last of them, so that a run that was cut off goes on there.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+import pyarrow as pa
+import pyarrow.parquet
 from tqdm import tqdm
 
 from ...pipelines.files import only_run, plain_name, read_json, replacing, write_json
-from .features import PARTS, encode_pictures, fingerprint
+from .features import encode_pictures
 from .records import FaceRecord
 from .rows import FaceRows
 from .sources import FaceStream
-from .sources.captioned import StoredRecords
+from .sources.known import stored_record
 
 
 if TYPE_CHECKING:
     from ...modeling_unif2ace import UniF2aceModel
+
+_TEXT, _PAIRS = pa.string(), pa.list_(pa.list_(pa.string()))
+_WORDS = pa.schema(
+    {
+        **dict.fromkeys(("id", "source", "identity"), _TEXT),
+        "captions": pa.list_(_TEXT),
+        "questions": pa.list_(pa.struct(dict.fromkeys(("kind", "attribute", "question", "answer"), _TEXT))),
+        # pairs, not a struct: records of different data sets have different names
+        **dict.fromkeys(("attributes", "visible", "labels"), _PAIRS),
+    }
+)
 
 
 def prepare(
@@ -75,46 +86,36 @@ def prepare(
         raise ValueError(f"part={rank}/{world_size}, expected a number from 0 and how many there are, 0/4 to 3/4")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest_path = folder / (f"prepared-{rank}.json" if world_size > 1 else "prepared.json")
+    path = folder / (f"prepared-{rank}.json" if world_size > 1 else "prepared.json")
     settings = json.loads(json.dumps({**made_with, "parts": world_size, "features": features}))
-    with only_run(folder / f".{manifest_path.stem}.lock"):
+
+    def encoded(records: list[FaceRecord]) -> dict[str, np.ndarray]:
+        pixels = image_processor([record.image for record in records], return_tensors="pt")
+        return encode_pictures(model, pixels, features=features)
+
+    with only_run(folder / f".{path.stem}.lock"):
         for left in folder.glob(f".part-{rank:03}-*.part.parquet"):  # of a run that was killed
             left.unlink()
-        manifest = _manifest(folder, manifest_path, settings, overwrite)
-        if not manifest["complete"]:
-            write = partial(_write_shard, model, image_processor, batch_size, features)
-            _go_on(stream, manifest_path, manifest, part, shard_size, write, progress)
-    return manifest_path
-
-
-def _go_on(
-    stream: FaceStream,
-    manifest_path: Path,
-    manifest: dict[str, Any],
-    part: tuple[int, int],
-    shard_size: int,
-    write: Callable,
-    progress: bool,
-) -> None:
-    """Write the shards that are missing; the manifest after each says where the stream stands."""
-    rank, world_size = part
-    if world_size > 1:
-        stream = stream.split_by_node(rank, world_size)
-    if manifest["state"] is not None:
-        stream.load_state_dict(manifest["state"])
-
-    done = sum(shard["rows"] for shard in manifest["shards"])
-    with tqdm(initial=done, desc="preparing", unit="face", disable=None if progress else True) as bar:
-        records = iter(stream)
-        while batch := list(islice(records, shard_size)):
-            file = f"part-{rank:03}-{len(manifest['shards']):05}.parquet"
-            write(manifest_path.parent / file, batch, bar)
-            manifest["shards"].append({"file": file, "rows": len(batch)})
-            manifest["state"] = stream.state_dict()
-            write_json(manifest_path, manifest)
-    manifest["complete"], manifest["state"] = True, None
-    manifest["broken"] = stream.broken.state_dict()
-    write_json(manifest_path, manifest)
+        manifest = _manifest(folder, path, settings, overwrite)
+        if manifest["complete"]:
+            return path
+        if world_size > 1:
+            stream = stream.split_by_node(rank, world_size)
+        if manifest["state"] is not None:
+            stream.load_state_dict(manifest["state"])
+        done = sum(shard["rows"] for shard in manifest["shards"])
+        with tqdm(initial=done, desc="preparing", unit="face", disable=None if progress else True) as bar:
+            records = iter(stream)
+            while shard := list(islice(records, shard_size)):
+                file = f"part-{rank:03}-{len(manifest['shards']):05}.parquet"
+                with replacing(folder / file) as part_file:
+                    pyarrow.parquet.write_table(_table(shard, encoded, batch_size, bar), part_file)
+                manifest["shards"].append({"file": file, "rows": len(shard)})
+                manifest["state"] = stream.state_dict()  # where the next run goes on
+                write_json(path, manifest)
+        manifest |= {"complete": True, "state": None, "broken": stream.broken.state_dict()}
+        write_json(path, manifest)
+    return path
 
 
 def _manifest(folder: Path, path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -164,96 +165,28 @@ def _manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _write_shard(
-    model: "UniF2aceModel",
-    image_processor: Any,
-    batch_size: int,
-    features: bool,
-    path: Path,
-    records: list[FaceRecord],
-    bar,
-) -> None:
-    import pyarrow.parquet
-
-    pictured = [record for record in records if record.image is not None]
-    if len(pictured) < len(records):
-        raise ValueError(f"{len(records) - len(pictured)} records have no picture to encode")
-    rows: list[dict[str, Any]] = []
+def _table(records: list[FaceRecord], encoded: Callable, batch_size: int, bar) -> pa.Table:
+    """The Arrow table of records. Features are flat lists; their shape is in the metadata of the column."""
+    if without := sum(record.image is None for record in records):
+        raise ValueError(f"{without} records have no picture to encode: give a data set with pictures")
+    columns: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
-        encoded = encode(model, image_processor([record.image for record in batch], return_tensors="pt"), features)
-        for place, record in enumerate(batch):
-            rows.append(_as_row(record) | {name: values[place] for name, values in encoded.items()})
+        for name, values in encoded(batch).items():
+            columns.setdefault(name, []).append(values)
         bar.update(len(batch))
-    with replacing(path) as part:
-        pyarrow.parquet.write_table(_table(rows), part)
-
-
-@torch.no_grad()
-def encode(model: "UniF2aceModel", pixels: Mapping[str, torch.Tensor], features: bool = True) -> dict[str, np.ndarray]:
-    """
-    What the frozen parts of a model make of pictures.
-
-    Args:
-        model ([`UniF2aceModel`]): The model.
-        pixels (`Mapping[str, torch.Tensor]`): What the image processor returned for them.
-        features (`bool`, *optional*, defaults to `True`): Whether the encoders are asked too, as far as there are any.
-
-    Returns:
-        `dict[str, np.ndarray]`: `codes` (pictures, N) int32, and `clip_features` (pictures, patches, width) and
-        `face_features` (pictures, length) float16.
-    """
-    names = PARTS if features else ("codes",)
-    parts = {name: part for name in names if (part := getattr(model, PARTS[name])) is not None}
-    return encode_pictures(model, parts, pixels["pixel_values"], "float16", pixels.get("face_pixel_values"))
-
-
-def _as_row(record: FaceRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "source": record.source,
-        "identity": record.identity,
-        "captions": record.captions,
-        "questions": [
-            {"kind": item.kind, "attribute": item.attribute, "question": item.question, "answer": item.answer}
-            for item in record.questions
-        ],
-        # pairs, not a struct: records of different data sets have different names
-        "attributes": list(record.attributes.items()),
-        "visible": list(record.visible.items()),
-        "labels": list(record.labels.items()),
-    }
-
-
-def _table(rows: list[dict[str, Any]]):
-    """The Arrow table of rows. Features are flat lists; their shape is in the metadata of the column."""
-    import pyarrow as pa
-
-    text = pa.string()
-    pair = pa.list_(text)
-    question = pa.struct([(name, text) for name in ("kind", "attribute", "question", "answer")])
-    columns: dict[str, pa.DataType] = {
-        "id": text,
-        "source": text,
-        "identity": text,
-        "captions": pa.list_(text),
-        "questions": pa.list_(question),
-        "attributes": pa.list_(pair),
-        "visible": pa.list_(pair),
-        "labels": pa.list_(pair),
-    }
-    values = {name: [row[name] for row in rows] for name in columns}
-    values["visible"] = [[[name, "yes" if seen else "no"] for name, seen in row["visible"]] for row in rows]
-    arrays = [pa.array(values[name], kind) for name, kind in columns.items()]
-    fields = [pa.field(name, kind) for name, kind in columns.items()]
-    for name in (name for name in PARTS if name in rows[0]):
-        stacked = np.stack([row[name] for row in rows])
-        flat = pa.array(stacked.reshape(-1))
-        array = pa.FixedSizeListArray.from_arrays(flat, stacked[0].size)
-        arrays.append(array)
-        shape = json.dumps(stacked.shape[1:])
-        fields.append(pa.field(name, array.type, metadata={"shape": shape}))
-    return pa.table(arrays, schema=pa.schema(fields))
+    rows = []
+    for record in records:
+        row = vars(record) | {"questions": list(map(vars, record.questions))}
+        row |= {name: list(row[name].items()) for name in ("attributes", "labels")}
+        rows.append(row | {"visible": [(name, "yes" if seen else "no") for name, seen in record.visible.items()]})
+    table = pa.Table.from_pylist([{name: row[name] for name in _WORDS.names} for row in rows], schema=_WORDS)
+    for name, parts in columns.items():
+        values = np.concatenate(parts)
+        array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values[0].size)
+        shape = {"shape": json.dumps(values.shape[1:])}
+        table = table.append_column(pa.field(name, array.type, metadata=shape), array)
+    return table
 
 
 class _Column(Sequence):
@@ -289,26 +222,21 @@ class PreparedFaces(Sequence):
     """
 
     def __init__(self, folder: str | Path):
-        import pyarrow as pa
-
         self.folder = Path(folder)
         files = [self.folder / shard["file"] for shard in _shards(self.folder)]
-        self.table = pa.concat_tables([_mapped(path) for path in files], promote_options="permissive")
-        self.columns = {name: _Column(self.table, name) for name in PARTS if name in self.table.column_names}
-        self._words = self.table.drop_columns(list(self.columns))
-        self._convert = StoredRecords()
+        table = pa.concat_tables([_mapped(path) for path in files], promote_options="permissive")
+        self.columns = {name: _Column(table, name) for name in table.column_names if name not in _WORDS.names}
+        self.words = table.drop_columns(list(self.columns))
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.words)
 
     def __getitem__(self, number: int) -> FaceRecord:
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
-        row = self._words.slice(number, 1).to_pylist()[0] | {"image": None}
-        for name in ("attributes", "visible", "labels"):
-            row[name] = dict(row[name])
-        row["visible"] = {name: seen == "yes" for name, seen in row["visible"].items()}
-        return self._convert(row)
+        row = self.words.slice(number, 1).to_pylist()[0]
+        row |= {name: dict(row[name]) for name in ("attributes", "visible", "labels")}
+        return stored_record(row | {"visible": {name: seen == "yes" for name, seen in row["visible"].items()}})
 
 
 def _shards(folder: Path) -> Iterator[dict[str, Any]]:
@@ -331,9 +259,6 @@ def _shards(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _mapped(path: Path):
     """A parquet file as a memory-mapped Arrow table."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
     arrow = path.with_suffix(".arrow")
     if not arrow.exists() or arrow.stat().st_mtime < path.stat().st_mtime:
         table = pyarrow.parquet.read_table(path)
@@ -359,8 +284,3 @@ def prepared_rows(folder: str | Path, **options: Any) -> FaceRows:
     """
     faces = PreparedFaces(folder)
     return FaceRows(faces, features=faces.columns, **options)
-
-
-def fingerprints(model: "UniF2aceModel") -> dict[str, str]:
-    """Hashes of the weights that make codes and features."""
-    return {name: fingerprint(part) for name in PARTS if (part := getattr(model, PARTS[name])) is not None}

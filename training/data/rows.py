@@ -5,7 +5,6 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from ...modeling_unif2ace.layout_unif2ace import TASKS
 from ...modeling_unif2ace.pictures_unif2ace import load_image
 from .features import FeatureCache
 from .language.captions import DESCRIBE_PROMPTS, write_caption
-from .language.questions import Question, write_questions
+from .language.questions import write_questions
 from .language.visibility import assumed_visible
 from .records import FaceRecord
 from .sources import FaceStream, TooManyBrokenSamplesError, open_faces
+from .sources.known import stored_record
 from .sources.readers import undecoded
 
 
@@ -153,15 +153,10 @@ def check_rows(dataset: Any, name: str = "train_dataset") -> None:
         return
     if len(dataset) == 0:
         raise ValueError(f"{name} has no rows")
-    columns = getattr(dataset, "column_names", None)
-    if columns is not None:
-        if "task" not in columns:
-            raise ValueError(f"{name} lacks the column 'task'; it has {', '.join(columns)}")
-        tasks = dataset["task"]
-    else:
-        tasks = getattr(dataset, "tasks", None)
-    first = [0] if tasks is None else sorted({list(tasks).index(task) for task in set(tasks)})
-    for number in first:
+    has_column = "task" in getattr(dataset, "column_names", ())
+    tasks = list(dataset["task"] if has_column else getattr(dataset, "tasks", (None,)))
+    for task in set(tasks):
+        number = tasks.index(task)
         check_row(dataset[number], f"row {number} of {name}")
 
 
@@ -175,15 +170,13 @@ def check_row(row: Mapping[str, Any], name: str = "a row") -> None:
     has = [key for key, value in row.items() if value is not None]
     task = row.get("task")
     if task not in TASKS:
-        problem = "lacks the column 'task'" if task is None else f"has task {task!r}"
+        problem = f"lacks the column 'task'; it has {', '.join(has)}" if task is None else f"has task {task!r}"
         raise ValueError(f"{name} {problem}, expected one of {', '.join(map(repr, TASKS))}")
-    words = "text" if task == "t2i" else "turns"
+    words, what = {"t2i": ("text", "the prompt"), "mmu": ("turns", "a list of (question, answer) pairs")}[task]
     if words not in has:
-        what = "the prompt" if task == "t2i" else "a list of (question, answer) pairs"
         raise ValueError(f"{name} is a {task} row and lacks the column {words!r}, {what}; it has {', '.join(has)}")
-    if not any(picture in has for picture in PICTURES):
-        wanted = ", ".join(map(repr, PICTURES))
-        raise ValueError(f"{name} lacks a picture, a column {wanted}; it has {', '.join(has)}")
+    if not set(PICTURES) & set(has):
+        raise ValueError(f"{name} lacks a picture, a column {', '.join(PICTURES)}; it has {', '.join(has)}")
 
 
 # From a stream that is too large to be read through beforehand
@@ -278,30 +271,20 @@ DEFAULT_SOURCE = "synthetic"
 
 
 class Records(Sequence):
-    """
-    The face records of a `datasets.Dataset` that has their fields as columns.
-
-    Args:
-        dataset (`datasets.Dataset`): Columns named as the fields of [`FaceRecord`]; others are not read.
-    """
+    """The records of a `datasets.Dataset` that has the fields of [`FaceRecord`] as columns; others are not read."""
 
     def __init__(self, dataset: Any):
-        self.dataset = undecoded(dataset) if "image" in dataset.column_names else dataset
-        self.columns = [field.name for field in fields(FaceRecord) if field.name in dataset.column_names]
+        self.dataset = undecoded(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, number: int) -> FaceRecord:
         row = self.dataset[number]
-        values = {name: row[name] for name in self.columns if row[name] is not None}
-        if "image" in values:
-            values["image"] = load_image(values["image"])
-        values["questions"] = [q if isinstance(q, Question) else Question(**q) for q in values.get("questions", ())]
-        for name, value in values.items():  # a struct column has all keys in every row
-            if isinstance(value, dict):
-                values[name] = {key: entry for key, entry in value.items() if entry is not None}
-        return FaceRecord(**values)
+        record = stored_record(row | {"image": None})
+        if row.get("image") is not None:
+            record.image = load_image(row["image"])
+        return record
 
 
 def call(place: str, **arguments: Any) -> Any:
@@ -418,8 +401,7 @@ def read_faces(source: str, trigger: str | None = None, trigger_only: bool = Fal
             A name for who is to be seen. Captions without it get it in front, and a picture without caption has it for
             a caption.
         trigger_only (`bool`, *optional*, defaults to `False`):
-            Whether it is meant that most pictures have no caption of their own. Otherwise that is refused, unless
-            there is nothing in the data set that could be one.
+            Whether it is meant that most or all pictures have no caption of their own. Otherwise that is refused.
 
     Returns:
         `list[FaceRecord]` with pictures in RGB.
@@ -439,21 +421,21 @@ def read_faces(source: str, trigger: str | None = None, trigger_only: bool = Fal
     if not records:
         raise FileNotFoundError(f"{source} holds no picture")
     bare = [record.id for record in records if not record.captions and not record.questions]
+    count = f"{len(bare)} of {len(records)} pictures"
     if bare and not trigger:
         raise ValueError(
-            f"{len(bare)} of {len(records)} pictures of {source} have no caption, first {bare[0]}: write one into a "
-            ".txt file of the same name or into metadata.jsonl, or name the person with --trigger"
+            f"{count} of {source} have no caption, first {bare[0]}: write one into a .txt file of the same name or "
+            "into metadata.jsonl, or name the person with --trigger"
         )
-    if bare and not trigger_only:
+    if 2 * len(bare) > len(records) and not trigger_only:
         unread = f" Not read: {'; '.join(stream.notes)}." if stream.notes else ""
-        if 2 * len(bare) > len(records) and (len(bare) < len(records) or stream.notes):
-            raise ValueError(
-                f"{len(bare)} of {len(records)} pictures of {source} have no caption that was understood, first "
-                f"{bare[0]}: they would be trained with {trigger!r} alone.{unread} Write captions as .txt files or "
-                "metadata.jsonl, or say that it is meant with --trigger-only"
-            )
+        raise ValueError(
+            f"{count} of {source} have no caption that was understood, first {bare[0]}: they would be trained with "
+            f"{trigger!r} alone.{unread} Write captions as .txt files or metadata.jsonl, or say that it is meant with "
+            "--trigger-only"
+        )
     if bare:
-        print(f"{source}: {len(bare)} of {len(records)} pictures are trained with {trigger!r} alone", file=sys.stderr)
+        print(f"{source}: {count} are trained with {trigger!r} alone", file=sys.stderr)
     for record in records:
         record.captions = [_with_trigger(caption, trigger) for caption in record.captions or ([""] if trigger else [])]
     return records

@@ -246,6 +246,20 @@ class UniF2aceJudge(PreTrainedModel):
             self.train(training)
 
 
+def attribute_loss(logits: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    """
+    Mean cross-entropy over all attributes that are known.
+
+    Args:
+        logits (`dict[str, torch.FloatTensor]`): Attribute name -> logits of its values, `(batch_size, values)`.
+        targets (`torch.LongTensor` of shape `(batch_size, number of attributes)`): Places of values; -100: unknown.
+    """
+    terms = [
+        nn.functional.cross_entropy(logit, targets[:, k], reduction="sum") for k, logit in enumerate(logits.values())
+    ]
+    return torch.stack(terms).sum() / (targets != -100).sum().clamp(min=1)
+
+
 def attribute_accuracy(
     predicted: Mapping[str, Sequence[str]],
     attributes: Sequence[Mapping[str, str]],
@@ -274,4 +288,4 @@ def attribute_accuracy(
     return accuracy
 
 
-__all__ = ["UniF2aceJudge", "UniF2aceJudgeConfig", "UniF2aceJudgeOutput", "attribute_accuracy"]
+__all__ = ["UniF2aceJudge", "UniF2aceJudgeConfig", "UniF2aceJudgeOutput", "attribute_accuracy", "attribute_loss"]

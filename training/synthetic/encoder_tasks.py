@@ -14,7 +14,7 @@ from ...modeling_unif2ace.configuration_unif2ace import UniF2aceFaceEncoderConfi
 from ...modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from ...modeling_unif2ace.presets_unif2ace import get_preset
 from ..data.language.captions import write_caption
-from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy
+from ..evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy, attribute_loss
 from ..part_trainer import PartTask
 from .faces import Faces, to_pixel_values
 
@@ -45,12 +45,6 @@ def fitted(pixels: torch.Tensor, side: int) -> torch.Tensor:
     if pixels.shape[-1] == side:
         return pixels
     return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
-
-
-def attribute_loss(logits: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over all attributes that can be seen; `targets` as from `Faces.targets`."""
-    terms = [F.cross_entropy(logit, targets[:, k], reduction="sum") for k, logit in enumerate(logits.values())]
-    return torch.stack(terms).sum() / (targets != -100).sum().clamp(min=1)
 
 
 class FacesTask(PartTask):

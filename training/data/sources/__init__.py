@@ -2,8 +2,7 @@
 
 from .columns import ColumnMap, guess_columns
 from .registry import SOURCES, Source, open_faces
-from .samples import BrokenSampleError, BrokenSamples, TooManyBrokenSamplesError
-from .stream import FaceStream, FaceTable
+from .stream import BrokenSampleError, BrokenSamples, FaceStream, FaceTable, TooManyBrokenSamplesError
 
 
 __all__ = [

@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
+from ....modeling_unif2ace.pictures_unif2ace import SUFFIXES
 from ..language.questions import OPEN_QUESTION, Question
 from ..records import FaceRecord
-from .readers import BROKEN
-from .samples import IMAGE_SUFFIXES, BrokenSampleError, open_picture
+from .readers import ending
+from .stream import BROKEN, BrokenSampleError, open_picture
 
 
 # Usual names, the likeliest first; compared in lower case without separators.
@@ -87,71 +88,68 @@ class ColumnMap:
         return [name.strip() for name in value.split("+")] if value else []
 
 
-def column_names(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a row, those inside of objects as `column.name`."""
-    names = []
-    for name, value in row.items():
-        if isinstance(value, Mapping) and not {"bytes", "path"} & set(value):
-            names += [f"{name}.{inner}" for inner in value]
-        elif not name.startswith("__"):
-            names.append(name)
-    return names
+def value_of(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, `None` if there is none; a dot reaches into an object."""
+    if column in row:
+        return row[column]
+    outer, dot, inner = column.partition(".")
+    value = row.get(outer)
+    return value_of(value, inner) if dot and isinstance(value, Mapping) else None
 
 
 def sample_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """
-    The columns of some rows with the first values of each that are not empty; of pictures their kind alone is kept.
+    The columns of some rows, those inside of objects as `column.name`, with the first values of each that are not
+    empty; of pictures their kind alone is kept.
 
     Args:
         rows (`Iterable[Mapping]`): Rows, pictures not decoded; the first 100 are looked at, broken ones passed over.
     """
     found: dict[str, list[Any]] = {}
     for row in islice((row for row in rows if not row.get(BROKEN)), SAMPLE):
-        for name in column_names(row):
-            values = found.setdefault(name, [])
-            value = value_of(row, name)
-            if not _is_empty(value) and len(values) < _VALUES_KEPT:
-                values.append(_light(value))
+        for outer, value in row.items():
+            inside = {outer: value} if not outer.startswith("__") else {}
+            if isinstance(value, Mapping) and not _is_picture(value):
+                inside = {f"{outer}.{inner}": item for inner, item in value.items()}
+            for name, item in inside.items():
+                values = found.setdefault(name, [])
+                if not _is_empty(item) and len(values) < _VALUES_KEPT:
+                    values.append(_light(item))
     return found
 
 
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool({"bytes", "path"} & set(value))
+
+
 def _is_empty(value: Any) -> bool:
-    if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
+    if _is_picture(value):
         return not (value.get("bytes") or value.get("path"))
-    return (
-        value is None
-        or (isinstance(value, float) and value != value)
-        or (hasattr(value, "__len__") and not len(value))
-    )
+    return value is None or value != value or (hasattr(value, "__len__") and not len(value))
 
 
 def _light(value: Any) -> Any:
     """A value for looking at: not the bytes of whole pictures."""
-    if isinstance(value, Mapping) and "bytes" in value:
-        return {"bytes": value["bytes"][:16] if value["bytes"] else None, "path": value.get("path")}
+    if _is_picture(value):
+        return {"bytes": value["bytes"][:16] if value.get("bytes") else None, "path": value.get("path")}
     return value[:16] if isinstance(value, (bytes, bytearray)) else value
 
 
 def guess_columns(rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> ColumnMap:
     """
-    Guess the map from the names and the contents of rows.
+    Guess the map from the names and the contents of rows, or of one row; pictures are not decoded.
 
     A column counts as what most of its values are that are not empty: one row may lack what all others have, or have
     something else. A single column of free text is taken for the caption, whatever its name is.
 
-    Args:
-        rows (`Mapping` or `Iterable[Mapping]`): A row or rows; pictures are not decoded.
-
     Returns:
         [`ColumnMap`]: What was found; kinds that were not found are `None`.
     """
-    columns = sample_columns([rows] if isinstance(rows, Mapping) else rows)
-    return guess_from(columns)
+    return guess_from(sample_columns([rows] if isinstance(rows, Mapping) else rows))
 
 
 def guess_from(columns: Mapping[str, list[Any]]) -> ColumnMap:
     """[`guess_columns`] from what [`sample_columns`] found."""
-    names = list(columns)
     found: dict[str, str] = {}
 
     def fits(kind: str, name: str) -> bool:
@@ -160,30 +158,33 @@ def guess_from(columns: Mapping[str, list[Any]]) -> ColumnMap:
             return kind in ("caption", "question", "answer")
         return 2 * sum(_fits(kind, value) for value in values) >= len(values)
 
+    by_name: dict[str, str] = {}
+    for name in sorted(columns, key=lambda name: "." in name):  # an outer name wins
+        for known in (name, name.rpartition(".")[2]):
+            by_name.setdefault(_plain(known), name)
     for kind, usual in _NAMES.items():
-        by_name = {_plain(name.rpartition(".")[2]): name for name in reversed(names)}
-        by_name |= {_plain(name): name for name in reversed(names)}
         known = [by_name[name] for name in usual if name in by_name]
         fitting = [column for column in known if column not in found.values() and fits(kind, column)]
         # a column that is empty as far as one sees comes after those that are not
         best = next((column for column in fitting if columns[column]), fitting[0] if fitting else None)
         if best:
             found[kind] = best
+    if not (found.get("caption") and columns[found["caption"]]):  # {"captions": {"short": ..., "long": ...}}
+        inside = [name for name in columns if "." in name and _plain(name.partition(".")[0]) in _NAMES["caption"]]
+        if inside := [name for name in inside if columns[name] and fits("caption", name)]:
+            found["caption"] = "+".join(inside)
     if "image" not in found:  # no usual name: take what looks like a picture
-        pictures = [name for name in names if columns[name] and fits("image", name) and name not in found.values()]
+        pictures = [name for name in columns if columns[name] and fits("image", name) and name not in found.values()]
         if pictures:
             found["image"] = pictures[0]
     if "answer" in found and "question" not in found:
         del found["answer"]
-    if not {"caption", "question", "conversations"} & set(found) or not _says(columns, found):
-        prose = [name for name in names if name not in found.values() and _is_prose(columns[name])]
+    words = [found[kind] for kind in ("caption", "question", "conversations") if kind in found]
+    if not any(columns.get(name, "+" in name) for name in words):
+        prose = [name for name in columns if name not in found.values() and _is_prose(columns[name])]
         if len(prose) == 1:
             found["caption"] = prose[0]
     return ColumnMap(**found)
-
-
-def _says(columns: Mapping[str, list[Any]], found: Mapping[str, str]) -> bool:
-    return any(columns[found[kind]] for kind in ("caption", "question", "conversations") if kind in found)
 
 
 def _is_prose(values: list[Any]) -> bool:
@@ -195,8 +196,8 @@ def _is_prose(values: list[Any]) -> bool:
 def unread_columns(columns: Mapping[str, list[Any]], used: ColumnMap) -> list[str]:
     """The columns that hold something and that a map does not name, without the bookkeeping of this package."""
     named = {name for item in fields(used) for name in used.columns(item.name)}
-    named |= {name.partition(".")[0] for name in named}
-    return [name for name in columns if name not in named and columns[name] and name.partition(".")[0] not in _OWN]
+    named |= {name.partition(".")[0] for name in named} | {*_OWN}
+    return [name for name in columns if columns[name] and not {name, name.partition(".")[0]} & named]
 
 
 _OWN = ("source", "labels", "attributes", "visible", "draft", "known", "models", "prompts")
@@ -208,19 +209,17 @@ def _plain(name: str) -> str:
 
 def _fits(kind: str, value: Any) -> bool:
     if kind == "image":
-        if isinstance(value, Mapping):
-            return "bytes" in value or "path" in value
         if isinstance(value, str):
-            return any(value.lower().endswith(suffix) for suffix in IMAGE_SUFFIXES)
+            return ending(value) in SUFFIXES
         if _is_list(value):
             return len(value) == 1 and _fits(kind, value[0])
-        return isinstance(value, (bytes, bytearray)) or hasattr(value, "getexif")
+        return _is_picture(value) or isinstance(value, (bytes, bytearray)) or hasattr(value, "getexif")
     if kind == "conversations":
         return _is_list(value) and (not value or isinstance(value[0], Mapping))
     if kind in ("identity", "id"):
         return isinstance(value, (str, int, float))
-    if kind in ("question", "answer") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return kind == "answer"
+    if kind == "answer" and _is_number(value):
+        return True
     return isinstance(value, str) or (_is_list(value) and all(isinstance(item, str) for item in value))
 
 
@@ -228,24 +227,16 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def describe_columns(columns: Mapping[str, list[Any]]) -> str:
-    """Columns with a first value of each, one a line: what a person needs to write the map."""
-    lines = []
+def announce_guess(source: str, columns: Mapping[str, list[Any]], guess: ColumnMap) -> None:
+    """Print, to stderr, which columns there are, with a first value of each, and what was made of them."""
+    print(f"{source} has the columns", file=sys.stderr)
     for name, values in columns.items():
         value = values[0] if values else None
-        shown = repr(value)
-        if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
+        shown = "bytes" if isinstance(value, (bytes, bytearray)) else repr(value)
+        if _is_picture(value):
             shown = "a picture" if value.get("bytes") else f"a picture's file, {value.get('path')!r}"
-        elif isinstance(value, (bytes, bytearray)):
-            shown = "bytes"
         kind = type(value).__name__ if values else "nothing in the first rows"
-        lines.append(f"  {name} ({kind}): {shown if len(shown) <= 60 else shown[:57] + '...'}")
-    return "\n".join(lines)
-
-
-def announce_guess(source: str, columns: Mapping[str, list[Any]], guess: ColumnMap) -> None:
-    """Print, to stderr, which columns there are and what was made of them."""
-    print(f"{source} has the columns\n{describe_columns(columns)}", file=sys.stderr)
+        print(f"  {name} ({kind}): {shown if len(shown) <= 60 else shown[:57] + '...'}", file=sys.stderr)
     print(f"read as --columns {guess or '(none)'}; name others if wrong", file=sys.stderr)
 
 
@@ -276,15 +267,6 @@ def check_map(columns: ColumnMap, names: Iterable[str], source: str, need_text: 
         )
 
 
-def value_of(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, `None` if there is none; a dot reaches into an object."""
-    if column in row:
-        return row[column]
-    outer, dot, inner = column.partition(".")
-    value = row.get(outer)
-    return value_of(value, inner) if dot and isinstance(value, Mapping) else None
-
-
 class MappedRows:
     """
     Converts rows by a [`ColumnMap`].
@@ -300,22 +282,17 @@ class MappedRows:
 
     def __call__(self, row: Mapping[str, Any]) -> FaceRecord:
         columns = self.columns
-        stored = value_of(row, columns.image) if columns.image else None
+        stored, identity, name = (
+            value_of(row, column) if column else None for column in (columns.image, columns.identity, columns.id)
+        )
+        if not columns.id and isinstance(stored, str):  # a picture's file is its name, where there is no other
+            name = stored
         picture = open_picture(stored, self.images) if columns.image else None
-        identity = value_of(row, columns.identity) if columns.identity else None
-        # a picture's file is its name, where there is no other
-        name = value_of(row, columns.id) if columns.id else stored if isinstance(stored, str) else None
         captions, questions = self.words(row)
         if self.need_text and not captions and not questions:
-            asked = columns.columns("caption") + columns.columns("question") + columns.columns("conversations")
+            asked = [name for kind in ("caption", "question", "conversations") for name in columns.columns(kind)]
             raise BrokenSampleError(f"the caption is empty (of the columns {', '.join(asked)})")
-        return FaceRecord(
-            image=picture,
-            captions=captions,
-            questions=questions,
-            identity=plain_text(identity) or None,
-            id=plain_text(name),
-        )
+        return FaceRecord(picture, captions, questions, identity=plain_text(identity) or None, id=plain_text(name))
 
     def words(self, row: Mapping[str, Any]) -> tuple[list[str], list[Question]]:
         """
@@ -324,19 +301,18 @@ class MappedRows:
         Raises:
             BrokenSampleError: if they are no texts.
         """
-        columns = self.columns.columns("caption")
-        return [text for column in columns for text in texts(value_of(row, column), column)], self._questions(row)
 
-    def _questions(self, row: Mapping[str, Any]) -> list[Question]:
-        columns = self.columns
-        asked = [text for column in columns.columns("question") for text in texts(value_of(row, column), column)]
-        answered = [text for column in columns.columns("answer") for text in answers(value_of(row, column), column)]
+        def texts_of(kind: str) -> list[str]:
+            names = self.columns.columns(kind)
+            return [text for name in names for text in texts(value_of(row, name), name, numbers=kind == "answer")]
+
+        asked, answered = texts_of("question"), texts_of("answer")
         if len(asked) != len(answered):
             raise BrokenSampleError(f"there are {len(asked)} questions with {len(answered)} answers")
         pairs = list(zip(asked, answered, strict=True))
-        for column in columns.columns("conversations"):
-            pairs += turns(value_of(row, column))
-        return [open_question(question, answer) for question, answer in pairs]
+        for name in self.columns.columns("conversations"):
+            pairs += turns(value_of(row, name))
+        return texts_of("caption"), [open_question(question, answer) for question, answer in pairs]
 
 
 def open_question(question: str, answer: str) -> Question:
@@ -344,25 +320,22 @@ def open_question(question: str, answer: str) -> Question:
     return Question(OPEN_QUESTION, "", _PLACEHOLDER.sub(" ", question).strip(), answer.strip())
 
 
-def texts(value: Any, name: str) -> list[str]:
+def texts(value: Any, name: str, numbers: bool = False) -> list[str]:
     """
-    A text or a list of texts as the list of those that are not empty.
+    A text or a list of texts (of numbers too, if these are answers: "How many?") as the list of those that are not
+    empty.
 
     Raises:
         BrokenSampleError: if it is something else.
     """
-    values = list(value) if _is_list(value) else [value]
-    values = [None if isinstance(item, float) and item != item else item for item in values]  # pandas' nothing
-    for item in values:
-        if item is not None and not isinstance(item, str):
+    found = []
+    for item in value if _is_list(value) else [value]:
+        if item is None or item != item:  # pandas' nothing
+            continue
+        if not isinstance(item, str) and not (numbers and _is_number(item)):
             raise BrokenSampleError(f"{name} has type {type(item).__name__}, expected a text")
-    return [item.strip() for item in values if item and item.strip()]
-
-
-def answers(value: Any, name: str) -> list[str]:
-    """As [`texts`], but numbers are answers too: "How many?" """
-    values = list(value) if _is_list(value) else [value]
-    return texts([plain_text(item) if _is_number(item) else item for item in values], name)
+        found.append(plain_text(item).strip())
+    return [text for text in found if text]
 
 
 def _is_number(value: Any) -> bool:
@@ -373,26 +346,27 @@ def plain_text(value: Any) -> str:
     """
     A name or a number as text, `""` for nothing: texts as they are (`0012`, `None`, `NA`), whole numbers without `.0`.
     """
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def turns(value: Any) -> list[tuple[str, str]]:
     """
-    The (question, answer) pairs of a conversation.
+    The (question, answer) pairs of a conversation; none of no conversation.
 
     Raises:
-        BrokenSampleError: if it is none, or an answer has no question.
+        BrokenSampleError: if it is something else, or an answer has no question.
     """
+    if value is None:
+        return []
     if not _is_list(value) or not all(isinstance(turn, Mapping) for turn in value):
         raise BrokenSampleError(f"a conversation has type {type(value).__name__}, expected a list of turns")
     pairs: list[tuple[str, str]] = []
     asked: str | None = None
     for turn in value:
         if "question" in turn:
-            answer = turn.get("answer")
-            pairs.append((_text(turn["question"]), _text(plain_text(answer) if _is_number(answer) else answer)))
+            pairs.append((_text(turn["question"]), _text(turn.get("answer"))))
             continue
         speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if speaker in _ASKING:
@@ -400,7 +374,7 @@ def turns(value: Any) -> list[tuple[str, str]]:
         elif speaker in _ANSWERING:
             if asked is None:
                 raise BrokenSampleError("a conversation has an answer without a question")
-            pairs.append((asked, _text(plain_text(text) if _is_number(text) else text)))
+            pairs.append((asked, _text(text)))
             asked = None
         elif speaker != "system":
             raise BrokenSampleError(f"a turn is from {speaker!r}, expected human, user, gpt or assistant")
@@ -411,6 +385,6 @@ def _text(value: Any) -> str:
     if _is_list(value):  # content as parts: {"type": "text", "text": ...}
         parts: Iterable[Any] = (part.get("text") for part in value if isinstance(part, Mapping))
         value = " ".join(part for part in parts if isinstance(part, str))
-    if not isinstance(value, str):
+    if not isinstance(value, str) and not _is_number(value):
         raise BrokenSampleError(f"a turn has type {type(value).__name__}, expected a text")
-    return value
+    return plain_text(value)

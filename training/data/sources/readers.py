@@ -1,34 +1,31 @@
 """
 Rows out of files, as `datasets.IterableDataset`: sharded, and resumable by `state_dict`.
 
-Parquet and Arrow files are read by the builders of `datasets`. CSV, JSON (lines), tar archives (WebDataset) and
-folders are read here, because one bad line, member or file of theirs is a broken sample and not the end of the data
-set, and because their texts stay texts: `0012` is no number and "None" is not nothing.
+Parquet and Arrow files, saved data sets and the Hub are read by `datasets`. CSV, JSON (lines), tar archives
+(WebDataset) and folders are read here: its builders end the data set with one bad line, member or file, which here is
+a broken row; and they make a number of `0012` and nothing of "None".
 """
 
 import csv
-import io
 import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ....modeling_unif2ace.pictures_unif2ace import SUFFIXES
 from ....pipelines.files import parse_json, read_json
-from .samples import IMAGE_SUFFIXES, BrokenSampleError
+from .stream import BROKEN, BrokenSampleError
 
-
-BROKEN = "__broken__"
-"""The column of a row that could not be read; it says why."""
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
 TABLE_SUFFIXES = (*BUILDERS, ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")
 _SHARDS = 16  # parts of what has no parts of its own: enough for the workers of one machine
-_MAX_LINE_BYTES = 64 * 2**20  # a row of JSON lines or CSV
+_MAX_LINE = 64 * 2**20  # bytes of a row of JSON lines, characters of a line of CSV
 _MAX_JSON_BYTES = 2**31  # a JSON file, which is read as a whole
 _MAX_MEMBER_BYTES = 2**28  # a picture's file; a compressed archive can declare anything
 _MAX_TEXT_BYTES = 1_000_000  # a caption or a sample's JSON in an archive
@@ -36,81 +33,87 @@ _MAX_SAMPLE_BYTES, _MAX_SAMPLE_FIELDS = 64 * 2**20, 100  # all members of one sa
 _MAX_UNPACKED, _MAX_RATIO = 2**30, 100  # bytes of a compressed archive: at least so many, or so many times its size
 
 
-def files_of(location: str | os.PathLike, suffixes: Iterable[str] = TABLE_SUFFIXES) -> list[Path]:
+def ending(name: str | os.PathLike) -> str:
+    """A file's ending in lower case; compressed archives, which are read as they are, end in `.tar` too."""
+    name = os.fspath(name).lower()
+    return ".tar" if name.endswith((".tar.gz", ".tgz")) else os.path.splitext(name)[1]
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file may be a table, by its name."""
+    return ending(path) in TABLE_SUFFIXES and not os.path.basename(path).startswith(".")
+
+
+def files_of(location: Path) -> list[Path]:
     """
     The table files at a place: the file itself, the files that a pattern names, or those directly in a folder.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    suffixes = tuple(suffixes)
-    path = Path(location)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = sorted(
-            file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".")
-        )
+    if location.is_file():
+        return [location]
+    if location.is_dir():
+        found = sorted(filter(is_table, location.iterdir()))
     else:
-        found = sorted(file for file in path.parent.glob(path.name) if file.is_file())
+        found = sorted(file for file in location.parent.glob(location.name) if file.is_file())
     if not found:
-        raise FileNotFoundError(f"{location} holds no data file, expected one that ends in {', '.join(suffixes)}")
+        raise FileNotFoundError(f"{location} holds no data file, expected one ending in {', '.join(TABLE_SUFFIXES)}")
     return found
 
 
 def read_rows(files: list[Path]):
     """
-    The rows of data files that all have one ending.
-
-    Args:
-        files (`list[Path]`): Files that end in one of `TABLE_SUFFIXES`.
-
-    Returns:
-        `datasets.IterableDataset`; pictures are not decoded.
+    The rows of data files that all have one ending of `TABLE_SUFFIXES`, as `datasets.IterableDataset`; pictures are
+    not decoded.
 
     Raises:
         ValueError: if the files end differently, or a file is not what its ending says.
     """
-    endings = {file.suffix.lower() for file in files}
+    endings = {ending(file) for file in files}
     if len(endings) != 1:
         raise ValueError(
             f"data files end in {', '.join(sorted(endings))}, expected one ending: name one kind, *.ending"
         )
-    ending = endings.pop()
-    if ending in BUILDERS:
-        return _built_rows(BUILDERS[ending], files)
-    generate, parts = row_parts(files)
-    return from_generator(generate, parts)
+    if endings <= set(BUILDERS):
+        return _built_rows(*files)
+    return from_generator(part_rows, [part for file in files for part in parts_of(file)])
 
 
-def row_parts(files: list[Path]) -> tuple[Callable[[list], Iterator[dict]], list]:
-    """What reads files of one ending here, and the parts that workers share."""
-    ending = files[0].suffix.lower()
-    if ending == ".tar":
-        return _tar_rows, [str(file) for file in files]
-    if ending in (".jsonl", ".ndjson"):
-        return _json_lines, [part for file in files for part in _line_ranges(file)]
-    if ending == ".json":
-        return _json_rows, [str(file) for file in files]
-    if ending in (".csv", ".tsv"):
-        return _csv_rows, [part for file in files for part in csv_parts(file)]
-    raise ValueError(f"{files[0]} is no data file, expected one that ends in {', '.join(TABLE_SUFFIXES)}")
+def parts_of(file: Path) -> list[tuple]:
+    """The parts of a table that workers share among themselves, each a tuple for [`part_rows`]."""
+    kind = ending(file)
+    if kind not in _READERS:
+        advice = ": unpack it first" if kind in (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar") else ""
+        raise ValueError(
+            f"{file} is no data file, expected one that ends in {', '.join((*TABLE_SUFFIXES, '.tar.gz'))}{advice}"
+        )
+    if kind in (".csv", ".tsv"):
+        return _csv_parts(file)
+    if _encoding(file) == "utf-16":  # of PowerShell: its lines do not end with a byte
+        return [(str(file), None)]
+    if kind in (".jsonl", ".ndjson") or (kind == ".json" and _is_lines(file)):
+        return [(str(file), part) for part in ranges(file.stat().st_size)]
+    return [(str(file), None)]
+
+
+def part_rows(parts: Iterable[tuple]) -> Iterator[dict]:
+    """The rows of parts of files, as [`parts_of`] gives them."""
+    for name, part in parts:
+        yield from _READERS[ending(name)](Path(name), part)
 
 
 def rows_of(file: Path) -> Iterator[dict]:
     """The rows of one file, in its order."""
-    if file.suffix.lower() in BUILDERS:
-        return iter(read_rows([file]))
-    generate, parts = row_parts([file])
-    return generate(parts)
+    return part_rows(parts_of(file))
 
 
-def _built_rows(builder: str, files: list[Path]):
+def _built_rows(*files: Path):
     from datasets import load_dataset
 
+    builder = BUILDERS[ending(files[0])]
     try:
-        names = [str(file) for file in files]
-        rows = load_dataset(builder, data_files=names, split="train", streaming=True)
+        rows = load_dataset(builder, data_files=[str(file) for file in files], split="train", streaming=True)
         return undecoded(rows)
     except Exception as error:  # each builder has its own errors for a file that is cut off or of another kind
         raise ValueError(
@@ -129,19 +132,25 @@ def undecoded(rows):
     return rows
 
 
-def from_generator(generate: Callable[..., Iterator[dict]], parts: list, **options):
+def from_generator(generate, parts: list, **options):
     """
-    A stream of what `generate(parts, **options)` yields.
-
-    Args:
-        generate: A function of the module's top level.
-        parts (`list`): The units that workers and machines share among themselves.
-        options: Passed on; lists become tuples, since `datasets` divides every list.
+    A stream of what `generate(parts, **options)` yields, a function of a module's top level. Workers and machines
+    share the parts among themselves; lists among the options become tuples, since `datasets` divides every list.
     """
     from datasets import IterableDataset
 
     fixed = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return IterableDataset.from_generator(generate, gen_kwargs={"parts": parts, **fixed})
+
+
+def listed(entries: Sequence[dict]):
+    """A stream of rows that are known already."""
+    return from_generator(_entries, ranges(len(entries)), entries=list(entries))
+
+
+def _entries(parts, entries) -> Iterator[dict]:
+    for start, stop in parts:
+        yield from entries[start:stop]
 
 
 def ranges(count: int) -> list[tuple[int, int]]:
@@ -162,9 +171,7 @@ def decode(content: bytes, name: str) -> str:
         BrokenSampleError: if it is neither.
     """
     try:
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return content.decode("utf-16")
-        return content.decode("utf-8-sig")
+        return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenSampleError(f"{name} is not UTF-8 ({error}): save it as UTF-8") from error
 
@@ -174,40 +181,66 @@ def text_lines(text: str) -> list[str]:
     return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
 
 
+def _encoding(file: Path) -> str:
+    """How a text file is written: UTF-8, UTF-16 with a mark of byte order, or as Windows did (cp1252)."""
+    with open(file, "rb") as opened:
+        if opened.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+    if ending(file) not in (".csv", ".tsv"):
+        return "utf-8-sig"
+    try:
+        with open(file, encoding="utf-8-sig") as opened:
+            while opened.read(2**20):
+                pass
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig"
+
+
+def _lines(file: Path, encoding: str, newline: str = "") -> Iterator[tuple[int, str]]:
+    """The lines of a text file, with the number of characters before each."""
+    place = 0
+    with open(file, encoding=encoding, errors="replace", newline=newline) as opened:
+        while line := opened.readline(_MAX_LINE):
+            yield place, line
+            place += len(line)
+
+
 # JSON
 
 
-def _line_ranges(file: Path) -> list[tuple[str, int, int]]:
-    return [(str(file), start, stop) for start, stop in ranges(file.stat().st_size)]
-
-
-def _json_lines(parts: list[tuple[str, int, int]]) -> Iterator[dict]:
-    """The lines that begin within each range of bytes."""
-    for name, start, stop in parts:
-        with open(name, "rb") as file:
-            if start:
-                file.seek(start - 1)
-                _read_line(file)  # the rest of a line that belongs to the part before
-            while (place := file.tell()) < stop:
-                line = _read_line(file)
+def _json_rows(file: Path, part: tuple[int, int] | None) -> Iterator[dict]:
+    """JSON lines that begin within a range of bytes, or a whole file of them in UTF-16; without either, entries."""
+    if part is None and ending(file) == ".json":
+        yield from _json_entries(file)
+    elif part is None:
+        for place, line in _lines(file, "utf-16", newline="\n"):
+            if line.strip():
+                yield _json_row(line, f"{file.name} at character {place}")
+    else:
+        with open(file, "rb") as opened:
+            if part[0]:
+                opened.seek(part[0] - 1)
+                _read_line(opened)  # the rest of a line that belongs to the part before
+            while (place := opened.tell()) < part[1]:
+                line, name = _read_line(opened), f"{file.name} at byte {place}"
                 if line is None:
-                    problem = f"the line has more than {_MAX_LINE_BYTES:,} bytes"
-                    yield {"__key__": f"{Path(name).name} at byte {place}", BROKEN: problem}
+                    yield {"__key__": name, BROKEN: f"the line has more than {_MAX_LINE:,} bytes"}
                 elif line.strip():
-                    yield _json_row(line, f"{Path(name).name} at byte {place}")
+                    yield _json_row(line, name)
 
 
 def _read_line(file) -> bytes | None:
     """A line; `None` for one that is too long, which is passed over."""
-    line = file.readline(_MAX_LINE_BYTES)
-    if len(line) < _MAX_LINE_BYTES or line.endswith(b"\n"):
+    line = file.readline(_MAX_LINE)
+    if len(line) < _MAX_LINE or line.endswith(b"\n"):
         return line
     while line and not line.endswith(b"\n"):
-        line = file.readline(_MAX_LINE_BYTES)
+        line = file.readline(_MAX_LINE)
     return None
 
 
-def _json_row(text: bytes, name: str) -> dict:
+def _json_row(text: str | bytes, name: str) -> dict:
     try:
         row = parse_json(text, "the line")
     except ValueError as error:
@@ -217,29 +250,37 @@ def _json_row(text: bytes, name: str) -> dict:
     return {"__key__": name} | row
 
 
-def _json_rows(parts: list[str]) -> Iterator[dict]:
-    """
-    The entries of JSON files: a list of objects, or an object whose names become `__key__`, of objects or captions.
-    """
-    for name in parts:
-        if (size := Path(name).stat().st_size) > _MAX_JSON_BYTES:
-            raise ValueError(f"{name} has {size:,} bytes, the limit is {_MAX_JSON_BYTES:,}: write it as JSON lines")
-        content = read_json(name)
-        if isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), list):
-            content = next(iter(content.values()))  # {"data": [...]}
-        if isinstance(content, dict):
-            entries: Iterable = content.items()
-        elif isinstance(content, list):
-            entries = ((f"{Path(name).name} entry {number}", entry) for number, entry in enumerate(content))
+def _is_lines(file: Path) -> bool:
+    """Whether a `.json` file holds JSON lines: its first line is an object, and not the only one."""
+    with open(file, "rb") as opened:
+        first = _read_line(opened)
+        return bool(first and BROKEN not in _json_row(first, "") and opened.read(1))
+
+
+def _json_entries(file: Path) -> Iterator[dict]:
+    """A JSON file's list of objects, or its object whose names become `__key__`, of objects or captions."""
+    if (size := file.stat().st_size) > _MAX_JSON_BYTES:
+        raise ValueError(f"{file} has {size:,} bytes, the limit is {_MAX_JSON_BYTES:,}: write it as JSON lines")
+    content = read_json(file)
+    if isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), list):
+        content = next(iter(content.values()))  # {"data": [...]}
+    if isinstance(content, dict):
+        entries: Iterable = content.items()
+    elif isinstance(content, list):
+        entries = ((f"{file.name} entry {number}", entry) for number, entry in enumerate(content))
+    else:
+        raise ValueError(f"{file} is a JSON {type(content).__name__}, expected a list or an object of entries")
+    for key, entry in entries:
+        if isinstance(content, dict) and _is_caption(entry):
+            entry = {"caption": entry}
+        if isinstance(entry, dict):
+            yield {"__key__": key} | entry
         else:
-            raise ValueError(f"{name} is a JSON {type(content).__name__}, expected a list or an object of entries")
-        for key, entry in entries:
-            if isinstance(entry, str) and isinstance(content, dict):
-                entry = {"caption": entry}
-            if isinstance(entry, dict):
-                yield {"__key__": key} | entry
-            else:
-                yield {"__key__": key, BROKEN: f"the entry is a {type(entry).__name__}, expected an object"}
+            yield {"__key__": key, BROKEN: f"the entry is a {type(entry).__name__}, expected an object"}
+
+
+def _is_caption(entry: Any) -> bool:
+    return isinstance(entry, str) or (isinstance(entry, list) and all(isinstance(text, str) for text in entry))
 
 
 # CSV
@@ -251,10 +292,10 @@ class CsvForm:
     How a CSV file is written.
 
     Args:
-        encoding (`str`): `"utf-8"`, `"utf-16"` (with a mark of byte order) or `"cp1252"` (Windows).
+        encoding (`str`): `"utf-8-sig"`, `"utf-16"` (with a mark of byte order) or `"cp1252"` (Windows).
         delimiter (`str`): `,`, `;`, tab or `|`.
         columns (`tuple[str, ...]`): Names of the columns.
-        skipped (`int`): Lines before the first row: that of the names, `sep=;`.
+        skipped (`int`): Records before the first row: that of the names, `sep=;`.
     """
 
     encoding: str
@@ -274,81 +315,38 @@ def csv_form(file: Path) -> CsvForm:
     Raises:
         ValueError: if it is empty.
     """
-    with open(file, "rb") as opened:
-        start = opened.read(2**18)
-    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
-    if encoding == "utf-8" and not _is_utf8(file):
-        encoding = "cp1252"
+    encoding = _encoding(file)
     lines = list(islice((line for _, line in _lines(file, encoding) if line.strip()), 50))
-    if not lines:
-        raise ValueError(f"{file} is empty, expected a line with the names of its columns")
     skipped = 0
-    if match := re.fullmatch(r'"?sep=(.)"?\s*', lines[0]):
+    if lines and (match := re.fullmatch(r'"?sep=(.)"?\s*', lines[0])):
         delimiter, lines, skipped = match[1], lines[1:], 1
-    elif file.suffix.lower() == ".tsv":
+    elif ending(file) == ".tsv":
         delimiter = "\t"
     else:
         delimiter = max(_DELIMITERS, key=lambda sign: _fit(lines, sign))
-    names = next((fields for _, fields in _records(iter(enumerate(lines)), delimiter) if fields), None)
+    names = next((fields for _, fields in _records(enumerate(lines), delimiter) if fields), None)
     if not names:
-        raise ValueError(f"{file} has no line with the names of its columns")
-    if any(name.strip().lower().endswith(tuple(IMAGE_SUFFIXES)) for name in names):  # a row: there are no names
-        usual = ("file_name", "caption")
-        return CsvForm(
-            encoding,
-            delimiter,
-            usual if len(names) == 2 else tuple(f"column {n + 1}" for n in range(len(names))),
-            skipped,
-        )
+        raise ValueError(f"{file} is empty, expected a line with the names of its columns")
+    names = [name.strip() or f"column {number}" for number, name in enumerate(names, start=1)]
+    if any(ending(name) in SUFFIXES for name in names):  # a row: there are no names
+        usual = ["file_name", "caption"]
+        names = usual if len(names) == 2 else [f"column {number + 1}" for number in range(len(names))]
+    else:
+        skipped += 1
     seen: Counter[str] = Counter()
     columns = []
-    for name in (name.strip() or f"column {number + 1}" for number, name in enumerate(names)):
+    for name in names:
         seen[name] += 1
         columns.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return CsvForm(encoding, delimiter, tuple(columns), skipped + 1)
+    return CsvForm(encoding, delimiter, tuple(columns), skipped)
 
 
 def _fit(lines: list[str], delimiter: str) -> tuple[int, int, int]:
     """How well a delimiter explains some lines: the more rows have as many fields as the first, the better."""
-    counts = [len(fields) for _, fields in _records(iter(enumerate(lines)), delimiter) if fields]
+    counts = [len(fields) for _, fields in _records(enumerate(lines), delimiter) if fields]
     if not counts or counts[0] < 2:
         return (0, 0, 0)
     return (1, sum(count == counts[0] for count in counts), -_DELIMITERS.index(delimiter))
-
-
-def _is_utf8(file: Path) -> bool:
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with open(file, "rb") as opened:
-            while part := opened.read(2**20):
-                decoder.decode(part)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _lines(file: Path, encoding: str, start: int = 0) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with the byte at which each begins (of UTF-16 the character); a mark is left out."""
-    if encoding == "utf-16":
-        place = 0
-        for line in io.StringIO(file.read_bytes().decode("utf-16", errors="replace"), newline=""):
-            yield place, line
-            place += len(line)
-        return
-    with open(file, "rb") as opened:
-        opened.seek(start)
-        place = start
-        while line := opened.readline(_MAX_LINE_BYTES):
-            text = line.decode(encoding, errors="replace")
-            # old Macs end lines with \r alone
-            pieces = re.split(r"(?<=\r)(?!\n)", text) if "\r" in text[:-2] and not text.endswith("\r\n") else [text]
-            for piece in filter(None, pieces):
-                yield place, piece.removeprefix("\ufeff") if place == 0 else piece
-                place += len(piece.encode(encoding, errors="replace"))
-            place = opened.tell()
 
 
 def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
@@ -376,89 +374,72 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
             yield taken[0][0], fields
 
 
-def csv_parts(file: Path) -> list[tuple[str, CsvForm, int, float, int]]:
-    """The file in parts that begin at a record: (name, form, first byte, byte after the last, records before it)."""
+def _csv_parts(file: Path) -> list[tuple]:
+    """Parts that begin at a record: (form, place of the first, place after the last, records before it)."""
     form = csv_form(file)
-    wanted = file.stat().st_size / _SHARDS
-    places: list[tuple[int, int]] = []
-    for number, (place, _) in enumerate(_records(_lines(file, form.encoding), form.delimiter)):
-        if number >= form.skipped and (not places or place >= len(places) * wanted):
-            places.append((place, number - form.skipped))
-    if form.encoding == "utf-16":
-        places = places[:1]
-    bounds = [*(place for place, _ in places[1:]), float("inf")]
-    return [(str(file), form, place, stop, number) for (place, number), stop in zip(places, bounds, strict=True)]
+    wanted, starts = file.stat().st_size / _SHARDS, []
+    for number, (place, _) in enumerate(_records(_lines(file, form.encoding), form.delimiter), start=-form.skipped):
+        if number >= 0 and place >= len(starts) * wanted:
+            starts.append((place, number))
+    stops = [*(place for place, _ in starts[1:]), float("inf")]
+    return [(str(file), (form, place, stop, n)) for (place, n), stop in zip(starts, stops, strict=False)]
 
 
-def _csv_rows(parts: list) -> Iterator[dict]:
-    for name, form, start, stop, number in parts:
-        lines = _lines(Path(name), form.encoding, 0 if form.encoding == "utf-16" else start)
-        for place, fields in _records(lines, form.delimiter):
-            if place < start:
-                continue
-            if place >= stop:
-                break
-            number += 1
-            key = f"{Path(name).name} row {number}"
-            if fields is None:
-                yield {"__key__": key, BROKEN: "the row is not CSV: put a text with quotes or line breaks into quotes"}
-            elif len(fields) != len(form.columns):
-                problem = f"the row has {len(fields)} fields, expected {len(form.columns)}"
-                yield {"__key__": key, BROKEN: f"{problem}: put texts with {form.delimiter!r} into quotes"}
-            else:
-                yield {"__key__": key} | dict(zip(form.columns, fields, strict=True))
+def _csv_rows(file: Path, part: tuple) -> Iterator[dict]:
+    form, start, stop, number = part
+    lines = (line for line in _lines(file, form.encoding) if line[0] >= start)
+    for place, fields in _records(lines, form.delimiter):
+        if place >= stop:
+            return
+        number += 1
+        key = f"{file.name} row {number}"
+        if fields is None:
+            yield {"__key__": key, BROKEN: "the row is not CSV: put a text with quotes or line breaks into quotes"}
+        elif len(fields) != len(form.columns):
+            problem = f"the row has {len(fields)} fields, expected {len(form.columns)}"
+            yield {"__key__": key, BROKEN: f"{problem}: put texts with {form.delimiter!r} into quotes"}
+        else:
+            yield {"__key__": key} | dict(zip(form.columns, fields, strict=True))
 
 
 # Archives
 
 
-def _tar_rows(parts: list[str]) -> Iterator[dict]:
-    """The samples of WebDataset archives: members with the same name up to the first dot."""
-    for name in parts:
-        try:
-            with tarfile.open(name, "r|*") as archive:
-                yield from _samples(archive, Path(name))
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            yield {"__key__": Path(name).name, BROKEN: f"the archive is cut off or damaged ({error})"}
-
-
-def _samples(archive: tarfile.TarFile, file: Path) -> Iterator[dict]:
+def _tar_rows(file: Path, part: None) -> Iterator[dict]:
+    """The samples of a WebDataset archive: members with the same name up to the first dot."""
     sample: dict[str, Any] = {}
     unpacked = held = 0
     limit = max(_MAX_UNPACKED, _MAX_RATIO * file.stat().st_size)
     try:
-        for member in archive:
-            unpacked += max(0, member.size)
-            too_much = unpacked > limit and f"the archive unpacks to more than {limit:,} bytes"
-            if member.size > _MAX_MEMBER_BYTES:  # to skip it would take as long as to read it: end here
-                too_much = f"the member has {member.size:,} bytes, the limit is {_MAX_MEMBER_BYTES:,}"
-            if too_much:
-                yield {"__key__": f"{file.name}: {member.name}", BROKEN: too_much}
-                break
-            if member.isdir():
-                continue
-            problem = _problem_of(member)
-            path = PurePosixPath(member.name)
-            stem, _, field = path.name.partition(".")
-            key = str(path.with_name(stem)) if stem else member.name
-            if problem:
-                yield {"__key__": f"{file.name}: {member.name}", BROKEN: problem}
-                continue
-            if sample and sample["__key__"] != key:
-                yield sample
-                sample = {}
-            held = held + member.size if sample else member.size
-            sample["__key__"] = key
-            if BROKEN in sample:
-                continue
-            if held > _MAX_SAMPLE_BYTES or len(sample) > _MAX_SAMPLE_FIELDS:
-                problem = (
-                    f"its members have more than {_MAX_SAMPLE_BYTES:,} bytes, or are more than {_MAX_SAMPLE_FIELDS}"
-                )
-                sample = {"__key__": key, BROKEN: problem}
-                continue
-            sample[field.lower()] = _member_value(archive, member, field.lower())
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with tarfile.open(file, "r|*") as archive:
+            for member in archive:
+                unpacked += max(0, member.size)
+                too_much = unpacked > limit and f"the archive unpacks to more than {limit:,} bytes"
+                if member.size > _MAX_MEMBER_BYTES:  # to skip it would take as long as to read it: end here
+                    too_much = f"the member has {member.size:,} bytes, the limit is {_MAX_MEMBER_BYTES:,}"
+                if too_much:
+                    yield {"__key__": f"{file.name}: {member.name}", BROKEN: too_much}
+                    break
+                path = PurePosixPath(member.name)
+                if member.isdir():
+                    continue
+                if path.is_absolute() or ".." in path.parts or not member.isfile():
+                    problem = "is not a plain file" if not member.isfile() else "has a name that leaves the archive"
+                    yield {"__key__": f"{file.name}: {member.name}", BROKEN: f"the member {problem}"}
+                    continue
+                stem, _, field = path.name.partition(".")
+                key = str(path.with_name(stem)) if stem else member.name
+                if sample and sample["__key__"] != key:
+                    yield sample
+                    sample = {}
+                held = held + member.size if sample else member.size
+                sample["__key__"] = key
+                if held > _MAX_SAMPLE_BYTES or len(sample) > _MAX_SAMPLE_FIELDS:
+                    limits = f"{_MAX_SAMPLE_BYTES:,} bytes, or are more than {_MAX_SAMPLE_FIELDS}"
+                    sample = {"__key__": key, BROKEN: f"its members have more than {limits}"}
+                if BROKEN not in sample:
+                    sample[field.lower()] = _member_value(archive, member, field.lower())
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         # the sample that was being read may lack members
         yield {"__key__": file.name, BROKEN: f"the archive is cut off or damaged ({error})"}
         return
@@ -466,32 +447,24 @@ def _samples(archive: tarfile.TarFile, file: Path) -> Iterator[dict]:
         yield sample
 
 
-def _problem_of(member: tarfile.TarInfo) -> str | None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts:
-        return "the member's name leaves the archive"
-    if not member.isfile():
-        return "the member is not a plain file"
-    return None
-
-
 def _member_value(archive: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Any:
-    ending = "." + field.rpartition(".")[2]
-    is_picture = ending in IMAGE_SUFFIXES
-    if not is_picture and (
-        member.size > _MAX_TEXT_BYTES or ending not in (".json", ".txt", ".text", ".caption", ".cls")
-    ):
+    kind = "." + field.rpartition(".")[2]
+    is_picture = kind in SUFFIXES
+    is_text = member.size <= _MAX_TEXT_BYTES and kind in (".json", ".txt", ".text", ".caption", ".cls")
+    if not is_picture and not is_text:
         return f"({member.size} bytes)"  # nobody asks for it: it is not read
     content = archive.extractfile(member).read()
     if is_picture:
         return {"bytes": content, "path": member.name}
     try:
-        return parse_json(content, member.name) if ending == ".json" else decode(content, member.name)
+        return parse_json(content, member.name) if kind == ".json" else decode(content, member.name)
     except ValueError:  # a text that is none: whoever asks for it reports the wrong type
         return content
 
 
-__all__ = [
-    "BROKEN", "TABLE_SUFFIXES", "csv_form", "decode", "files_of", "from_generator", "ranges", "read_json", "read_rows",
-    "rows_of", "text_lines", "undecoded",
-]  # fmt: skip
+_READERS = {
+    ".tar": _tar_rows,
+    **dict.fromkeys((".csv", ".tsv"), _csv_rows),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), _json_rows),
+    **dict.fromkeys(BUILDERS, lambda file, part: iter(_built_rows(file))),
+}

@@ -6,13 +6,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .captioned import RECORD_COLUMNS, FaceCaptionRows, StoredRecords, open_ffhq_text, open_mm_celeba_hq
-from .clips import open_celebv_hq, open_celebv_text
+from . import known
 from .columns import (
     SAMPLE,
     ColumnMap,
@@ -23,11 +23,9 @@ from .columns import (
     sample_columns,
     unread_columns,
 )
-from .folders import SPLITS, has_pictures, open_folder, same_split
-from .labelled import LABEL_FILES, FairFaceRows, LabelRows, is_label_table, open_celeba_dialog, open_celeba_files
-from .readers import BROKEN, TABLE_SUFFIXES, files_of, read_rows, undecoded
-from .samples import DEFAULT_MAX_BROKEN
-from .stream import Convert, FaceStream
+from .folders import scan, split_name
+from .readers import ending, files_of, is_table, read_rows, undecoded
+from .stream import BROKEN, DEFAULT_MAX_BROKEN, FaceStream
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class Source:
         licence (`str`): Its terms, in a few words; its owner's own words decide.
         hub (`tuple[str, ...]`, *optional*): Repositories on the Hub that are recognised.
         config (`str`, *optional*): The configuration to load from the Hub.
-        rows (`Callable`, *optional*): Converter of table rows, made with (images).
+        rows (`Callable`, *optional*): Converter of table rows: (row, images) -> record.
         folder (`Callable`, *optional*):
-            Opens a folder as its authors publish it: (folder, images) -> (rows, converter).
+            Opens a folder as its authors publish it: (folder, images) -> (rows, converter, notes).
         made (`str`, *optional*):
             For faces that are made while one reads: `"package.module:function"`, called with (place, split, seed),
             where the place is what stands after the colon, and giving rows. It is imported when it is asked for.
@@ -54,12 +52,12 @@ class Source:
     licence: str
     hub: tuple[str, ...] = ()
     config: str | None = None
-    rows: Callable[[Any], Convert] | None = None
-    folder: Callable[..., tuple[Any, Convert]] | None = None
+    rows: Callable[..., Any] | None = None
+    folder: Callable[..., known.Opened] | None = None
     made: str | None = None
 
 
-_NON_COMMERCIAL = "non-commercial research"
+_RESEARCH = "non-commercial research"
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -81,35 +79,37 @@ SOURCES: dict[str, Source] = {
             "FaceCaption-15M (addresses and captions) and -1M (with pictures)",
             "tagged cc-by-4.0; scientific research only",
             hub=("OpenFace-CQUPT/FaceCaption-15M", "OpenFace-CQUPT/FaceCaption-1M-image-text-pairs"),
-            rows=FaceCaptionRows,
+            rows=known.facecaption_record,
         ),
-        Source("mm-celeba-hq", "MM-CelebA-HQ: ten captions a picture", _NON_COMMERCIAL, folder=open_mm_celeba_hq),
+        Source("mm-celeba-hq", "MM-CelebA-HQ: ten captions a picture", _RESEARCH, folder=known.open_mm_celeba_hq),
         Source(
             "celeba",
             "CelebA and CelebA-HQ: 40 labels; three forms on the Hub, and the authors' files",
-            _NON_COMMERCIAL,
+            _RESEARCH,
             hub=("flwrlabs/celeba", "tpremoli/CelebA-attrs", "huggan/CelebA-faces-with-attributes"),
-            rows=LabelRows,
-            folder=open_celeba_files,
+            rows=known.label_record,
+            folder=known.open_celeba_files,
         ),
         Source(
             "celeba-dialog",
             "CelebA-Dialog: five graded labels and captions",
-            _NON_COMMERCIAL,
-            folder=open_celeba_dialog,
+            _RESEARCH,
+            folder=known.open_celeba_dialog,
         ),
-        Source("celebv-hq", "CelebV-HQ: frames of clips with 83 labels", _NON_COMMERCIAL, folder=open_celebv_hq),
-        Source("celebv-text", "CelebV-Text: frames of clips with texts", _NON_COMMERCIAL, folder=open_celebv_text),
-        Source("ffhq-text", "FFHQ-Text: nine captions a picture", "CC BY-NC-SA 4.0", folder=open_ffhq_text),
+        Source("celebv-hq", "CelebV-HQ: frames of clips with 83 labels", _RESEARCH, folder=known.open_celebv_hq),
+        Source("celebv-text", "CelebV-Text: frames of clips with texts", _RESEARCH, folder=known.open_celebv_text),
+        Source("ffhq-text", "FFHQ-Text: nine captions a picture", "CC BY-NC-SA 4.0", folder=known.open_ffhq_text),
         Source(
             "fairface",
             "FairFace: age, apparent gender and race",
             "CC BY 4.0",
             hub=("HuggingFaceM4/FairFace",),
             config="1.25",
-            rows=lambda images: FairFaceRows(),
+            rows=known.fairface_record,
         ),
-        Source("records", "parquet files that this package wrote", "that of what is in them", rows=StoredRecords),
+        Source(
+            "records", "parquet files that this package wrote", "that of what is in them", rows=known.stored_record
+        ),
         Source(
             "painted",
             "painted faces, made while one reads: painted:COUNT",
@@ -169,15 +169,14 @@ def open_faces(
     if isinstance(columns, str):
         columns = ColumnMap.parse(columns)
     name, place = split_source(source)
-    made = SOURCES[name].made if name else None
-    notes: list[str] = []
-    if made is not None:
+    if name and (made := SOURCES[name].made):
         module, _, function = made.partition(":")
-        rows, convert = undecoded(getattr(import_module(module), function)(place, split, seed)), StoredRecords()
-    elif Path(place).exists() or _is_pattern(place):
-        rows, convert = _open_local(name, Path(place), split, columns, images, need_text, notes)
+        rows = undecoded(getattr(import_module(module), function)(place, split, seed))
+        convert, notes = known.stored_record, []
     else:
-        rows, convert = _open_hub(name, place, split, config, columns, images, need_text, notes)
+        local = Path(place).exists() or any(sign in place for sign in "*?[")
+        reader = _Reader(name, place, split, columns, Path(images) if images else None, need_text)
+        rows, convert, notes = reader.open_local(Path(place)) if local else reader.open_hub(config)
     for note in notes:
         print(f"{source}: {note}", file=sys.stderr)
     return FaceStream(rows, convert, str(source), max_broken, seed, need_text, notes)
@@ -192,155 +191,148 @@ def split_source(source: str | os.PathLike) -> tuple[str | None, str]:
     """
     text = os.fspath(source)
     name, colon, place = text.partition(":")
-    if colon and not Path(text).exists():
-        if name not in SOURCES:
-            raise ValueError(f"{text!r} names the unknown data set {name!r}, expected one of {', '.join(SOURCES)}")
-        if not place and SOURCES[name].made is None:
-            raise ValueError(f"{text!r} says no place: give {name}:FOLDER, {name}:FILE or {name}:REPOSITORY")
+    if Path(text).exists() or (not colon and text not in SOURCES):
+        return None, text
+    if name not in SOURCES:
+        raise ValueError(f"{text!r} names the unknown data set {name!r}, expected one of {', '.join(SOURCES)}")
+    if place or SOURCES[name].made is not None:
         return name, place
-    if text in SOURCES and not Path(text).exists():
-        if SOURCES[text].made is not None:
-            return text, ""
-        if not SOURCES[text].hub:
-            raise ValueError(f"data set {text!r} is not on the Hub: give its place, {text}:FOLDER")
-        return text, SOURCES[text].hub[0]
-    return None, text
-
-
-def _is_pattern(place: str) -> bool:
-    return any(sign in place for sign in "*?[")
+    if colon:
+        raise ValueError(f"{text!r} says no place: give {name}:FOLDER, {name}:FILE or {name}:REPOSITORY")
+    if not SOURCES[name].hub:
+        raise ValueError(f"data set {name!r} is not on the Hub: give its place, {name}:FOLDER")
+    return name, SOURCES[name].hub[0]
 
 
 def recognise_folder(folder: Path) -> str:
     """The name of the known data set whose files are in a folder; `"table"` or `"folder"` for others."""
     if (folder / "celebvhq_info.json").is_file():
         return "celebv-hq"
-    if any((folder / name).is_file() for name in LABEL_FILES):
+    if any((folder / name).is_file() for name in known.LABEL_FILES):
         return "celeba"
     if (folder / "text" / "celeba-caption").is_dir():
         return "mm-celeba-hq"
     if any(folder.glob("text/*/*.txt")):
         return "celebv-text"
-    if any(path.stem.startswith(("metadata", "captions", "meta_")) for path in _tables_in(folder)):
+    if any(path.stem.startswith(("metadata", "captions", "meta_")) for path in filter(is_table, folder.iterdir())):
         return "folder"
-    if _has_tables(folder) or (_table_files(folder) and not has_pictures(folder)):
-        return "table"
-    return "folder"
-
-
-def _tables_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_SUFFIXES]
-
-
-def _table_files(folder: Path) -> list[Path]:
-    """The tables of a folder, or else of the folders below it: `data/train-00000-of-00001.parquet`."""
-    hidden = [path for path in folder.rglob("*") if path.suffix.lower() in TABLE_SUFFIXES]
-    below = [path for path in sorted(hidden) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
-    return _tables_in(folder) or below
-
-
-def _files_of_split(files: list[Path], folder: Path, split: str, notes: list[str]) -> list[Path]:
-    """The files of a split, where names of files or folders say `train`, `validation`, `test`; else all."""
-
-    def split_name(path: Path) -> str | None:
-        words = re.split(r"[^a-z]+", path.relative_to(folder).with_suffix("").as_posix().lower())
-        return next((same_split(word) for word in words if word in SPLITS), None)
-
-    said = {path: split_name(path) for path in files}
-    if len(set(said.values())) < 2:  # none, or all of one split
-        return files
-    wanted = [path for path in files if said[path] == same_split(split)]
-    left = [path for path in files if said[path] != same_split(split)]
-    if not wanted:
-        names = ", ".join(sorted({name for name in said.values() if name}))
-        raise ValueError(f"{folder} has the splits {names}, but split={split!r} is asked for: name one (--split)")
-    if left:
-        notes.append(f"{len(left)} files are not of the split {split}, first {left[0].relative_to(folder)} (--split)")
-    return wanted
-
-
-def _open_local(name: str | None, place: Path, split: str, columns, images, need_text: bool, notes: list[str]):
-    if place.is_dir():
-        if (place / "state.json").is_file() and (place / "dataset_info.json").is_file():
-            from datasets import load_from_disk  # a folder of Dataset.save_to_disk
-
-            stored = load_from_disk(str(place))
-            rows = stored.to_iterable_dataset(num_shards=max(1, min(16, len(stored))))
-            return _table(name, undecoded(rows), place, columns, images, need_text, notes)
-        name = name or recognise_folder(place)
-        known = SOURCES[name]
-        if name == "folder":
-            rows, convert, found = open_folder(place, columns, need_text=need_text, split=split)
-            notes += found
-            return rows, convert
-        if known.folder is not None and (known.rows is None or not _has_tables(place)):
-            return known.folder(place, Path(images) if images is not None else None)
-        files = _files_of_split(_table_files(place), place, split, notes)
-        if not files:
-            files = files_of(place)  # says what is missing
-        endings = Counter(file.suffix.lower() for file in files)
-        ending = max(endings, key=lambda kind: (kind in _PACKED, endings[kind]))
-        others = [file for file in files if file.suffix.lower() != ending]
-        if others:
-            notes.append(f"{len(others)} files are not read beside the {ending} files, first {others[0].name}")
-        files = [file for file in files if file.suffix.lower() == ending]
-    elif name == "celebv-hq":
-        return open_celebv_hq(place, Path(images) if images is not None else None)
-    else:
-        files = files_of(place)
-    return _table(name, read_rows(files), place, columns, images or files[0].parent, need_text, notes)
+    return "table" if _has_packed(folder) or (_tables_of(folder) and not scan(folder).pictures) else "folder"
 
 
 _PACKED = (".parquet", ".tar", ".arrow")
 
 
-def _has_tables(folder: Path) -> bool:
-    return any(path.suffix.lower() in _PACKED for path in folder.iterdir())
+def _has_packed(folder: Path) -> bool:
+    return any(ending(path) in _PACKED for path in folder.iterdir())
 
 
-def _open_hub(name, place: str, split: str, config: str | None, columns, images, need_text: bool, notes: list[str]):
-    from datasets import load_dataset
-
-    if name is None:
-        name = next((source.name for source in SOURCES.values() if place in source.hub), None)
-    if place.count("/") != 1 or place.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{place} does not exist, expected a folder, a data file or a repository on the Hub")
-    config = config or (SOURCES[name].config if name else None)
-    try:
-        rows = load_dataset(place, config, split=split, streaming=True)
-    except Exception as error:  # of many kinds: no such repository, no network, no right to read it, no such split
-        raise ValueError(
-            f"the data set {place} cannot be read from the Hub ({type(error).__name__}: {error}): check its name, its "
-            "terms of access, the split and the network, or download it and give its folder"
-        ) from error
-    return _table(name, undecoded(rows), place, columns, images or f"hf://datasets/{place}", need_text, notes)
+def _tables_of(folder: Path) -> list[Path]:
+    """The tables of a folder, or else of the folders below it: `data/train-00000-of-00001.parquet`."""
+    below = [path for path in sorted(folder.rglob("*")) if is_table(path)]
+    visible = [path for path in below if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    return [path for path in visible if path.parent == folder] or visible
 
 
-def _table(name: str | None, rows, place, columns: ColumnMap | None, images, need_text: bool, notes: list[str]):
-    """Rows and converter of a table: the converter of a known data set, or a column map, given or guessed."""
-    readable = (row for row in rows.take(SAMPLE) if not row.get(BROKEN))
-    first = next(readable, None)
-    if first is None:
-        raise ValueError(f"{place} has no row that can be read")
-    if columns is None:
-        known = SOURCES.get(name or "")
-        if known is not None and known.rows is not None:
-            return rows, known.rows(images)
-        if RECORD_COLUMNS <= set(first):
-            return rows, StoredRecords(images)
-        if is_label_table(first):
-            return rows, LabelRows(images)
-    found = sample_columns(chain([first], readable))
-    for column in rows.features or ():  # a column may be empty in all of these rows
-        if not any(seen.partition(".")[0] == column for seen in found):
-            found[column] = []
-    if columns is None:
-        columns = guess_from(found)
-        announce_guess(str(place), found, columns)
-    check_map(columns, found, str(place), need_text)
-    if unread := unread_columns(found, columns):
-        notes.append(f"columns that are not read: {', '.join(unread[:12])} (name them with --columns)")
-    return rows, MappedRows(columns, images, need_text)
+@dataclass
+class _Reader:
+    """What [`open_faces`] was asked for; its methods give rows, converter and notes."""
 
+    name: str | None
+    place: str
+    split: str
+    columns: ColumnMap | None
+    images: Path | None
+    need_text: bool
 
-__all__ = ["SOURCES", "Source", "open_faces", "recognise_folder", "split_source"]
+    def open_local(self, place: Path) -> known.Opened:
+        notes: list[str] = []
+        if (place / "state.json").is_file() and (place / "dataset_info.json").is_file():
+            from datasets import load_from_disk  # a folder of Dataset.save_to_disk
+
+            stored = load_from_disk(str(place))
+            rows = stored.to_iterable_dataset(num_shards=max(1, min(16, len(stored))))
+            return self.table(undecoded(rows), None, notes)
+        if place.is_dir():
+            self.name = self.name or recognise_folder(place)
+            if self.name == "folder":
+                return known.open_folder(place, columns=self.columns, need_text=self.need_text, split=self.split)
+        source = SOURCES.get(self.name or "")
+        if source and source.folder and (self.name == "celebv-hq" or place.is_dir()):
+            if source.rows is None or not _has_packed(place):
+                return source.folder(place, self.images)
+        files = self._of_one_kind(place, notes) if place.is_dir() else files_of(place)
+        return self.table(read_rows(files), files[0].parent, notes)
+
+    def _of_one_kind(self, folder: Path, notes: list[str]) -> list[Path]:
+        """The files of the split, of the kind that most are."""
+        found = self._of_split(_tables_of(folder) or files_of(folder), folder, notes)
+        endings = Counter(map(ending, found))
+        wanted = max(endings, key=lambda kind: (kind in _PACKED, endings[kind]))
+        if others := [file for file in found if ending(file) != wanted]:
+            notes.append(f"{len(others)} files are not read beside the {wanted} files, first {others[0].name}")
+        return [file for file in found if ending(file) == wanted]
+
+    def _of_split(self, files: list[Path], folder: Path, notes: list[str]) -> list[Path]:
+        """The files of the split, where names of files or folders say `train`, `validation`, `test`; else all."""
+        words = {path: re.split(r"[^a-z]+", path.relative_to(folder).as_posix().lower()) for path in files}
+        said = {path: next(filter(None, map(split_name, of_path)), None) for path, of_path in words.items()}
+        if len(set(said.values())) < 2:  # none, or all of one split
+            return files
+        wanted = [path for path in files if said[path] == split_name(self.split)]
+        if not wanted:
+            names = ", ".join(sorted({name for name in said.values() if name}))
+            raise ValueError(
+                f"{folder} has the splits {names}, but split={self.split!r} is asked for: name one (--split)"
+            )
+        left = [path for path in files if path not in wanted]
+        notes.append(
+            f"{len(left)} files are not of the split {self.split}, first {left[0].relative_to(folder)} (--split)"
+        )
+        return wanted
+
+    def open_hub(self, config: str | None) -> known.Opened:
+        from datasets import load_dataset
+
+        place = self.place
+        self.name = self.name or next((source.name for source in SOURCES.values() if place in source.hub), None)
+        if place.count("/") != 1 or place.startswith((".", "/", "~")):
+            raise FileNotFoundError(
+                f"{place} does not exist, expected a folder, a data file or a repository on the Hub"
+            )
+        config = config or (SOURCES[self.name].config if self.name else None)
+        try:
+            rows = load_dataset(place, config, split=self.split, streaming=True)
+        except Exception as error:  # of many kinds: no such repository, no network, no right to read it, no such split
+            raise ValueError(
+                f"the data set {place} cannot be read from the Hub ({type(error).__name__}: {error}): check its name, "
+                "its terms of access, the split and the network, or download it and give its folder"
+            ) from error
+        return self.table(undecoded(rows), f"hf://datasets/{place}", [])
+
+    def table(self, rows, images: str | Path | None, notes: list[str]) -> known.Opened:
+        """Rows and converter of a table: the converter of a known data set, or a column map, given or guessed."""
+        images, columns = self.images or images, self.columns
+        readable = (row for row in rows.take(SAMPLE) if not row.get(BROKEN))
+        first = next(readable, None)
+        if first is None:
+            raise ValueError(f"{self.place} has no row that can be read")
+        if columns is None:
+            source = SOURCES.get(self.name or "")
+            convert = source.rows if source else None
+            if convert is None and known.RECORD_COLUMNS <= set(first):
+                convert = known.stored_record
+            if convert is None and known.is_label_table(first):
+                convert = known.label_record
+            if convert is not None:
+                return rows, partial(convert, images=images), notes
+        found = sample_columns(chain([first], readable))
+        for column in rows.features or ():  # a column may be empty in all of these rows
+            if not any(seen.partition(".")[0] == column for seen in found):
+                found[column] = []
+        if columns is None:
+            columns = guess_from(found)
+            announce_guess(self.place, found, columns)
+        check_map(columns, found, self.place, self.need_text)
+        if unread := unread_columns(found, columns):
+            notes.append(f"columns that are not read: {', '.join(unread[:12])} (name them with --columns)")
+        return rows, MappedRows(columns, images, self.need_text), notes
