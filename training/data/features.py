@@ -152,12 +152,14 @@ def _description(folder: Path) -> dict | None:
 
 
 def fingerprints(model: "UniF2aceModel") -> dict[str, str]:
-    """Column -> a hash of all weights that make it, of the parts that a model has."""
-    found = {}
-    for name in (name for name in PARTS if getattr(model, PARTS[name]) is not None):
-        digest = hashlib.sha256()
-        for key, tensor in sorted(getattr(model, PARTS[name]).state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-        found[name] = digest.hexdigest()
-    return found
+    """Column -> [`fingerprint`] of what makes it, of the parts that a model has."""
+    return {name: fingerprint(part) for name in PARTS if (part := getattr(model, PARTS[name])) is not None}
+
+
+def fingerprint(part: torch.nn.Module) -> str:
+    """A hash of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(part.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
+    return digest.hexdigest()
