@@ -94,6 +94,28 @@ def test_dialogues_are_what_the_chat_template_writes(config, tokenizer, collator
     torch.testing.assert_close(batch["pixel_values"], chat["pixel_values"])
 
 
+def test_conversations_without_a_picture_are_what_the_chat_template_writes(config, tokenizer, collator):
+    processor = UniF2aceProcessor(
+        collator.image_processor, tokenizer, num_image_tokens=config.num_image_tokens, max_text_length=22
+    )
+    messages = [
+        {"role": role, "content": text}
+        for turn in TURNS
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    chat = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    talk = {"task": "mmu", "turns": TURNS, "pictured": False}
+    assert collator([talk])["input_ids"].tolist() == chat["input_ids"].tolist()
+    batch = collator([talk, *rows(config)])
+    length = int(batch["attention_mask"][0].sum())
+    assert batch["input_ids"][0, :length].tolist() == chat["input_ids"][0].tolist()
+    assert (batch["labels"][0] != -100).sum() == (batch["labels"][2] != -100).sum() and "needs_codes" not in batch
+    without = collator(rows(config))
+    assert torch.equal(batch["pixel_values"], without["pixel_values"])
+    columns = without["input_ids"].shape[1]
+    assert torch.equal(batch["input_ids"][1:, -columns:][0], without["input_ids"][0])
+
+
 def test_rows_without_codes_bring_all_pictures(config, collator):
     made = rows(config)
     picture = Image.new("RGB", (20, 16), "white")

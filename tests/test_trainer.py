@@ -351,6 +351,36 @@ def test_rows_without_codes_are_encoded(make_trainer):
     trainer.train()
 
 
+@pytest.mark.parametrize("with_codes", [True, False])
+def test_conversations_without_a_picture_train_beside_the_others(make_trainer, with_codes):
+    class Mixed(Rows):
+        def __getitem__(self, index):
+            if index % 3 or self.tasks[index] != "mmu":
+                return super().__getitem__(index)
+            return {"task": "mmu", "turns": [("Complete: a man", "An old man.")], "pictured": False}
+
+    rows = Mixed(with_codes=with_codes)
+    trainer = make_trainer(rows, max_steps=3, sequence_router_noise=1.0, sequence_router_noise_steps=8)
+    trainer.train()
+    losses = logged(trainer, "mmu_loss")
+    assert losses[-1] < losses[0]
+    talk = next(row for row in rows if row.get("pictured") is False)
+    alone = trainer.data_collator([talk, talk])
+    trainer._check_features(alone)  # features are of pictures
+    batch = trainer.data_collator([talk, next(row for row in rows if "turns" in row and "pictured" not in row)])
+    filled = trainer._fill_codes(batch)
+    assert len(filled["pixel_values"]) == 1
+    inputs = {name: batch[name][:1] for name in ("input_ids", "attention_mask", "task_ids")}
+    real = inputs["attention_mask"][0].bool()
+    trainer.model.eval()
+    with torch.no_grad():
+        together = trainer.model(**{name: filled[name] for name in (*inputs, "pixel_values")}).logits[0, real]
+        by_itself = trainer.model(
+            **{name: value[:, real] if value.ndim == 2 else value for name, value in inputs.items()}
+        )
+    torch.testing.assert_close(together, by_itself.logits[0], atol=1e-5, rtol=1e-4)
+
+
 def test_use_of_experts_is_counted_by_group(make_trainer):
     trainer = make_trainer(max_steps=3, logging_steps=3)
     trainer.train()

@@ -154,7 +154,7 @@ class UniF2aceTrainer(RunTrainer):
 
     def _check_features(self, batch: dict[str, torch.Tensor]) -> None:
         """Refuse to train feature experts that nobody gives features to: they would be left out in silence."""
-        if not (batch["task_ids"] == MMU).any():
+        if not (self._pictured(batch) & (batch["task_ids"] == MMU)).any():
             return
         text = self.config.text_config
         kinds = {"clip", "face"}.intersection(text.mmu_sequence_experts if text.sequence_moe_layers else ())
@@ -166,6 +166,10 @@ class UniF2aceTrainer(RunTrainer):
                     f"the model has {kind} experts, but neither the data (`{kind}_features`) nor an encoder provides "
                     f"what they need: give parts.{part}, or train without them (--without {kind})"
                 )
+
+    def _pictured(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Which rows (B,) hold a picture, or a place for one."""
+        return (batch["input_ids"] >= self.config.image_code_offset).any(-1)
 
     def _first_row(self, micro_step: int, batch_size: int) -> int:
         """The place in the step of this process's first row: processes take whole batches in turn."""
@@ -248,10 +252,11 @@ class UniF2aceTrainer(RunTrainer):
     def _fill_codes(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """`inputs` with the codes of rows that came without; pictures are kept for understanding rows only."""
         batch = dict(inputs)
-        needs_codes, is_mmu = batch.pop("needs_codes", None), batch["task_ids"] == MMU
+        pictured = self._pictured(batch)
+        needs_codes, is_mmu = batch.pop("needs_codes", None), batch["task_ids"][pictured] == MMU
         if needs_codes is not None:
             pixel_values = batch["pixel_values"]
-            codes = self._encode_images(pixel_values[needs_codes]) + self.config.image_code_offset
+            codes = self._encode_images(pixel_values[needs_codes[pictured]]) + self.config.image_code_offset
             holes = (batch["input_ids"] == self.config.image_token_id) & needs_codes[:, None]
             batch["input_ids"] = batch["input_ids"].masked_scatter(holes, codes)
             batch["pixel_values"] = pixel_values[is_mmu]

@@ -35,6 +35,7 @@ class UniF2aceCollator:
     - `text` (t2i) or `turns` (mmu): the prompt, or the (question, answer) pairs about the image, one after the other;
     - `pixel_values` (3, R, R) in [-1, 1], or `image`, a picture for the image processor: needed by mmu rows, unless
       they bring what the model would compute from it:
+    - `pictured=False` instead, for an mmu row that is a conversation without a picture;
     - `clip_features` (patches, clip_feature_size), `face_features` (face_feature_size,): precomputed, for mmu rows
       ([`~unif2ace.training.data.features.FeatureCache`] makes them).
 
@@ -53,11 +54,12 @@ class UniF2aceCollator:
 
     Returns:
         A dictionary: `input_ids`, `attention_mask`, `labels` (B, L) int64; `task_ids` (B,) int64;
-        `pixel_values` float32 of the understanding rows in row order, and, if some row came without codes, of all
-        rows together with `needs_codes` (B,) bool; left out if no row needs them. `face_pixel_values` float32 of the
-        understanding rows, where the image processor aligns faces. `clip_features` and `face_features`
-        float32 of the understanding rows, if these bring them. Labels are the answers of understanding rows with their
-        `eos`, -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as Show-o does.
+        `pixel_values` float32 of the understanding rows with a picture in row order, and, if some row came without
+        codes, of all rows with a picture together with `needs_codes` (B,) bool; left out if no row needs them.
+        `face_pixel_values` float32 of the understanding rows with a picture, where the image processor aligns faces.
+        `clip_features` and `face_features` float32 of these rows, if they bring them. Labels are the answers of
+        understanding rows with their `eos`, -100 elsewhere. Prompts longer than `config.max_text_length` are cut, as
+        Show-o does.
     """
 
     def __init__(
@@ -94,12 +96,15 @@ class UniF2aceCollator:
         t2i_places = (task_ids == T2I).nonzero()[:, 0].tolist()
         mmu_places = (task_ids == MMU).nonzero()[:, 0].tolist()
         prompts = self._prompt_ids([rows[place]["text"] for place in t2i_places])
-        answers = self._dialogue_ids([rows[place]["turns"] for place in mmu_places])
-        codes, needs_codes = self._codes(rows)
+        pictured = torch.tensor([row.get("pictured", True) for row in rows])
+        answers = self._dialogue_ids([rows[place]["turns"] for place in mmu_places], pictured[mmu_places].tolist())
+        codes, needs_codes = self._codes(rows, pictured)
 
         n = self.config.num_image_tokens
         around = n + 2  # the codes between soi and eoi
-        length = max([len(ids) + around for ids in prompts] + [len(ids) + 1 + around for ids, _ in answers])
+        before = [1 + around if pictured[place] else 0 for place in mmu_places]
+        lengths = [len(ids) + around for ids in prompts]
+        length = max(lengths + [start + len(ids) for start, (ids, _) in zip(before, answers, strict=True)])
         input_ids = torch.full((len(rows), length), self.layout.pad)
         labels = torch.full((len(rows), length), IGNORED)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
@@ -108,16 +113,16 @@ class UniF2aceCollator:
             start = length - around - len(ids)
             input_ids[place, start : length - around] = torch.tensor(ids)
             attention_mask[place, start:] = 1
-        for place, (ids, targets) in zip(mmu_places, answers, strict=True):
-            end = 1 + around + len(ids)
-            input_ids[place, 0] = self.layout.mmu
-            input_ids[place, 1 + around : end] = torch.tensor(ids)
-            labels[place, 1 + around : end] = torch.tensor(targets)
+        for place, start, (ids, targets) in zip(mmu_places, before, answers, strict=True):
+            end = start + len(ids)
+            input_ids[place, :start] = self.layout.mmu  # the picture comes behind it
+            input_ids[place, start:end] = torch.tensor(ids)
+            labels[place, start:end] = torch.tensor(targets)
             attention_mask[place, :end] = 1
 
-        columns = self.layout.code_columns(task_ids, length)
+        columns = self.layout.code_columns(task_ids, length)[pictured]
         columns = torch.cat([columns[:, :1] - 1, columns, columns[:, -1:] + 1], dim=1)
-        input_ids.scatter_(1, columns, self.layout.enclose(codes))
+        input_ids[pictured] = input_ids[pictured].scatter(1, columns, self.layout.enclose(codes[pictured]))
 
         batch = {
             "input_ids": input_ids,
@@ -125,12 +130,13 @@ class UniF2aceCollator:
             "labels": labels,
             "task_ids": task_ids,
         }
+        mmu_places = [place for place in mmu_places if pictured[place]]
         features = self._features([rows[place] for place in mmu_places])
         batch.update(features)
-        pictured = range(len(rows)) if needs_codes.any() else mmu_places
+        wanted = pictured.nonzero()[:, 0].tolist() if needs_codes.any() else mmu_places
         if needs_codes.any() or (mmu_places and self.feature_columns - features.keys()):
-            pixels = {place: self._pixels(rows[place]) for place in pictured}
-            batch["pixel_values"] = torch.stack([pixels[place]["pixel_values"] for place in pictured])
+            pixels = {place: self._pixels(rows[place]) for place in wanted}
+            batch["pixel_values"] = torch.stack([pixels[place]["pixel_values"] for place in wanted])
             faces = [pixels[place].get("face_pixel_values") for place in mmu_places]
             if faces and all(
                 face is not None for face in faces
@@ -156,7 +162,7 @@ class UniF2aceCollator:
             )
         return [self.layout.prompt(ids[:longest]) for ids in encoded]
 
-    def _templated_ids(self, turns: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    def _templated_ids(self, turns: Sequence[tuple[str, str]], pictured: bool) -> list[tuple[list[int], list[int]]]:
         """
         (question, answer) ids of each turn as the checkpoint's own template spells them; the first question begins
         behind the picture. What the template adds after a question, to ask for the answer, belongs to the question.
@@ -169,11 +175,11 @@ class UniF2aceCollator:
         for place in range(len(texts)):
             # stands for the text: what looks like a control token in it is text, in the template it is one
             content = [{"type": "text", "text": f"\ue000{place}\ue001"}]
-            if not place:
+            if pictured and not place:
                 content.insert(0, {"type": "image"})
             messages.append({"role": "assistant" if place % 2 else "user", "content": content})
             shown = render_chat(self.chat_template, messages, not place % 2, **self.tokenizer.special_tokens_map)
-            if not shown.startswith(PICTURE):
+            if pictured and not shown.startswith(PICTURE):
                 raise ValueError(f"the chat template begins with {shown[:60]!r}, expected the picture: {PICTURE}")
             if not shown.startswith(done):
                 raise ValueError("the chat template spells what was said before anew when a conversation goes on")
@@ -196,7 +202,9 @@ class UniF2aceCollator:
                 ids += self._encode([re.sub("\ue000(\\d+)\ue001", lambda found: texts[int(found[1])], part)])[0]
         return ids
 
-    def _dialogue_ids(self, dialogues: list[Sequence[tuple[str, str]]]) -> list[tuple[list[int], list[int]]]:
+    def _dialogue_ids(
+        self, dialogues: list[Sequence[tuple[str, str]]], pictured: list[bool]
+    ) -> list[tuple[list[int], list[int]]]:
         """`[bos] question answer [eos] question answer [eos] ...` of each dialogue, and its labels."""
         if self.chat_template is None:
             turns = [turn for dialogue in dialogues for turn in dialogue]
@@ -206,7 +214,8 @@ class UniF2aceCollator:
             pairs = zip(questions, ([*answer, self.layout.eos] for answer in answers), strict=True)
         else:
             begin = []
-            pairs = iter([pair for dialogue in dialogues for pair in self._templated_ids(dialogue)])
+            rows = zip(dialogues, pictured, strict=True)
+            pairs = iter([pair for row in rows for pair in self._templated_ids(*row)])
         room = self.max_length - self.config.num_image_tokens - 3
         encoded = []
         for dialogue in dialogues:
@@ -220,13 +229,13 @@ class UniF2aceCollator:
             encoded.append((ids, targets))
         return encoded
 
-    def _codes(self, rows: Sequence[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vocabulary ids (B, N) of the codes, mask tokens for the rows without, and which rows these are."""
+    def _codes(self, rows: Sequence[dict[str, Any]], pictured: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vocabulary ids (B, N) of the codes, mask tokens for the rows without, and which of `pictured` these are."""
         n = self.config.num_image_tokens
-        needs_codes = torch.tensor([row.get("codes") is None for row in rows])
+        needs_codes = torch.tensor([row.get("codes") is None for row in rows]) & pictured
         ids = torch.full((len(rows), n), self.config.image_token_id)
         for place, row in enumerate(rows):
-            if not needs_codes[place]:
+            if row.get("codes") is not None:
                 codes = torch.as_tensor(row["codes"], dtype=torch.long)
                 if codes.shape != (n,):
                     raise ValueError(f"a row has codes of shape {tuple(codes.shape)}, expected ({n},)")

@@ -175,7 +175,7 @@ def check_row(row: Mapping[str, Any], name: str = "a row") -> None:
     words, what = {"t2i": ("text", "the prompt"), "mmu": ("turns", "a list of (question, answer) pairs")}[task]
     if words not in has:
         raise ValueError(f"{name} is a {task} row and lacks the column {words!r}, {what}; it has {', '.join(has)}")
-    if not set(PICTURES) & set(has):
+    if row.get("pictured", True) and not set(PICTURES) & set(has):
         raise ValueError(f"{name} lacks a picture, a column {', '.join(PICTURES)}; it has {', '.join(has)}")
 
 
