@@ -59,6 +59,10 @@ class PartTask(ABC):
     def reload(self) -> None:  # noqa: B027 - an optional hook
         """Take in data that has appeared since; called after each checkpoint."""
 
+    def watch(self) -> dict[str, float]:
+        """A few quick metrics on held-out data, for the log at each checkpoint."""
+        return {}
+
     def save(self, folder: Path) -> None:
         """Write the trained network."""
         self.model.save_pretrained(folder)
@@ -104,7 +108,14 @@ class _SaveByTheClock(TrainerCallback):
             self.saved, control.should_save = self.trainer.seconds, True
 
     def on_save(self, args, state, control, **kwargs):
-        self.trainer.task.reload()
+        task = self.trainer.task
+        with self.trainer.averaged_weights():
+            task.trained.eval()
+            found = task.watch()
+            task.trained.train()
+        if found:
+            self.trainer.log(found)
+        task.reload()
 
 
 class PartTrainer(RunTrainer):

@@ -250,6 +250,9 @@ class TokenizerTask(PartTask):
         judge = None if self.judge is None else self.judge.to(self.device)
         return tokenizer_loss(self.model(pixels), pixels, self.args, judge)
 
+    def watch(self) -> dict[str, float]:
+        return validate(self.model, self.validation)
+
     def evaluate(self) -> dict:
         draw_reconstructions(self.model, self.validation, self.output / "reconstructions.png")
         return validate(self.model, self.validation)
