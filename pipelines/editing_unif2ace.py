@@ -76,33 +76,51 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if numbers or sizes of pictures, masks and prompts do not fit together.
         """
-        pictures = self._fetch_images(image)
-        masks = [mask] if isinstance(mask, tuple) else as_list(mask)
-        if len(masks) not in (1, len(pictures)):
-            raise ValueError(f"{len(masks)} masks for {len(pictures)} images; give one for all, or one for each")
-        masks = masks * len(pictures) if len(masks) == 1 else masks
-        pictures = [load_image(item) for item in pictures]
-        masks = [mask_picture(item, picture.size) for item, picture in zip(masks, pictures, strict=True)]
-        chosen = self._mask_pixels(masks)
-        grid_size = self.transformer.config.vq_config.grid_size
-        places = codes_under_mask(chosen, grid_size).to(self._execution_device)
-        prompts, codes = self._pair(prompt, pictures, num_images_per_prompt)
-        places = _rows_for(places, len(prompts), num_images_per_prompt)
         if not keep_pixels:
-            return self._fill(prompts, codes, places, num_images_per_prompt, **kwargs)
+            return self(**self.prepare_inpaint(prompt, image, mask, num_images_per_prompt), **kwargs)
         if kwargs.get("output_type", "pil") != "pil":
             raise ValueError(f"keep_pixels=True with output_type={kwargs['output_type']!r}, expected 'pil'")
         return_dict, watermark = kwargs.pop("return_dict", True), kwargs.pop("watermark", True)
-        output = self._fill(prompts, codes, places, num_images_per_prompt, watermark=False, **kwargs)
+        pictures, chosen = self._pictures_and_masks(image, mask)
+        call = self.prepare_inpaint(prompt, pictures, chosen, num_images_per_prompt)
+        output = self(**call, watermark=False, **kwargs)
         pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         originals = self.image_processor.postprocess(pixels, output_type="pil")
-        shown = [Image.fromarray((item.numpy() * 255).round().astype("uint8")) for item in chosen]
+        shown = [Image.fromarray((item.numpy() * 255).round().astype("uint8")) for item in self._mask_pixels(chosen)]
         for row, picture in enumerate(output.images):
             source = 0 if len(originals) == 1 else row // num_images_per_prompt
             output.images[row] = Image.composite(picture, originals[source], shown[source])
         if watermark:
             output.images = self.mark_as_generated(output.images, kwargs.get("generator"))
         return output if return_dict else (output.images, output.codes)
+
+    def prepare_inpaint(
+        self, prompt: str | list[str], image: Any, mask: Any, num_images_per_prompt: int = 1
+    ) -> dict[str, Any]:
+        """
+        What `inpaint` asks of `__call__`: its arguments `prompt`, `latents` and `num_images_per_prompt`.
+
+        Args:
+            prompt, image, mask, num_images_per_prompt: As in `inpaint`.
+
+        Raises:
+            ValueError: as `inpaint`.
+        """
+        pictures, masks = self._pictures_and_masks(image, mask)
+        grid_size = self.transformer.config.vq_config.grid_size
+        places = codes_under_mask(self._mask_pixels(masks), grid_size).to(self._execution_device)
+        prompts, codes = self._pair(prompt, pictures, num_images_per_prompt)
+        return self._fill(
+            prompts, codes, _rows_for(places, len(prompts), num_images_per_prompt), num_images_per_prompt
+        )
+
+    def _pictures_and_masks(self, image: Any, mask: Any) -> tuple[list[Image.Image], list[Image.Image]]:
+        pictures = [load_image(item) for item in self._fetch_images(image)]
+        masks = [mask] if isinstance(mask, tuple) else as_list(mask)
+        if len(masks) not in (1, len(pictures)):
+            raise ValueError(f"{len(masks)} masks for {len(pictures)} images; give one for all, or one for each")
+        masks = masks * len(pictures) if len(masks) == 1 else masks
+        return pictures, [mask_picture(item, picture.size) for item, picture in zip(masks, pictures, strict=True)]
 
     @torch.no_grad()
     def outpaint(self, prompt: str | list[str], image: Any, margins: tuple[float, float, float, float], **kwargs):
@@ -154,7 +172,7 @@ class UniF2aceEditingMixin:
         rows = row_generators(generator, len(codes))
         count = torch.full((len(codes),), round(strength * codes.shape[1]))
         places = mask_codes(codes, count, rows) == MASKED_CODE
-        return self._fill(prompts, codes, places, num_images_per_prompt, generator=generator, **kwargs)
+        return self(**self._fill(prompts, codes, places, num_images_per_prompt), generator=generator, **kwargs)
 
     @torch.no_grad()
     def edit(
@@ -194,6 +212,33 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if numbers of texts and pictures do not fit together, or `strength` is not from 0 to 1.
         """
+        call = self.prepare_edit(
+            prompt, image, source_prompt, strength, region, num_draws, num_images_per_prompt, generator
+        )
+        return self(**(call | kwargs), generator=generator)
+
+    @torch.no_grad()
+    def prepare_edit(
+        self,
+        prompt: str | list[str],
+        image: Any,
+        source_prompt: str | list[str] | None = None,
+        strength: float = 0.3,
+        region: Any = None,
+        num_draws: int = 2,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> dict[str, Any]:
+        """
+        What `edit` asks of `__call__`: its arguments `prompt`, `latents`, `num_images_per_prompt` and
+        `negative_prompt`. The same `generator` has to go on with them.
+
+        Args:
+            prompt, image, source_prompt, strength, region, num_draws, num_images_per_prompt, generator: As in `edit`.
+
+        Raises:
+            ValueError: as `edit`.
+        """
         check_share("strength", strength)
         check_count("num_draws", num_draws)
         prompts, codes = self._pair(prompt, image, num_images_per_prompt)
@@ -215,8 +260,7 @@ class UniF2aceEditingMixin:
         order = scores.masked_fill(~allowed, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         count = (allowed.sum(-1, keepdim=True) * strength).round()
         places = order.argsort(dim=-1) < count
-        kwargs.setdefault("negative_prompt", source_prompt)
-        return self._fill(prompts, codes, places, num_images_per_prompt, generator=generator, **kwargs)
+        return self._fill(prompts, codes, places, num_images_per_prompt) | {"negative_prompt": source_prompt}
 
     @torch.no_grad()
     def text_difference(
@@ -277,10 +321,10 @@ class UniF2aceEditingMixin:
         prompts = prompts * count if len(prompts) == 1 else prompts
         return prompts, _rows_for(codes, count, num_images_per_prompt)
 
-    def _fill(self, prompts, codes, places, num_images_per_prompt: int, **kwargs):
-        """Draw the codes at `places` anew."""
+    def _fill(self, prompts, codes, places, num_images_per_prompt: int) -> dict[str, Any]:
+        """The arguments of `__call__` with which it draws the codes at `places` anew."""
         latents = codes.masked_fill(places, self.scheduler.config.mask_token_id)
-        return self(prompts, latents=latents, num_images_per_prompt=num_images_per_prompt, **kwargs)
+        return {"prompt": prompts, "latents": latents, "num_images_per_prompt": num_images_per_prompt}
 
     def _mask_pixels(self, masks: list[Image.Image]) -> torch.FloatTensor:
         """Masks resized and cropped as their pictures are, (masks, resolution, resolution) from 0 to 1."""

@@ -283,9 +283,11 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             num_images_per_prompt (`int`, *optional*, defaults to 1): Pictures of each prompt.
             device (`torch.device`, *optional*): Where to; the pipeline's own when not given.
         """
+        self._onload()
         prompt, device = as_list(prompt), device or self._execution_device
-        if isinstance(negative_prompt, str):
-            negative_prompt = [negative_prompt] * len(prompt)
+        if negative_prompt is not None:
+            negative_prompt = as_list(negative_prompt) * (len(prompt) if isinstance(negative_prompt, str) else 1)
+            negative_prompt = negative_prompt if any(text.strip() for text in negative_prompt) else None
         inputs = self.processor(text=prompt, generation_mode="image", return_tensors="pt").to(device)
         negative = {}
         if guidance and negative_prompt is not None:
@@ -353,6 +355,27 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 f"{config.vq_config.codebook_size - 1}, and {mask_token_id} where one is to be drawn"
             )
         return latents.to(device, torch.long)
+
+    def start_decoding(
+        self,
+        state: Any,
+        numbers: ImageSampling,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.LongTensor | None = None,
+    ) -> Any:
+        """
+        Pictures of which no step is made yet, the model's `ImageDecoding`; `transformer.decode_step` moves them on.
+
+        Args:
+            state (`PromptState`): From `encode_prompt`.
+            numbers ([`ImageSampling`]): From `sampling_numbers`.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One for all, or one per picture.
+            latents (`torch.LongTensor`, *optional*): Codes to start from, as for `__call__`.
+        """
+        if latents is not None:
+            latents = self.prepare_latents(state.batch_size, self._execution_device, latents)
+            latents = latents.masked_fill(latents == self.scheduler.config.mask_token_id, MASKED_CODE)
+        return self.transformer.start_decoding(state, numbers, generator, latents)
 
     def decode_latents(
         self,
@@ -499,22 +522,12 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             check_interval("guidance_interval", guidance_interval)
         check_size(height, width, self.transformer.config.vq_config.resolution)
         num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
-        prompt = as_list(prompt)
-        if negative_prompt is not None:
-            negative_prompt = as_list(negative_prompt) * (len(prompt) if isinstance(negative_prompt, str) else 1)
-            negative_prompt = negative_prompt if any(text.strip() for text in negative_prompt) else None
-        device = self._execution_device
-        batch_size = len(prompt) * num_images_per_prompt
         numbers = self.sampling_numbers(num_inference_steps, guidance_scale, guidance_interval)
-        self._onload()
-        state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt, device)
+        state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt)
+        decoding = self.start_decoding(state, numbers, generator, latents)
         mask_token_id = self.scheduler.config.mask_token_id
-        if latents is not None:
-            latents = self.prepare_latents(batch_size, device, latents)
-            latents = latents.masked_fill(latents == mask_token_id, MASKED_CODE)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         self._num_timesteps = len(self.scheduler.timesteps)
-        decoding = self.transformer.start_decoding(state, numbers, generator, latents)
         self._interrupt, self._guidance_scale = decoding.is_done, numbers.guidance_scale
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, _ in enumerate(self.transformer.decode(decoding)):

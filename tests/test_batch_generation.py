@@ -43,7 +43,7 @@ def write_list(path, items):
 def generate(checkpoint, prompts, tmp_path, capsys):
     def generate(*options, prompts=prompts, out=tmp_path / "out"):
         arguments = ["generate", "--prompts", prompts, "--out", out, "--steps", 2, "--model", checkpoint, *options]
-        code = main([str(argument) for argument in arguments])
+        code = main([*(str(argument) for argument in arguments), "--quiet"])
         output = capsys.readouterr()
         return code, output.out, output.err
 

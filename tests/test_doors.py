@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,8 @@ def pipe(folder):
     return pipe
 
 
-@pytest.fixture(scope="module")
-def service(pipe):
+@contextmanager
+def serving(pipe):
     """Sends a body to an address of the service and returns the status and the answer."""
     pytest.importorskip("fastapi", reason="the service needs the extra `serve`")
     from fastapi.testclient import TestClient
@@ -62,6 +63,12 @@ def service(pipe):
             answer = client.post(path, json=body)
             return answer.status_code, answer.json()
 
+        yield send
+
+
+@pytest.fixture(scope="module")
+def service(pipe):
+    with serving(pipe) as send:
         yield send
 
 
@@ -200,33 +207,96 @@ def face(pipe):
     return pipe(PROMPT, generator=torch.Generator().manual_seed(3)).images[0]
 
 
-@pytest.mark.parametrize("door", ["generate", "any-to-any", "server", "command"])
-def test_answers(pipe, folder, faces, service, face, tmp_path, capsys, door):
-    question = "Is this <|mask|> or <|eoi|>?"
-    expected = pipe.answer(face, question, max_new_tokens=6)
+def data_url(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def answer_at(door, question, face, pipe, folder, faces, service, tmp_path, capsys):
+    """What a door answers about a face."""
     if door == "generate":
         chat = [{"role": "user", "content": [{"type": "image", "image": face}, {"type": "text", "text": question}]}]
         inputs = pipe.processor.apply_chat_template(
             chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
         output = pipe.transformer.generate(**inputs, max_new_tokens=6, do_sample=False)
-        found = pipe.processor.post_process_image_text_to_text(output[:, inputs["input_ids"].shape[1] :])[0]
+        return pipe.processor.post_process_image_text_to_text(output[:, inputs["input_ids"].shape[1] :])[0]
     elif door == "any-to-any":
         options = {"max_new_tokens": 6, "return_full_text": False, "generate_kwargs": {"do_sample": False}}
-        found = faces(images=face, text=question, **options)[0]["generated_text"].strip()
+        return faces(images=face, text=question, **options)[0]["generated_text"].strip()
     elif door == "server":
-        file = io.BytesIO()
-        face.save(file, "PNG")
-        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+        parts = [{"type": "image_url", "image_url": {"url": data_url(face)}}, {"type": "text", "text": question}]
         body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 6}
-        found = service("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+        return service("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+    face.save(tmp_path / "face.png")
+    command = ["ask", str(tmp_path / "face.png"), question, "--max-new-tokens", "6", "--model", str(folder)]
+    assert main(command) == 0
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("door", ["generate", "any-to-any", "server", "command"])
+def test_answers(pipe, folder, faces, service, face, tmp_path, capsys, door):
+    question = "Is this <|mask|> or <|eoi|>?"
+    found = answer_at(door, question, face, pipe, folder, faces, service, tmp_path, capsys)
+    assert found == pipe.answer(face, question, max_new_tokens=6)
+
+
+def test_alignment(tmp_path, face, capsys, monkeypatch):
+    """A checkpoint whose face encoder wants faces cut out by their landmarks: each door cuts them out once."""
+    folder, cut = save_tiny_checkpoint(tmp_path / "aligned", alignment="five_points"), []
+
+    def turn(image, size):  # instead of a detector's landmarks, which a picture of noise does not have
+        cut.append(image.size)
+        return image.rotate(180).resize((size, size))
+
+    monkeypatch.setattr("unif2ace.modeling_unif2ace.image_processing_unif2ace.align_largest_face", turn)
+    pipe = UniF2acePipeline.from_pretrained(folder)
+    doors = transformers_pipeline("face-any-to-any", model=str(folder))
+    expected = pipe.answer(face, "What is on his head?", max_new_tokens=6)
+    assert cut == [face.size]
+    with serving(pipe) as send:
+        for door in ("generate", "any-to-any", "server", "command"):
+            cut.clear()
+            found = answer_at(door, "What is on his head?", face, pipe, folder, doors, send, tmp_path, capsys)
+            assert found == expected and cut.count(face.size) == 1, door
+
+
+# Changing pictures
+
+
+@pytest.mark.parametrize("door", ["server", "command"])
+@pytest.mark.parametrize("kind", ["mask", "sentence"])
+def test_edits(pipe, folder, service, face, tmp_path, door, kind):
+    """The picture that the pipeline makes, by a mask or by the difference of two sentences."""
+    generator, mask = torch.Generator().manual_seed(SEED), Image.new("L", face.size)
+    mask.paste(255, (0, 0, face.width, face.height // 2))
+    if kind == "mask":
+        expected = pipe.inpaint(PROMPT, face, mask, generator=generator).images[0]
+    else:
+        expected = pipe.edit(PROMPT, face, "a man", 0.5, generator=generator).images[0]
+    assert expected.tobytes() != face.tobytes()
+    if door == "server":
+        body = {"prompt": PROMPT, "seed": SEED, "images": [{"image_url": data_url(face)}]}
+        if kind == "mask":
+            clear = Image.new("RGBA", face.size, "black")
+            clear.putalpha(mask.point(lambda level: 255 - level))
+            body["mask"] = {"image_url": data_url(clear)}
+        else:
+            body |= {"source_prompt": "a man", "strength": 0.5}
+        status, answer = service("/v1/images/edits", body)
+        assert status == 200, answer
+        found = Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
     else:
         face.save(tmp_path / "face.png")
-        command = ["ask", str(tmp_path / "face.png"), question, "--max-new-tokens", "6", "--model", str(folder)]
-        assert main(command) == 0
-        found = capsys.readouterr().out.strip()
-    assert found == expected
+        mask.save(tmp_path / "mask.png")
+        command = ["edit", str(tmp_path / "face.png"), PROMPT, "--seed", str(SEED), "--model", str(folder)]
+        command += ["--mask", str(tmp_path / "mask.png")] if kind == "mask" else ["--source", "a man"]
+        command += [] if kind == "mask" else ["--strength", "0.5"]
+        assert main([*command, "-o", str(tmp_path / "edited.png")]) == 0
+        found = Image.open(tmp_path / "edited.png")
+    assert found.convert("RGB").tobytes() == expected.tobytes()
+    assert read_provenance(found).seed == SEED
 
 
 # At the same time

@@ -5,11 +5,13 @@ import base64
 import http.client
 import io
 import json
+import re
 import resource
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -248,7 +250,7 @@ def test_image_formats_and_random_seeds(server):
         ({"prompt": "very " * 200}, "tokens, the limit is 22"),
         ({"n": 11}, "n: Input should be less than or equal to 10"),
         ({"size": "1024x1024"}, "expected 'auto' or '16x16'"),
-        ({"response_format": "url"}, "response_format: Input should be 'b64_json'"),
+        ({"response_format": "link"}, "response_format: Input should be 'b64_json' or 'url'"),
         ({"num_inference_steps": 0}, "num_inference_steps: "),
         ({"guidance_scale": -1}, "guidance_scale: "),
         ({"guidance_scale": "NaN"}, "guidance_scale: "),
@@ -262,6 +264,83 @@ def test_wrong_image_requests(server, fields, message):
 
 
 # Texts over HTTP
+
+
+def test_an_address_holds_the_picture(server):
+    item = server.images(seed=3, response_format="url")[2]["data"][0]
+    same = server.images(seed=3)[2]["data"][0]
+    assert item["url"] == f"data:image/png;base64,{same['b64_json']}" and item["b64_json"] is None
+    assert same["url"] is None and same["revised_prompt"] is None
+
+
+def edit(server, face, **fields):
+    body = {"prompt": "a man", "image": data_url(face), "num_inference_steps": 2, **fields}
+    return server("POST", "/v1/images/edits", body)
+
+
+def test_an_edit_without_a_change_gives_the_picture_back(server, pipe, face):
+    status, _, answer = edit(server, face, strength=0, seed=5, n=2)
+    assert status == 200 and [item["seed"] for item in answer["data"]] == [5, 6]
+    same = pipe.decode_latents(pipe.encode_images(face), "pil")[0]
+    assert all(picture_of(item).tobytes() == same.tobytes() for item in answer["data"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image": None}, "image: Field required"),
+        ({"image": "http://127.0.0.1/face.png"}, "the service fetches nothing from the network"),
+        ({"image": "data:image/png;base64,AAAA"}, "not a picture"),
+        ({"image": ["data:image/png;base64,AAAA"] * 2}, "image: 2 pictures, expected one"),
+        ({"image": 3}, "image"),
+        ({"mask": data_url(Image.new("L", (24, 20)))}, "mask: nothing of it is transparent"),
+        ({"mask": data_url(Image.new("RGBA", (8, 8)))}, "the mask has 8 × 8 pixels, the picture 24 × 20"),
+        ({"strength": 2}, "strength"),
+        ({"source_prompt": "very " * 200}, "tokens, the limit is 22"),
+        ({"size": "1024x1024"}, "expected 'auto' or '16x16'"),
+    ],
+)
+def test_wrong_edits(server, face, fields, message):
+    status, _, answer = edit(server, face, **fields)
+    assert status == 400 and message in answer["error"]["message"], answer
+
+
+def test_edits_as_a_form(server, face):
+    """As OpenAI's clients send them: files of a form."""
+    pytest.importorskip("python_multipart", reason="forms need python-multipart")
+    expected = picture_of(edit(server, face, seed=5)[2]["data"][0])
+    file = io.BytesIO()
+    face.save(file, "PNG")
+
+    def form(*parts):
+        lines = []
+        for name, value in parts:
+            kind = f'; filename="{name}.png"\r\nContent-Type: image/png' if isinstance(value, bytes) else ""
+            value = value if isinstance(value, bytes) else value.encode()
+            lines.append(f'--x\r\nContent-Disposition: form-data; name="{name}"{kind}\r\n\r\n'.encode() + value)
+        body = b"\r\n".join([*lines, b"--x--\r\n"])
+        return server("POST", "/v1/images/edits", body, {"Content-Type": "multipart/form-data; boundary=x"})
+
+    given = [("prompt", "a man"), ("num_inference_steps", "2"), ("seed", "5"), ("n", "1")]
+    status, _, answer = form(*given, ("image", file.getvalue()))
+    assert status == 200 and picture_of(answer["data"][0]).tobytes() == expected.tobytes()
+    assert form(*given, ("image[]", file.getvalue()))[0] == 200
+    assert "expected one" in form(*given, *[("image[]", file.getvalue())] * 2)[2]["error"]["message"]
+    assert form(*given, ("image", b"no picture"))[0] == 400
+    assert form(*[("a", "1")] * 100)[0] == 400
+    big = np.random.default_rng(0).integers(0, 256, 150_000, dtype=np.uint8).tobytes()  # thousands of commas
+    assert "not a picture" in form(*given, ("image", big))[2]["error"]["message"]
+
+
+def test_the_page_says_what_runs_and_fetches_nothing(server, pipe):
+    status, headers, page = server("GET", "/")
+    assert status == 200 and "default-src 'none'" in headers["content-security-policy"]
+    assert "<b>tiny</b>" in page and "16 × 16" in page and "as <code>api_key</code>" not in page
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page) and "<script" not in page
+    for address in re.findall(r'href="([^"]+)"', page):
+        assert server("GET", f"/{address}")[0] == 200
+    with Server(pipe, api_key="secret") as other:
+        assert "as <code>api_key</code>" in other("GET", "/")[2]
 
 
 def test_chat(server, pipe, face):
@@ -490,6 +569,11 @@ def test_openai_client(server, face):
         model="tiny", prompt="a man", n=2, extra_body={"seed": 3, "num_inference_steps": 2}
     )
     assert picture_of(answer.data[1].model_dump()).size == (16, 16)
+    if find_spec("python_multipart"):
+        file = io.BytesIO()
+        face.save(file, "PNG")
+        edited = client.images.edit(model="tiny", prompt="a man", image=file.getvalue(), extra_body={"seed": 3})
+        assert picture_of(edited.data[0].model_dump()).size == (16, 16) and edited.data[0].seed == 3
     chunks = client.chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": question(face)}], max_tokens=6, stream=True
     )

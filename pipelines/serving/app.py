@@ -1,7 +1,8 @@
-"""The HTTP service: OpenAI's `images/generations` and `chat/completions`, health, metrics."""
+"""The HTTP service: OpenAI's images, edits and chat, a page that says what runs, health, metrics."""
 
 import asyncio
 import base64
+import html
 import io
 import json
 import logging
@@ -15,17 +16,20 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from PIL import Image
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from PIL import Image, ImageOps
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from ...modeling_unif2ace.pictures_unif2ace import load_image
-from ...modeling_unif2ace.provenance_unif2ace import save_image
+from ...modeling_unif2ace.pictures_unif2ace import load_image, open_image
+from ...modeling_unif2ace.provenance_unif2ace import generator_name, save_image
+from ..files import parse_json
+from ..seeds import picture_seeds
 from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError
-from .limits import RequestLimits, error_body
+from .limits import FORM, RequestLimits, error_body
 from .metrics import RequestMetrics, ServiceMetrics
-from .schemas import ChatBody, ImagesBody, Message
+from .schemas import ChatBody, EditsBody, ImagesBody, Message
 from .text_engine import PreparedText, TextEngine, TextPiece, TextRequest
 
 
@@ -34,6 +38,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DEFAULT_MAX_TOKENS = 160
+MAX_FORM_FILES, MAX_FORM_FIELDS = 20, 60
+# Nothing on it comes from another host, and nothing of a client's is on it.
+PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>UniF²ace: {model}</title>
+<style>body {{max-width: 44rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif}}
+pre {{padding: 1rem; overflow-x: auto; background: #8882}} td {{padding-right: 1.5rem; vertical-align: top}}</style>
+</head><body><h1>UniF²ace</h1>
+<p><b>{model}</b> draws faces of {side} × {side} pixels from sentences, edits them and talks about them.
+This is {version}, on {device}.</p>
+<table><tr><td>POST /v1/images/generations</td><td>a face from a sentence</td></tr>
+<tr><td>POST /v1/images/edits</td><td>a face changed by a sentence</td></tr>
+<tr><td>POST /v1/chat/completions</td><td>words about a face</td></tr>
+<tr><td><a href="v1/models">/v1/models</a></td><td>the model</td></tr>
+<tr><td><a href="health">/health</a>, <a href="metrics">/metrics</a></td><td>for machines</td></tr></table>
+<p>OpenAI's clients speak to it, with the address of this page and <code>/v1</code> as <code>base_url</code>{key}:</p>
+<pre>curl {address}v1/images/generations -H 'Content-Type: application/json' \\
+  -d '{{"prompt": "an old man with a grey beard", "seed": 7}}'</pre>
+<p>Pictures carry an invisible watermark and say in their files that they are AI-generated.</p></body></html>
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ def create_app(
         limits (`ServiceLimits`, *optional*): What is refused.
         api_key (`str`, *optional*): Wanted of every request under `/v1/`.
     """
-    service = _Service(pipe, model_name, limits or ServiceLimits())
+    service = _Service(pipe, model_name, limits or ServiceLimits(), bool(api_key))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -96,7 +121,9 @@ def create_app(
     )
     app.add_middleware(RequestMetrics, metrics=service.metrics)
     _add_error_handlers(app)
+    app.get("/")(service.show_page)
     app.post("/v1/images/generations")(service.generate_images)
+    app.post("/v1/images/edits")(service.edit_images)
     app.post("/v1/chat/completions")(service.complete_chat)
     app.get("/v1/models")(service.list_models)
     app.get("/v1/models/{name:path}")(service.show_model)
@@ -147,8 +174,9 @@ def _add_error_handlers(app: FastAPI):
 class _Service:
     """The handlers, with the engines that they share."""
 
-    def __init__(self, pipe: "UniF2acePipeline", model_name: str, limits: ServiceLimits):
-        self.pipe, self.model_name, self.limits = pipe, model_name, limits
+    def __init__(self, pipe: "UniF2acePipeline", model_name: str, limits: ServiceLimits, needs_key: bool):
+        self.pipe, self.model_name, self.limits, self.needs_key = pipe, model_name, limits, needs_key
+        self.side = pipe.transformer.config.vq_config.resolution
         self.metrics = ServiceMetrics()
         self.started = int(time.time())
         self.images: ImageEngine | None = None
@@ -176,23 +204,46 @@ class _Service:
     # Pictures
 
     async def generate_images(self, body: ImagesBody, request: Request):
+        return await self._make_images(body, request)
+
+    async def edit_images(self, request: Request):
+        """A form with files, as OpenAI's clients send it, or JSON with `data:` addresses."""
+        if request.headers.get("content-type", "").encode().startswith(FORM):
+            try:
+                form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS)
+            except AssertionError as error:  # what Starlette says without the parser of forms
+                raise HTTPException(501, 'forms need python-multipart here: pip install ".[serve]"') from error
+            fields: dict = {}
+            for name, value in form.multi_items():
+                name = name.removesuffix("[]")
+                value = value if isinstance(value, str) else await value.read()
+                fields[name] = [*fields.get(name, []), value] if name == "image" else value
+        else:
+            fields = parse_json(await request.body(), "the body")
+        try:
+            body = EditsBody.model_validate(fields)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_input=False)) from error
+        return await self._make_images(body, request)
+
+    async def _make_images(self, body: ImagesBody, request: Request) -> dict:
         self._check_model(body.model)
-        side = self.pipe.transformer.config.vq_config.resolution
-        if body.size not in ("auto", f"{side}x{side}"):
-            raise ValueError(f"size is {body.size!r}, expected 'auto' or '{side}x{side}', the model's only one")
-        seed = secrets.randbelow(2**32 - body.n) if body.seed is None else body.seed
+        size = f"{self.side}x{self.side}"
+        if body.size not in ("auto", size):
+            raise ValueError(f"size is {body.size!r}, expected 'auto' or '{size}', the model's only one")
         deadline = time.monotonic() + self.limits.request_seconds
-        await self._prepared(request, deadline, self._check_prompts, body)
+        given = await self._prepared(request, deadline, self._prepare_images, body)
         wanted = [
             ImageRequest(
                 prompt=body.prompt,
-                seed=(seed + number) % 2**32,
+                seed=seed,
                 num_inference_steps=body.num_inference_steps,
                 guidance_scale=body.guidance_scale,
                 negative_prompt=body.negative_prompt,
                 deadline=deadline,
+                **given,
             )
-            for number in range(body.n)
+            for seed in picture_seeds(body.seed, body.n)
         ]
         futures = [asyncio.wrap_future(future) for future in self.images.submit(wanted)]
         try:
@@ -203,17 +254,35 @@ class _Service:
             raise
         self.metrics.pictures.inc(len(pictures))
         encoded = await run_in_threadpool(self._encode, pictures, body)
+        absent = {"revised_prompt": None, "url": None, "b64_json": None}
         return {
             "created": int(time.time()),
+            "background": None,
             "output_format": body.output_format,
-            "size": f"{side}x{side}",
-            "data": [{"b64_json": text, "seed": item.seed} for text, item in zip(encoded, wanted, strict=True)],
+            "quality": None,
+            "size": size,
+            "usage": None,
+            "data": [
+                absent | {body.response_format: text, "seed": item.seed}
+                for text, item in zip(encoded, wanted, strict=True)
+            ],
         }
 
-    def _check_prompts(self, body: ImagesBody):
-        """`ValueError` if a prompt does not fit into the model."""
-        texts = [body.prompt] + ([] if body.negative_prompt is None else [body.negative_prompt])
-        self.pipe.processor(text=texts, generation_mode="image")
+    def _prepare_images(self, body: ImagesBody) -> dict:
+        """What edits need besides; `ValueError` if a prompt does not fit into the model, or a picture is none."""
+        texts = [body.prompt, body.negative_prompt, getattr(body, "source_prompt", None)]
+        self.pipe.processor(text=[text for text in texts if text is not None], generation_mode="image")
+        if not isinstance(body, EditsBody):
+            return {}
+        image = load_image(body.image[0], self.limits.max_pixels)
+        if body.mask is None:
+            return {"image": image, "source_prompt": body.source_prompt, "strength": body.strength}
+        load_image(body.mask, self.limits.max_pixels)  # says what is wrong with it, if anything is
+        with open_image(body.mask, self.limits.max_pixels) as mask:
+            mask = ImageOps.invert(mask.convert("RGBA").getchannel("A"))
+        if mask.getextrema()[1] < 128:
+            raise ValueError("mask: nothing of it is transparent; make transparent what is to be repainted")
+        return {"image": image, "mask": mask}
 
     @staticmethod
     def _encode(pictures: list[Image.Image], body: ImagesBody) -> list[str]:
@@ -222,7 +291,10 @@ class _Service:
         for picture in pictures:
             file = io.BytesIO()
             save_image(picture, file, body.output_format.upper(), **options)
-            texts.append(base64.b64encode(file.getvalue()).decode())
+            text = base64.b64encode(file.getvalue()).decode()
+            # an address that holds the picture itself: nothing is kept here that a client could fetch
+            start = "" if body.response_format == "b64_json" else f"data:image/{body.output_format};base64,"
+            texts.append(start + text)
         return texts
 
     # Texts
@@ -245,6 +317,8 @@ class _Service:
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": self.model_name,
+            "service_tier": None,
+            "system_fingerprint": None,
         }
         try:
             # the first piece before the status: what is wrong with a request is known by then
@@ -264,7 +338,7 @@ class _Service:
             cancelled.set()
             raise
         self.metrics.tokens.inc(last.completion_tokens)
-        message = {"role": "assistant", "content": text.strip()}
+        message = {"role": "assistant", "content": text.strip(), "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": last.finish_reason, "logprobs": None}
         return {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(last)}
 
@@ -272,8 +346,8 @@ class _Service:
         head = {**head, "object": "chat.completion.chunk"}
 
         def event(delta: dict, finish_reason: str | None = None) -> str:
-            choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-            return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+            choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+            return f"data: {json.dumps({**head, 'choices': [choice], 'usage': None})}\n\n"
 
         try:
             yield event({"role": "assistant", "content": ""})
@@ -315,6 +389,17 @@ class _Service:
 
     def _model(self) -> dict:
         return {"id": self.model_name, "object": "model", "created": self.started, "owned_by": "unif2ace"}
+
+    async def show_page(self, request: Request) -> HTMLResponse:
+        page = PAGE.format(
+            model=html.escape(self.model_name),
+            side=self.side,
+            version=generator_name(),
+            device=self.pipe._execution_device,
+            address=html.escape(str(request.base_url)),
+            key=" and the key as <code>api_key</code>" if self.needs_key else "",
+        )
+        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
 
     async def list_models(self):
         return {"object": "list", "data": [self._model()]}

@@ -57,6 +57,9 @@ class ImageRequest:
         num_inference_steps (`int`, *optional*): Decoding steps; the checkpoint's own when not given.
         guidance_scale (`float`, *optional*): 1 is none; the checkpoint's own when not given.
         negative_prompt (`str`, *optional*): What guidance leads away from.
+        image (`PIL.Image.Image`, *optional*): A picture to change, as `pipe.edit` does, or `pipe.inpaint` with `mask`.
+        mask (`PIL.Image.Image`, *optional*): White where to repaint it.
+        source_prompt (`str`, *optional*), strength (`float`, *optional*, defaults to 0.3): Of `pipe.edit`.
         deadline (`float`, *optional*): `time.monotonic()` after which nobody waits any more.
     """
 
@@ -65,6 +68,10 @@ class ImageRequest:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str | None = None
+    image: "Image.Image | None" = None
+    mask: "Image.Image | None" = None
+    source_prompt: str | None = None
+    strength: float = 0.3
     deadline: float = float("inf")
 
 
@@ -202,12 +209,17 @@ class ImageEngine:
     @torch.inference_mode()
     def _begin(self, picture: _Picture):
         request, pipe = picture.request, self.pipe
-        device = pipe._execution_device
-        negative = None if request.negative_prompt is None else [request.negative_prompt]
-        numbers = pipe.sampling_numbers(request.num_inference_steps, request.guidance_scale)
-        state = pipe.encode_prompt([request.prompt], negative, numbers.guidance_scale != 1, 1, device)
         generator = torch.Generator().manual_seed(request.seed)
-        picture.decoding = pipe.transformer.start_decoding(state, numbers, generator)
+        call = {}
+        if request.mask is not None:
+            call = pipe.prepare_inpaint(request.prompt, request.image, request.mask)
+        elif request.image is not None:
+            options = request.source_prompt, request.strength
+            call = pipe.prepare_edit(request.prompt, request.image, *options, generator=generator)
+        numbers = pipe.sampling_numbers(request.num_inference_steps, request.guidance_scale)
+        negative = request.negative_prompt or call.get("negative_prompt")
+        state = pipe.encode_prompt(request.prompt, negative, numbers.guidance_scale != 1)
+        picture.decoding = pipe.start_decoding(state, numbers, generator, call.get("latents"))
 
     def _turn(self):
         """One step of all pictures under way; an error ends these, not the engine."""
@@ -249,7 +261,10 @@ class ImageEngine:
 
     @torch.inference_mode()
     def _step(self):
-        decodings = [picture.decoding for picture in self._active]
+        # an edit that leaves every code as it was is done before its first step
+        decodings = [picture.decoding for picture in self._active if not picture.decoding.is_done]
+        if not decodings:
+            return
         if self._merged is None:
             self._merged = merge_prompts([decoding.prompt for decoding in decodings])
         self.pipe.transformer.decode_step(decodings, self._merged)

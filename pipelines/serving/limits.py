@@ -12,6 +12,7 @@ from ...modeling_unif2ace.pictures_unif2ace import shorten
 # A few bytes of JSON become an object of hundreds: what separates values is counted before they are made.
 MAX_JSON_MARKS = 60_000
 _JSON_MARKS = (b",", b":", b"[", b"{")
+FORM = b"multipart/form-data"
 # Of messages that say what was wrong: a client's own words are not sent back whole.
 MAX_MESSAGE = 400
 
@@ -97,7 +98,8 @@ class RequestLimits:
         except TimeoutError:
             await _refuse(send, 408, f"the body did not arrive within {self.body_seconds:g} s")
             return
-        if sum(map(body.count, _JSON_MARKS)) > MAX_JSON_MARKS:
+        is_form = headers.get(b"content-type", b"").startswith(FORM)  # which is never read as JSON
+        if not is_form and sum(map(body.count, _JSON_MARKS)) > MAX_JSON_MARKS:
             await _refuse(send, 400, f"the body has more than {MAX_JSON_MARKS} values: send fewer messages and parts")
             return
         body, replayed = bytes(body), False
@@ -147,4 +149,4 @@ async def _refuse(send: Send, status: int, message: str):
     await send({"type": "http.response.body", "body": body})
 
 
-__all__ = ["RequestLimits", "error_body"]
+__all__ = ["FORM", "RequestLimits", "error_body"]

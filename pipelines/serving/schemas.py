@@ -2,7 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from ..seeds import SEED_LIMIT
 
 
 MAX_IMAGES = 10
@@ -15,6 +27,22 @@ MAX_CHARACTERS = 32_000
 MIN_TEMPERATURE = 1e-4
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_CHARACTERS)]
+
+
+def _is_data(source: str | bytes) -> str | bytes:
+    if isinstance(source, str) and not source.startswith("data:image/"):
+        raise ValueError("expected a data:image/...;base64, address; the service fetches nothing from the network")
+    return source
+
+
+DataUrl = Annotated[str, AfterValidator(_is_data)]
+# a file of a form, or in JSON {"image_url": "data:..."}
+Picture = Annotated[
+    bytes | str,
+    AfterValidator(_is_data),
+    BeforeValidator(lambda source: source.get("image_url") if isinstance(source, dict) else source),
+]
+Pictures = Annotated[list[Picture], BeforeValidator(lambda given: given if isinstance(given, list) else [given])]
 
 
 class _Fields(BaseModel):
@@ -46,11 +74,11 @@ class ImagesBody(_Body):
     prompt: Text
     n: int = Field(1, ge=1, le=MAX_IMAGES)
     size: str = Field("auto", max_length=20)
-    response_format: Literal["b64_json"] = "b64_json"
+    response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: int = Field(90, ge=0, le=100)
     stream: bool = False
-    seed: int | None = Field(None, ge=0, lt=2**32)
+    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)
     num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     negative_prompt: Text | None = None
@@ -63,17 +91,31 @@ class ImagesBody(_Body):
         return stream
 
 
+class EditsBody(ImagesBody):
+    """
+    Body of `POST /v1/images/edits`, as a form with files or as JSON.
+
+    `mask` is transparent where to repaint. Without it the sentence decides what changes: `source_prompt`, which says
+    what the face looks like now, and `strength`, the share of the picture that may change, are ours.
+    """
+
+    image: Pictures = Field(validation_alias=AliasChoices("image", "images"))
+    mask: Picture | None = None
+    source_prompt: Text | None = None
+    strength: float = Field(0.3, ge=0, le=1)
+
+    @field_validator("image")
+    @classmethod
+    def _one(cls, image: list) -> list:
+        if len(image) != 1:
+            raise ValueError(f"{len(image)} pictures, expected one: the model edits one face at a time")
+        return image
+
+
 class ImageUrl(_Fields):
     """A picture in the address itself: `data:image/png;base64,...`."""
 
-    url: str
-
-    @field_validator("url")
-    @classmethod
-    def _is_data(cls, url: str) -> str:
-        if not url.startswith("data:image/"):
-            raise ValueError("expected a data:image/...;base64, address; the service fetches nothing from the network")
-        return url
+    url: DataUrl
 
 
 class TextPart(_Fields):
@@ -165,4 +207,4 @@ class ChatBody(_Body):
             raise ValueError("the model cannot call tools")
 
 
-__all__ = ["ChatBody", "ImagesBody", "Message"]
+__all__ = ["ChatBody", "EditsBody", "ImagesBody", "Message"]

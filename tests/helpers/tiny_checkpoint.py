@@ -17,10 +17,11 @@ TEXTS = [
 ]
 
 
-def tiny_pipeline(seed: int = 0) -> UniF2acePipeline:
+def tiny_pipeline(seed: int = 0, alignment: str = "whole") -> UniF2acePipeline:
     """A model with opinions: its logits are far from uniform, so that two models that differ say different things."""
     torch.manual_seed(seed)
     config = get_preset("tiny")
+    config.face_config.alignment = alignment
     model = UniF2aceForConditionalGeneration(config).eval()
     with torch.no_grad():
         model.lm_head.weight.mul_(20)
@@ -31,9 +32,9 @@ def tiny_pipeline(seed: int = 0) -> UniF2acePipeline:
     return pipe
 
 
-def save_tiny_checkpoint(folder: Path, seed: int = 0, **save_kwargs) -> Path:
+def save_tiny_checkpoint(folder: Path, seed: int = 0, alignment: str = "whole", **save_kwargs) -> Path:
     """The same on disk, in the layout of transformers, with a scheduler that is not the default one."""
-    pipe = tiny_pipeline(seed)
+    pipe = tiny_pipeline(seed, alignment)
     pipe.transformer.save_pretrained(folder, **save_kwargs)
     pipe.processor.save_pretrained(folder)
     UniF2aceScheduler(temperature=0.9).save_pretrained(folder / "scheduler")
