@@ -539,11 +539,13 @@ class UniF2aceGenerationMixin(GenerationMixin):
     def _suppress_all_but_text(self, kwargs: dict):
         """
         Text has neither image codes nor the special tokens, one of which would even change the row's task: forbid them
-        unless the caller chose `suppress_tokens`.
+        beside what the generation config forbids (TRL's forbids the mask token alone), unless the caller chose
+        `suppress_tokens`.
         """
         config = kwargs.get("generation_config") or self.generation_config
-        if "suppress_tokens" not in kwargs and config.suppress_tokens is None:
-            kwargs["suppress_tokens"] = list(range(self.config.text_vocab_size, self.config.mask_token_id + 1))
+        if "suppress_tokens" not in kwargs:
+            others = range(self.config.text_vocab_size, self.config.mask_token_id + 1)
+            kwargs["suppress_tokens"] = sorted({*others, *(config.suppress_tokens or ())})
 
     def _fix_tasks(self, inputs: torch.Tensor | None, kwargs: dict):
         """What is written does not change a row's task: it is that of the prompt."""

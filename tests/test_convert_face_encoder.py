@@ -2,16 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from local_hub import TOKEN
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, cli
-from unif2ace.hub_card.publish import publish
 from unif2ace.modeling_unif2ace import (
     UniF2aceFaceEncoder,
     UniF2aceFaceEncoderConfig,
@@ -23,8 +24,10 @@ from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE
 from unif2ace.training.convert.face_encoder import convert_face_encoder, make_config, read_iresnet
 from unif2ace.training.convert.showo import convert_showo
 from unif2ace.training.data.collator import UniF2aceCollator
+from unif2ace.training.synthetic.painted.dataset import painted_face
 
 
+RECIPE = Path(__file__).parents[1] / "examples" / "training" / "1.8b-8gpu.yaml"
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
@@ -373,22 +376,26 @@ def test_a_converted_encoder_serves_a_model(file, tmp_path):
     shutil.rmtree(tmp_path / "encoder")
 
 
-@pytest.mark.parametrize("form", ["folder", "onnx"])
-def test_show_o_with_both_encoders_makes_all_kinds_of_experts(form, file, showo_sources, tmp_path, hub):
-    """The road to the paper's model at small size: Show-o, CLIP and a face encoder, published and loaded again."""
+def converted(face, showo_sources, folder):
+    """`unif2ace convert showo` with a small CLIP and a face encoder; the CLIP model, in `folder/clip` as well."""
     torch.manual_seed(1)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     clip = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=16, patch_size=8))
-    clip.save_pretrained(tmp_path / "clip")
+    clip.save_pretrained(folder / "clip")
+    arguments = ["convert", "showo", str(showo_sources["source"]), str(folder / "model")]
+    arguments += ["--magvit", str(showo_sources["magvit"]), "--text-model", str(showo_sources["text_model"])]
+    arguments += ["--clip", str(folder / "clip"), "--face-encoder", str(face), "--max-text-length", "16"]
+    assert cli.main(arguments) == 0
+    return clip
+
+
+@pytest.mark.parametrize("form", ["folder", "onnx"])
+def test_show_o_with_both_encoders_makes_all_kinds_of_experts(form, file, showo_sources, tmp_path):
     face = file
     if form == "folder":
         convert_face_encoder(file, tmp_path / "face", "apache-2.0")
         face = tmp_path / "face"
-    arguments = ["convert", "showo", str(showo_sources["source"]), str(tmp_path / "model")]
-    arguments += ["--magvit", str(showo_sources["magvit"]), "--text-model", str(showo_sources["text_model"])]
-    arguments += ["--clip", str(tmp_path / "clip"), "--face-encoder", str(face), "--max-text-length", "16"]
-    assert cli.main(arguments) == 0
-
+    clip = converted(face, showo_sources, tmp_path)
     pipe = UniF2acePipeline.from_pretrained(tmp_path / "model")
     model, expected = pipe.transformer, randomised()
     licence = "apache-2.0" if form == "folder" else "non-commercial research"
@@ -405,29 +412,90 @@ def test_show_o_with_both_encoders_makes_all_kinds_of_experts(form, file, showo_
         if not name.endswith("position_ids"):
             assert torch.equal(model.model.vision_tower.state_dict()[name.removeprefix("vision_model.")], tensor), name
 
-    # as after training: the face expert is chosen, and another face changes the answer
-    with torch.no_grad():
-        for layer in model.model.language_model.layers:
-            names = layer.sequence_moe.expert_names[1]
-            layer.sequence_moe.router.bias[1] = torch.tensor([5.0 if name == "face" else 0.0 for name in names])
-            layer.sequence_moe.mixing["face"].zero_()
-    size = model.config.vq_config.resolution
-    inputs = pipe.processor(
-        images=Image.new("RGB", (size, size), "tan"), text="USER: \n<image>\nWho? ASSISTANT:", return_tensors="pt"
+
+# the road's last part, in a process that has seen nothing of the first: what is answered about one picture, with its
+# own face and with another's
+FRESH = """
+import json, sys
+import torch
+from PIL import Image
+from unif2ace import UniF2acePipeline
+
+pipe = UniF2acePipeline.from_pretrained(sys.argv[1])
+ask = {"text": "USER: \\n<image>\\nwho is it ? ASSISTANT:", "return_tensors": "pt"}
+own, other = (pipe.processor(images=Image.open(name), **ask) for name in sys.argv[2:4])
+with torch.no_grad():
+    first, second = (
+        pipe.transformer(**{**own, "face_pixel_values": seen["face_pixel_values"]}, use_cache=False).logits[0, -1]
+        for seen in (own, other)
     )
-    size = model.config.face_feature_size
+experts = sorted(set(pipe.transformer.config.text_config.mmu_sequence_experts))
+moved = (first - second).abs().max().item()
+print("FOUND" + json.dumps({"logits": first.tolist(), "moved": moved, "experts": experts}))
+"""
 
-    def logits(model, seed):
-        face = torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            return model(**inputs, face_features=face, use_cache=False).logits[0, -1]
 
-    assert not torch.allclose(logits(model, 0), logits(model, 1))
-    pipe.save_pretrained(tmp_path / "trained")
-    publish(tmp_path / "trained", "tester/faces", license="mit", token=TOKEN, samples=0, report=lambda text: None)
-    again = UniF2acePipeline.from_pretrained("tester/faces").transformer
-    torch.testing.assert_close(logits(again, 0), logits(model, 0))
-    assert again.model.face_encoder is not None and again.model.vision_tower is not None
+def test_the_whole_road_to_the_papers_model(file, showo_sources, tmp_path, hub):
+    """
+    Show-o, a CLIP model and an ONNX face encoder to a model with all experts, trained by the recipe for 1.8B but for
+    sizes and paths, published, and loaded by others: another person's face changes the answer.
+    """
+    converted(file, showo_sources, tmp_path)
+    convert_face_encoder(file, tmp_path / "face")
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    for number in range(8):
+        face = painted_face(number, size=32)
+        face.image.save(faces / f"{number}.png")
+        (faces / f"{number}.txt").write_text(f"w{number % 4} w5 w6")
+    changes = {
+        "initial": tmp_path / "model",
+        "parts.vision_tower": tmp_path / "clip",
+        "parts.face_encoder": tmp_path / "face",
+        "data.train.path": faces,
+        "data.validation.path": faces,
+        "data.features": tmp_path / "features",
+        "data.passes": 4,
+        "samples": "{}",
+        "training.max_steps": 20,
+        "training.per_device_train_batch_size": 8,
+        "training.gradient_accumulation_steps": 1,
+        "training.bf16": "false",
+        "training.use_cpu": "true",
+        "training.dataloader_num_workers": 0,
+        "training.dataloader_pin_memory": "false",
+        "training.disable_tqdm": "true",
+        "training.learning_rate": 0.003,
+        "training.warmup_steps": 0,
+        "training.mmu_sequence_balance_coef": 10.0,  # twenty steps are few to find out that a face is worth its place
+        "training.ema_decay": 0.5,
+        "training.eval_strategy": '"no"',
+        "training.save_steps": 10,
+        "training.logging_steps": 5,
+    }
+    arguments = ["train", "--config", str(RECIPE), "--output", str(tmp_path / "run")]
+    for name, value in changes.items():
+        arguments += ["--set", f"{name}={value}"]
+    assert cli.main(arguments) == 0
+    final = tmp_path / "run" / "final"
+
+    def load_elsewhere(name):
+        child = subprocess.run(
+            [sys.executable, "-c", FRESH, str(name), str(faces / "0.png"), str(faces / "1.png")],
+            cwd=tmp_path,
+            env=hub.environment | {"PYTHONPATH": ":".join(sys.path)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert "FOUND" in child.stdout, child.stderr[-3000:]
+        return json.loads(child.stdout.rpartition("FOUND")[2])
+
+    found = load_elsewhere(final)
+    assert found["experts"] == ["clip", "copy", "face"] and found["moved"] > 1e-3
+    assert cli.main(["publish", str(final), "--repo", "tester/faces", "--license", "mit", "--samples", "0"]) == 0
+    assert load_elsewhere("tester/faces")["logits"] == pytest.approx(found["logits"], abs=1e-5)
 
 
 def test_a_face_encoder_of_unknown_licence_is_not_taken_in(file, showo_sources, tmp_path):

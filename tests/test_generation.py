@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+import transformers
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
@@ -304,6 +305,9 @@ def test_text_holds_no_image_codes_even_if_the_model_wants_them(model, questions
     with torch.no_grad():
         eager.lm_head.bias[eager.config.image_code_offset :] = 1000.0
     tokens = answer(eager, questions, do_sample=do_sample)
+    assert (tokens < eager.config.image_code_offset).all()
+    more = transformers.GenerationConfig(suppress_tokens=[eager.config.mask_token_id], max_new_tokens=6)  # as TRL's
+    tokens = eager.generate(**questions, generation_config=more, do_sample=do_sample)[:, -6:]
     assert (tokens < eager.config.image_code_offset).all()
     forced = answer(eager, questions, do_sample=do_sample, suppress_tokens=[0])  # the caller's own choice counts
     assert (forced >= eager.config.image_code_offset).all()

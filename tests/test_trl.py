@@ -19,6 +19,7 @@ from unif2ace.training.data.conversations import (
     folder_preferences,
     load_faces,
     preference_rows,
+    question_rows,
 )
 from unif2ace.training.data.language.captions import parse_caption
 from unif2ace.training.train_text_tokenizer import build_tokenizer
@@ -70,6 +71,8 @@ def options(base, output, **changes):
         "rank": 2,
         "seed": 0,
         "beta": 0.1,
+        "group_size": 2,
+        "max_new_tokens": 6,
     }
     return argparse.Namespace(**(given | changes))
 
@@ -88,16 +91,42 @@ def losses_of_two_pictures(trainer):
     return found
 
 
-@pytest.mark.parametrize("name", ["trl_sft", "trl_dpo"])
-def test_example_trains_the_understanding_group_alone(name, base, tmp_path):
+def log_probs_of_two_pictures(trainer):
+    """The sums of GRPO's log-probabilities of one answer about two different pictures."""
+    rows = [dict(trainer.train_dataset[0]) for _ in range(2)]
+    trainer.model.eval()
+    made = trainer._generate_and_score_completions(rows)
+    ids = torch.cat([made["prompt_ids"], made["completion_ids"]], dim=1)[:1]
+    mask = torch.cat([made["prompt_mask"], made["completion_mask"]], dim=1)[:1]
+    pixels, found = made["pixel_values"][:1], []
+    for seen in (pixels, -pixels):
+        more = {"pixel_values": seen, "num_images": [1]}
+        with torch.no_grad():
+            log_probs = trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, mask, made["completion_ids"].shape[1], **more
+            )[0]
+        found.append(log_probs.sum().item())
+    trainer.model.train()
+    return found
+
+
+@pytest.mark.parametrize("name", ["trl_sft", "trl_dpo", "trl_grpo"])
+def test_example_trains_the_understanding_group_alone(name, base, tmp_path, monkeypatch):
     example = load_example(name)
+    if name == "trl_grpo":  # what a model that knows nothing can earn as well
+
+        def letters(completions, **kwargs):
+            return [float(len(set(said[0]["content"]))) for said in completions]
+
+        monkeypatch.setattr(example, "shared_words", letters)
     trainer = example.make_trainer(options(base, tmp_path / "run"))
     if name == "trl_dpo":  # an adapter that is still nothing has no preference
         with torch.no_grad():
             for parameter_name, parameter in trainer.model.named_parameters():
                 if "lora_B.default" in parameter_name:
                     parameter.normal_(std=0.2)
-    first, second = losses_of_two_pictures(trainer)
+    look = log_probs_of_two_pictures if name == "trl_grpo" else losses_of_two_pictures
+    first, second = look(trainer)
     assert abs(first - second) > 1e-4, "TRL's forward does not see the picture"
     trainer = example.make_trainer(options(base, tmp_path / "run"))
     trainer.train()
@@ -117,6 +146,13 @@ def test_example_trains_the_understanding_group_alone(name, base, tmp_path):
         draw["generator"].manual_seed(0)
         codes.append(pipe("a man", **draw).codes)
     assert torch.equal(*codes)
+
+
+def test_shared_words_reward_what_is_right_and_nothing_else():
+    reward = load_example("trl_grpo").shared_words
+    said = ["A man with a hat.", "a hat", "a a a a", ""]
+    completions = [[{"role": "assistant", "content": text}] for text in said]
+    assert reward(completions, answer=["a man with a hat"] * 4) == pytest.approx([1, 4 / 7, 4 / 9, 0])
 
 
 def test_only_the_assistants_words_are_learnt(base, tmp_path):
@@ -144,6 +180,9 @@ def test_command_on_a_folder(base, tmp_path, faces, capsys):
     assert folder_preferences(folder)[1]["chosen"][0]["content"][0]["text"] == "face 1"
     load_example("trl_dpo").main([*arguments, "--output", str(tmp_path / "dpo")])
     assert "preferred in" in capsys.readouterr().out
+    more = ["--group-size", "2", "--max-new-tokens", "4"]
+    load_example("trl_grpo").main([*arguments, *more, "--output", str(tmp_path / "grpo")])
+    assert "mean reward" in capsys.readouterr().out and (tmp_path / "grpo" / "adapter_model.safetensors").is_file()
     with pytest.raises(SystemExit):
         load_example("trl_dpo").main([*arguments, "--output", str(tmp_path / "dpo")])
 
@@ -151,6 +190,8 @@ def test_command_on_a_folder(base, tmp_path, faces, capsys):
 def test_rows(faces):
     rows = conversation_rows(faces)
     assert len(rows) == sum(len(face.captions) + len(face.questions) for face in faces)
+    for row, asked in zip(rows, question_rows(faces), strict=True):
+        assert row["messages"][:1] == asked["prompt"] and row["messages"][1]["content"][0]["text"] == asked["answer"]
     pairs = preference_rows(faces)
     assert pairs == preference_rows(faces)
     for face, pair in zip(faces, pairs, strict=True):

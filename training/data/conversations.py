@@ -52,15 +52,35 @@ def conversation_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict
     Returns:
         `list[dict]` with `images` (one picture) and `messages` (a user's turn with the picture, an assistant's turn).
     """
+    return [
+        {"images": [record.image], "messages": _user(ask) + _assistant(answer)}
+        for record, ask, answer in _asked(records, seed)
+    ]
+
+
+def question_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict]:
+    """
+    A request for each caption and each question: rows for [`trl.GRPOTrainer`], arguments as for [`conversation_rows`].
+
+    Returns:
+        `list[dict]` with `images` (one picture), `prompt` (a user's turn with the picture) and `answer`, the caption
+        or answer that is known, for a reward.
+    """
+    return [
+        {"images": [record.image], "prompt": _user(ask), "answer": answer}
+        for record, ask, answer in _asked(records, seed)
+    ]
+
+
+def _asked(records: Sequence[FaceRecord], seed: int) -> list[tuple[FaceRecord, str, str]]:
     rng = random.Random(f"{seed}-conversations")
-    rows = []
+    found = []
     for record in records:
-        turns = [(rng.choice(DESCRIBE_PROMPTS), caption) for caption in record.captions]
-        turns += [(question.question, question.answer) for question in record.questions]
-        rows += [{"images": [record.image], "messages": _user(ask) + _assistant(answer)} for ask, answer in turns]
-    if not rows:
+        found += [(record, rng.choice(DESCRIBE_PROMPTS), caption) for caption in record.captions]
+        found += [(record, question.question, question.answer) for question in record.questions]
+    if not found:
         raise ValueError(f"none of {len(records)} faces has a caption or a question to talk about")
-    return rows
+    return found
 
 
 def preference_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict]:
