@@ -2,14 +2,15 @@
 Measure the watermark: what it costs in pixels, how often it is missed after each change, how often it is seen where it
 is not.
 
-    python benchmarks/watermark.py                    # 1000 held-out painted faces, 200 generated ones, two sizes
+    python benchmarks/watermark.py                    # 300 held-out painted faces, 100 generated ones, three sizes
     python benchmarks/watermark.py --count 100 --generated 0 --false-alarm-keys 10
     python benchmarks/watermark.py --sides 64 --keep runs/watermark.json --into docs/provenance.md
+    python benchmarks/watermark.py --parts --pair docs/provenance.png    # only draw the pair: unmarked, marked
 
 Misses are counted on generated faces of the bundled checkpoint (without `--generated 0`) and on painted ones; pictures
-of 256 pixels are the same ones enlarged before marking. False alarms are counted on unmarked faces, each searched for
-many random keys, at a threshold that should give one in a hundred: the threshold in use (one in a million) is too
-rare to count, so what is checked is that the calibration holds where it can be counted.
+of more than 64 pixels are the same ones enlarged before marking. False alarms are counted on unmarked faces, each
+searched for many random keys, at a threshold that should give one in a hundred: the threshold in use (one in a
+million) is too rare to count, so what is checked is that the calibration holds where it can be counted.
 
 With `--keep FILE` a run that was broken off goes on where it stopped, and other runs add to what was counted. Each
 size has a table of its own, so that sizes can be measured on different numbers of pictures.
@@ -44,9 +45,11 @@ from unif2ace.training.synthetic.painted.dataset import attributes_of
 
 
 SPLIT = "test"
-SIDES = (64, 256)
+SIDES = (64, 128, 256)
 COUNTED_RATE = 0.01
-CHUNK = 50  # pictures counted at once, and of a batch to generate
+CHUNK = 50  # pictures counted at once
+FLAT = 2  # grey levels by which the brightness of 5 x 5 pixels differs at most, where a picture counts as flat
+ZOOM = 8
 
 
 def jpeg(quality: int) -> Callable:
@@ -181,6 +184,23 @@ def psnr(image: Image.Image, marked: Image.Image) -> float:
     return float(10 * np.log10(255**2 / (difference**2).mean()))
 
 
+def changes_on_flat_ground(image: Image.Image, marked: Image.Image) -> list[int]:
+    """How many pixels of flat ground change by 0, 1, 2, ... grey levels."""
+    luma = np.asarray(image.convert("L"), dtype=int)
+    flat = np.zeros(luma.shape, dtype=bool)
+    flat[2:-2, 2:-2] = np.ptp(np.lib.stride_tricks.sliding_window_view(luma, (5, 5)), axis=(2, 3)) <= FLAT
+    difference = np.abs(np.asarray(marked, dtype=int) - np.asarray(image, dtype=int))
+    return np.bincount(difference[flat].ravel(), minlength=256).tolist()
+
+
+def draw_pair(image: Image.Image, file: Path):
+    """A picture before and after marking, side by side and `ZOOM` times enlarged."""
+    pair = Image.new("RGB", (2 * image.width, image.height))
+    pair.paste(image, (0, 0))
+    pair.paste(embed_watermark(image), (image.width, 0))
+    pair.resize((ZOOM * pair.width, ZOOM * pair.height), Image.Resampling.NEAREST).save(file, optimize=True)
+
+
 def wilson_upper(count: int, total: int) -> float:
     """Upper end of the 95 % Wilson interval of a share."""
     z, share = 1.96, count / total
@@ -189,7 +209,7 @@ def wilson_upper(count: int, total: int) -> float:
 
 
 def count_misses(images: list[Image.Image], side: int, seed: int) -> dict:
-    """Of some pictures: how many, PSNR of each, and how many lose the mark by each change."""
+    """Of some pictures: PSNR of each, changes on flat ground, and how many lose the mark by each change."""
     images = [image.resize((side, side), Image.Resampling.BICUBIC) for image in images]
     marked = [embed_watermark(image) for image in images]
     rng = np.random.default_rng(seed)
@@ -197,21 +217,28 @@ def count_misses(images: list[Image.Image], side: int, seed: int) -> dict:
         name: sum(not detect_watermark(change(image, rng)).found for image in marked)
         for name, change in CHANGES.items()
     }
-    return {"psnr": [round(psnr(*pair), 2) for pair in zip(images, marked, strict=True)], "missed": missed}
+    pairs = list(zip(images, marked, strict=True))
+    flat = np.sum([changes_on_flat_ground(*pair) for pair in pairs], axis=0).tolist()
+    return {"psnr": [round(psnr(*pair), 2) for pair in pairs], "flat": flat, "missed": missed}
 
 
 def measure_misses(sets: list[Pictures], side: int, counts: Counts) -> str:
     """A table of what marking costs, and how often the mark is missed after each change."""
     below = "0.0 means below (95 %, Wilson)"
-    columns, rows = [], {name: [] for name in ("pictures", "PSNR, dB: mean", "PSNR, dB: lowest", *CHANGES, below)}
+    costs = ("PSNR, dB: mean", "PSNR, dB: lowest", "change on flat ground, grey levels: root mean square", "largest")
+    columns, rows = [], {name: [] for name in ("pictures", *costs, *CHANGES, below)}
     for pictures in sets:
         found = counts.of(pictures, f"misses at {side} px", lambda images, seed: count_misses(images, side, seed))
         decibels = [value for part in found for value in part["psnr"]]
         total = len(decibels)
         columns.append(f"{pictures.name}, {side} px")
         rows["pictures"].append(f"{total}")
-        rows["PSNR, dB: mean"].append(f"{np.mean(decibels):.1f}")
-        rows["PSNR, dB: lowest"].append(f"{min(decibels):.1f}")
+        flat = np.sum([part["flat"] for part in found], axis=0)
+        levels = np.flatnonzero(flat)
+        mean_square = (flat * np.arange(256) ** 2).sum() / max(flat.sum(), 1)
+        values = np.mean(decibels), min(decibels), np.sqrt(mean_square), levels.max(initial=0)
+        for name, value in zip(costs, values, strict=True):
+            rows[name].append(f"{value:.1f}")
         rows[below].append(f"{100 * wilson_upper(0, total):.1f}")
         for change in CHANGES:
             rows[change].append(f"{100 * sum(part['missed'][change] for part in found) / total:.1f}")
@@ -250,19 +277,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the watermark: pixels, misses, false alarms.")
     parser.add_argument("--data", default="runs/painted", help="folder of the rendered faces (default: %(default)s)")
     parser.add_argument("--model", help="a checkpoint's folder (default: the bundled one)")
-    parser.add_argument("--count", type=int, default=1000, help="painted faces (default: %(default)s)")
-    parser.add_argument("--generated", type=int, default=200, help="generated faces (default: %(default)s)")
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="pixels (default: 64 256)")
+    parser.add_argument("--count", type=int, default=300, help="painted faces (default: %(default)s)")
+    parser.add_argument("--generated", type=int, default=100, help="generated faces (default: %(default)s)")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="pixels (default: 64 128 256)")
     parser.add_argument("--false-alarm-keys", type=int, default=20, help="keys for each face (default: %(default)s)")
-    parser.add_argument("--parts", nargs="+", choices=("misses", "alarms"), default=("misses", "alarms"))
+    parser.add_argument("--parts", nargs="*", choices=("misses", "alarms"), default=("misses", "alarms"))
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what was counted, and go on from there")
     parser.add_argument("--into", type=Path, metavar="FILE", help="put the tables into this document")
+    parser.add_argument("--pair", type=Path, metavar="FILE", help="draw a face before and after marking, enlarged")
     options = parser.parse_args(arguments)
 
     counts = Counts(options.keep)
     sets = [painted(options.data, options.count)] if options.count else []
     if options.generated:
         sets.append(generated(options.generated, options.model))
+    if options.pair is not None:
+        draw_pair(sets[-1][0][0], options.pair)
     tables = {}
     if "misses" in options.parts:
         tables |= {f"misses-{side}": measure_misses(sets, side, counts) for side in options.sides}

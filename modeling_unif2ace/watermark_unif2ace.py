@@ -2,9 +2,10 @@
 An invisible watermark in the pixels of generated pictures, and its detector.
 
 A 64 x 64 tile of pseudo-random noise, limited to a band of middle frequencies, is repeated over the picture and added
-to its brightness (spread spectrum, Cox et al. 1997). The detector whitens the picture, folds it onto one tile and
-correlates with the pattern at all 4096 shifts at once, so crops need no search. Libraries for this need pictures of at
-least 256 pixels, and most of them weights to download; the painted faces have 64.
+to its brightness (spread spectrum, Cox et al. 1997): weakly where the picture is flat and the eye would see it, more
+where the picture's own detail hides it. The detector weighs the picture's detail against how rough its neighbourhood
+is, folds it onto one tile and correlates with the pattern at all 4096 shifts at once, so crops need no search.
+Libraries for this need pictures of at least 256 pixels, and most of them weights to download; painted faces have 64.
 
 The key is public: whoever knows this file can remove or forge the mark. It tells honest readers where a picture comes
 from, no more. `docs/provenance.md` has the measured rates, `benchmarks/watermark.py` measures them.
@@ -25,8 +26,12 @@ DEFAULT_KEY = "unif2ace"
 TILE = 64
 # Cycles per pixel. Lower ones drown in the picture, higher ones in JPEG's quantisation.
 BAND = (0.2, 0.4)
-# Standard deviation of the added noise, in grey levels: at a side of 64 pixels and less, and at the least.
-STRENGTH, MIN_STRENGTH = 2.4, 1.5
+# Standard deviation of the added noise in grey levels, at a side of 64 pixels and less: on flat ground, more for each
+# grey level by which the detail goes beyond `FLAT`, and at most. Larger pictures get less, down to this share.
+STRENGTH, STRENGTH_BY_DETAIL, MAX_STRENGTH = 1.8, 0.35, 3.5
+MIN_SHARE = 0.625
+# No pixel of flat ground changes by more grey levels than this. Flat: detail of at most one grey level.
+MAX_CHANGE, FLAT = 2.0, 1.0
 FALSE_ALARM_RATE = 1e-6
 # Enlargements that the detector undoes. Exact ones first, that viewers and upscalers make; what costs most comes last.
 SCALES = (1.0, 2.0, 4.0, 3.0, 8.0, 1.5, 0.75, 0.5)
@@ -39,9 +44,12 @@ MIN_SIDE = 32
 # The middle of a larger picture is enough, and bounds memory and time.
 MAX_SIDE = 2048
 
-_MEAN_WINDOW, _DEVIATION_WINDOW = 3, 5
-# Keeps flat areas from being divided by nothing, grey levels.
-_DEVIATION_FLOOR = 2.0
+_WINDOW = 3
+# A place is as flat as it is in the flatter of these windows: the large one keeps the noise off single specks, the
+# small one off flat ground beside an edge.
+_DETAIL_WINDOWS = (3, 7)
+# What the detector counts as noise on flat ground, grey levels.
+_DEVIATION_FLOOR = 1.5
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -74,7 +82,8 @@ def embed_watermark(image: Image.Image, key: str = DEFAULT_KEY) -> Image.Image:
     """
     A copy of a picture that carries the watermark.
 
-    Depends on the picture's size and the key alone, so equal pictures stay equal.
+    Depends on the picture and the key alone, so equal pictures stay equal. On flat ground no pixel changes by more
+    than 2 grey levels. Pictures that version 0.1 marked, as strongly everywhere, are found by the same detector.
 
     Args:
         image (`PIL.Image.Image`): A picture; other modes than RGB become RGB.
@@ -86,9 +95,14 @@ def embed_watermark(image: Image.Image, key: str = DEFAULT_KEY) -> Image.Image:
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     height, width = pixels.shape[:2]
     # detection adds up over the area, so larger pictures need less
-    strength = min(STRENGTH, max(MIN_STRENGTH, STRENGTH * math.sqrt(TILE / min(height, width))))
+    share = min(1.0, max(MIN_SHARE, math.sqrt(TILE / min(height, width))))
+    squares = _detail(pixels @ _LUMA) ** 2
+    detail = np.sqrt(np.min([_box_mean(squares, window) for window in _DETAIL_WINDOWS], axis=0).clip(0))
+    room = STRENGTH_BY_DETAIL * np.maximum(detail - FLAT, 0)
     noise = np.tile(_pattern(key), (-(-height // TILE), -(-width // TILE)))[:height, :width]
-    marked = Image.fromarray(np.clip(np.rint(pixels + strength * noise[..., None]), 0, 255).astype(np.uint8))
+    noise = share * np.minimum(STRENGTH + room, MAX_STRENGTH) * noise
+    noise = noise.clip(-MAX_CHANGE - 2 * room, MAX_CHANGE + 2 * room)
+    marked = Image.fromarray(np.clip(np.rint(pixels + noise[..., None]), 0, 255).astype(np.uint8))
     marked.info = dict(image.info)
     return marked
 
@@ -179,11 +193,15 @@ def _score(residual: np.ndarray, spectrum: np.ndarray) -> float:
     return float(correlation.max() / deviation) if deviation > 1e-3 else 0.0  # one colour, but for rounding
 
 
+def _detail(luma: np.ndarray) -> np.ndarray:
+    """What the neighbourhood does not foretell, in grey levels."""
+    return luma - _box_mean(luma, _WINDOW)
+
+
 def _whiten(luma: np.ndarray) -> np.ndarray:
-    """What the neighbourhood does not foretell, in units of how rough the neighbourhood is."""
-    detail = luma - _box_mean(luma, _MEAN_WINDOW)
-    deviation = np.sqrt(np.maximum(_box_mean(detail**2, _DEVIATION_WINDOW), 0))
-    return detail / (deviation + _DEVIATION_FLOOR)
+    """The detail by how rough the neighbourhood is: the weights that find a weak signal in noise of known variance."""
+    detail = _detail(luma)
+    return detail / (_box_mean(detail**2, _WINDOW).clip(0) + _DEVIATION_FLOOR**2)
 
 
 def _box_mean(values: np.ndarray, window: int) -> np.ndarray:

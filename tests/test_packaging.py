@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -66,6 +67,17 @@ def test_constraints_are_pins_and_nothing_else(kind):
     text = (REPOSITORY / f"constraints-{kind}.txt").read_text(encoding="utf-8")
     assert "://" not in text and "--" not in text and " @ " not in text
     assert all(len(pin.specifier) == 1 for pin in pins(f"constraints-{kind}.txt"))
+
+
+def test_every_locked_package_has_a_licence_that_is_allowed():
+    licences = runpy.run_path(str(REPOSITORY / ".ci" / "licences.py"))
+    table, names, problems = licences["table"](), licences["locked"](), licences["problems"]
+    assert not problems(table, names)
+    assert problems(table, names | {"new-package"})[0].startswith("new-package is locked and has no licence: run ")
+    assert problems(table, names - {"torch"}) == ["torch has a licence and is not locked: remove its line"]
+    for licence in ("GPL-3.0-only", "MIT AND AGPL-3.0-only", "(MIT OR GPL-2.0)", "LicenseRef-NVIDIA-Proprietary"):
+        assert [line.partition(" ")[0] for line in problems(table | {"tqdm": licence}, names)] == ["tqdm"], licence
+    assert not problems(table | {"tqdm": "GPL-3.0-only OR MIT"}, names)
 
 
 def imports(folder):

@@ -114,6 +114,32 @@ def test_more_places_are_searched_at_the_same_false_alarm_rate(face):
         assert found <= 9  # 3 are expected; more than 9 happen once in a thousand times
 
 
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_flat_ground_changes_by_two_levels_at_most(face, size):
+    grey = np.full((size, size, 3), 128) + np.random.default_rng(0).normal(0, 0.62, (size, size, 1))
+    ramp = np.repeat(np.linspace(20, 230, size)[None, :, None], size, axis=0).repeat(3, axis=2)
+    edge = np.full((size, size, 3), 40.0)
+    edge[:, size // 2 :] = 200
+    for flat in (grey, ramp, edge):
+        picture = Image.fromarray(np.rint(flat).astype(np.uint8))
+        difference = np.abs(np.asarray(embed_watermark(picture), dtype=int) - np.asarray(picture, dtype=int))
+        if flat is edge:  # up to the edge itself
+            difference = np.delete(difference, range(size // 2 - 2, size // 2 + 2), axis=1)
+        assert 0 < difference.max() <= 2
+        assert detect_watermark(embed_watermark(picture)).found
+    # what a flat picture may not get, a rough one does
+    rough = Image.fromarray(np.random.default_rng(0).integers(60, 200, (size, size, 3), dtype=np.uint8))
+    assert np.abs(np.asarray(embed_watermark(rough), dtype=int) - np.asarray(rough, dtype=int)).max() > 4
+
+
+@pytest.mark.parametrize("strength", [2.4, 1.5])  # of sides of 64, and from 164 pixels on
+def test_pictures_that_version_0_1_marked_are_found(face, strength):
+    noise = strength * _pattern("unif2ace")[..., None]
+    old = Image.fromarray(np.clip(np.rint(np.asarray(face) + noise), 0, 255).astype(np.uint8))
+    for change in (old, through(old, "JPEG", quality=90), scaled(old, 1.25), old.crop((3, 4, 61, 61))):
+        assert detect_watermark(change).found
+
+
 def test_another_key_finds_nothing(face):
     marked = embed_watermark(face, key="mine")
     assert detect_watermark(marked, key="mine").found and not detect_watermark(marked).found
