@@ -10,6 +10,7 @@ from importlib import import_module
 _MODULE_OF = {
     "FACE_PARTS": ".regions_unif2ace",
     "Provenance": "..modeling_unif2ace.provenance_unif2ace",
+    "UniF2aceBlocks": ".modular_unif2ace",
     "UniF2acePipeline": ".pipeline_unif2ace",
     "UniF2acePipelineOutput": ".pipeline_unif2ace",
     "UniF2aceScheduler": ".scheduling_unif2ace",
@@ -20,6 +21,7 @@ _MODULE_OF = {
     "embed_watermark": "..modeling_unif2ace.watermark_unif2ace",
     "read_provenance": "..modeling_unif2ace.provenance_unif2ace",
     "save_image": "..modeling_unif2ace.provenance_unif2ace",
+    "save_modular_pipeline": ".modular_unif2ace",
 }
 
 __all__ = [*_MODULE_OF]

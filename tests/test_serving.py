@@ -347,7 +347,8 @@ def test_chat(server, pipe, face):
     status, _, answer = server.chat(question(face))
     assert status == 200 and answer["object"] == "chat.completion"
     choice = answer["choices"][0]
-    assert choice["message"] == {"role": "assistant", "content": pipe.answer(face, "What is it?", max_new_tokens=6)}
+    expected = pipe.answer(face, "What is it?", max_new_tokens=6)
+    assert choice["message"] == {"role": "assistant", "content": expected, "refusal": None}
     usage = answer["usage"]
     assert choice["finish_reason"] == ("length" if usage["completion_tokens"] == 6 else "stop")
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
