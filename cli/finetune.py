@@ -99,6 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     lines = [f"{summary['steps']} steps in {summary['seconds'] / 60:.1f} minutes{loss}"]
     for kind, change in summary["changed"].items():
         lines.append(f"  {kind}: changed by {change:.1e} (root mean square)" if change else f"  {kind}: untouched")
+    for name, values in summary["measured"].items():
+        lines.append(f"  {name}: {values['before']:.3f} before, {values['after']:.3f} after")
+    lines.append(f"look at {Path(settings.output) / 'run' / 'sheet.png'}: training pictures, before and after")
     lines.append(f"wrote {settings.output}: {', '.join(summary['files'])}")
     lines.append(f"try: unif2ace generate {json.dumps(summary['prompts'][0])} --model {settings.output}")
     arguments.console.result("\n".join(lines), output=settings.output, **summary)

@@ -267,6 +267,8 @@ class Card:
         trigger = self.run.trigger or self.known.get("instance_prompt")
         if layout == ADAPTER and trigger:
             fields["instance_prompt"] = trigger
+        if self.prompts and fields["pipeline_tag"] == "text-to-image":
+            fields["widget"] = [{"text": prompt} for prompt in self.prompts[:3]]  # examples of the Hub's page
         measured = [result for results in self.results for result in card_results(results)]
         if measured and "model-index" not in kept:
             fields |= {"model_name": repo_id.rpartition("/")[2], "eval_results": measured}
@@ -316,6 +318,7 @@ class Card:
             run=bool(run.starts or run.log or run.summary),
             finetuned=bool(run.summary),
             changed=public(run.summary.get("changed") or {}),
+            measured=public(run.summary.get("measured") or {}),
             data=run.data_sentence(),
             time=run.time_sentence(),
             arguments=run.arguments,

@@ -74,6 +74,12 @@ def test_adapter_is_written_and_loads(settings, preset, tmp_path):
     assert (output / "adapter_model.safetensors").stat().st_mode & 0o044 == 0o044
     assert summary["files"] == ["README.md", "adapter_config.json", "adapter_model.safetensors", "samples.png"]
     assert not list((output / "run").glob("checkpoint-*"))
+    assert all(set(values) == {"before", "after"} for values in summary["measured"].values())
+    assert {"loss of other pictures", "attributes of the captions that the model sees"} <= set(summary["measured"])
+    card = (output / "README.md").read_text()
+    assert "| loss of other pictures | " in card and "widget" in card
+    with Image.open(output / "run" / "sheet.png") as sheet:  # three rows, a column for each caption
+        assert sheet.width > 4 * 192 and sheet.height > 3 * 192
     assert json.loads((output / "run" / "summary.json").read_text())["changed"] == summary["changed"]
     assert (summary["changed"].get("mmu routed experts", 0.0), "mmu shared experts" in summary["changed"]) == (
         0,
@@ -231,6 +237,7 @@ def test_command(base, faces, tmp_path, capfd):
     assert Image.open(picture).size == (16, 16)
     capfd.readouterr()
     assert main(arguments) == 2
-    assert capfd.readouterr().err.count("\n") == 1
+    reading, error = capfd.readouterr().err.splitlines()
+    assert reading.startswith("reading ") and "exists and is not empty" in error
     assert main([*arguments[:2], str(tmp_path / "none"), *arguments[3:4], str(tmp_path / "x")]) == 2
     assert "does not exist" in capfd.readouterr().err

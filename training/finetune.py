@@ -5,7 +5,8 @@ Fine-tune a checkpoint on a folder of faces: the command `unif2ace finetune`.
     unif2ace generate "zora, a woman with a red hat" --model my_faces_lora -o face.png
 
 What it writes: a LoRA adapter (or, with `--preset full`, a whole checkpoint) with its card and sample pictures; `run/`
-beside them has the settings, the log and, until training is complete, the checkpoints to resume from.
+beside them has the settings, the log, a sheet that sets training pictures beside what the model drew of their captions
+before and after, and, until training is complete, the checkpoints to resume from.
 """
 
 import json
@@ -13,6 +14,7 @@ import os
 import platform
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +22,9 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -30,12 +34,13 @@ from ..pipelines import UniF2acePipeline
 from ..pipelines.files import replacing, write_json
 from ..pipelines.hooks import card_writer
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
-from ..pipelines.pictures import picture_grid, save_picture
+from ..pipelines.pictures import labelled_sheet, picture_grid, save_picture
 from .adapters import changed_weights, lora_config, restrict_to_tasks
 from .arguments import UniF2aceTrainingArguments
 from .callbacks import JsonLog, Progress
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
+from .data.language.captions import parse_caption
 from .data.rows import FaceRows, TuningRows, read_faces
 from .finetune_settings import FULL, FinetuneSettings
 from .trainer import UniF2aceTrainer
@@ -43,7 +48,9 @@ from .trainer import UniF2aceTrainer
 
 SETTINGS_FILE, SUMMARY_FILE, LOG_FILE, PRIOR_FILE = "settings.json", "summary.json", "log.jsonl", "prior.safetensors"
 PASSES = 8  # over the faces before their words repeat, where a face has several captions
-ENCODE_BATCH, PRIOR_BATCH, SAMPLES = 32, 8, 4
+ENCODE_BATCH, PRIOR_BATCH, SAMPLES = 32, 8, 6
+OTHERS = 8  # pictures of the base model's own that are not learnt again: their loss says what is forgotten
+SHEET_FILE, SHEET_SIDE = "sheet.png", 192
 PACKAGES = ("unif2ace", "torch", "transformers", "peft", "diffusers")
 
 
@@ -59,8 +66,9 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     Returns:
         `dict`: The summary that is also in `run/summary.json`: `settings`, `base`, `pictures`, `prior`, `parameters`
         (trained and all), `steps`, `seconds`, `first_loss`, `last_loss`, `changed`
-        ([`~unif2ace.training.adapters.changed_weights`]), `prompts`, `samples`, `files`, `versions`. Of a run that
-        Ctrl-C or SIGTERM ended, only `settings`, `steps` and `stopped_by`: it has left a checkpoint and no result.
+        ([`~unif2ace.training.adapters.changed_weights`]), `measured` (name to `before` and `after`; see
+        docs/finetuning.md), `prompts`, `samples`, `files`, `versions`. Of a run that Ctrl-C or SIGTERM ended, only
+        `settings`, `steps` and `stopped_by`: it has left a checkpoint and no result.
 
     Raises:
         FileExistsError: if the output folder holds something and is not to be resumed.
@@ -84,7 +92,11 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     set_seed(settings.seed)
     codes = _encode(model, processor, records)
     count = settings.prior if settings.prior is not None else len(records) if settings.trigger else 0
-    prior = _prior(pipe, records, settings, count if "t2i" in settings.tasks else 0, run / PRIOR_FILE)
+    drawn = _prior(pipe, records, settings, count + OTHERS if "t2i" in settings.tasks else 0, run / PRIOR_FILE)
+    prior, others = drawn[:count], [{"task": "t2i", "text": text, "codes": codes} for text, codes in drawn[count:]]
+    shown = [record for record in records if record.captions][:SAMPLES]
+    prompts = [record.captions[0] for record in shown] or ["a face"]
+    before = _draw(pipe, prompts, settings.seed)
     faces = FaceRows(records, passes=PASSES, seed=settings.seed, features={"codes": codes})
     rows = TuningRows(faces, settings.tasks, prior * PASSES)
 
@@ -98,6 +110,7 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
         f"{trained / 1e6:.2f}M of {parameters[1] / 1e6:.2f}M parameters learn",
         flush=True,
     )
+    losses_of_others = [_loss(trainer, others)]
     # a run that was stopped before its first checkpoint begins again, with the pictures that it has drawn already
     go_on = resume and any(run.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=str(last_checkpoint(run)) if go_on else None)
@@ -108,8 +121,16 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
     if changed and not any(changed.values()):
         raise ValueError("the adapter has learnt nothing at all: check the data and the learning rate")
 
+    losses_of_others.append(_loss(trainer, others))
     tuned.eval()
-    prompts = list(dict.fromkeys(record.captions[0] for record in records if record.captions))[:SAMPLES] or ["a face"]
+    after = _draw(pipe, prompts, settings.seed)
+    judge = nullcontext() if settings.preset == FULL else tuned.disable_adapter()
+    with judge:  # the base says what it sees in the pictures of both
+        measured = {
+            "loss of other pictures": losses_of_others,
+            "likeness to the training pictures": _likeness(pipe, records, [before, after]),
+            "attributes of the captions that the model sees": _attributes_seen(pipe, prompts, [before, after]),
+        }
     summary = {
         "settings": asdict(settings),
         "base": base,
@@ -122,12 +143,19 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "changed": changed,
+        "measured": {
+            name: {"before": round(values[0], 4), "after": round(values[1], 4)}
+            for name, values in measured.items()
+            if None not in values
+        },
         "prompts": prompts,
         "samples": "samples.png",
         "device": str(model.device),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
-    save_picture(picture_grid(_draw(pipe, prompts, settings.seed)), output / "samples.png")
+    save_picture(picture_grid(after), output / "samples.png")
+    rows = {"training": [record.image for record in shown], "before": before, "after": after}
+    save_picture(labelled_sheet(rows, prompts, SHEET_SIDE), run / SHEET_FILE)  # in run/, which is never published
     _write_result(tuned, pipe, output, settings)
     write_json(run / SUMMARY_FILE, summary)  # the card is made of it
     if settings.preset != FULL:
@@ -238,6 +266,42 @@ def _draw(pipe: UniF2acePipeline, prompts: list[str], seed: int, output_type: st
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
     pipe.set_progress_bar_config(disable=True)
     return pipe(texts, generator=generators, output_type=output_type).images
+
+
+def _loss(trainer: UniF2aceTrainer, rows: list[dict]) -> float | None:
+    """Cross-entropy of masked codes, with the same masks each time; `None` without rows."""
+    return trainer.evaluate(rows, metric_key_prefix="others")["others_mask_loss"] if rows else None
+
+
+@torch.no_grad()
+def _likeness(pipe: UniF2acePipeline, records, drawn: list[list[Image.Image]]) -> list[float | None]:
+    """Mean cosine of the face encoder's embeddings to the mean of the training pictures; `None` without an encoder."""
+
+    def embed(images):
+        inputs = pipe.processor.image_processor(images, return_tensors="pt").to(pipe.transformer.device)
+        return pipe.transformer.model.encode_face(inputs["pixel_values"], inputs.get("face_pixel_values"))
+
+    if pipe.transformer.model.face_encoder is None:
+        return [None] * len(drawn)
+    known = torch.cat([embed([record.image for record in records[i : i + 32]]) for i in range(0, len(records), 32)])
+    center = F.normalize(known.mean(0), dim=0)
+    return [(embed(images) @ center).mean().item() for images in drawn]
+
+
+def _attributes_seen(pipe: UniF2acePipeline, prompts: list[str], drawn: list[list[Image.Image]]) -> list[float | None]:
+    """
+    Share of the attributes which the prompts state that the model states, too, when it describes the pictures; `None`
+    where the prompts state none.
+    """
+    stated = [parse_caption(prompt) for prompt in prompts]
+    count = sum(map(len, stated))
+    if not count:
+        return [None] * len(drawn)
+    shares = []
+    for images in drawn:
+        seen = [parse_caption(text).items() for text in pipe.describe(images)]
+        shares.append(sum(len(want.items() & read) for want, read in zip(stated, seen, strict=True)) / count)
+    return shares
 
 
 def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run: Path) -> UniF2aceTrainer:
