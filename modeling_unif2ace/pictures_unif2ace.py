@@ -73,6 +73,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
     try:
         _check_size(picture, name, max_pixels)
         try:
+            if _is_cut_off(picture):
+                raise OSError("the file ends too early")
             picture.load()
             upright = ImageOps.exif_transpose(picture)
         except _DECODING_ERRORS as error:
@@ -275,6 +277,31 @@ def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
         raise UniF2aceImageError(
             f"{name} has {width}x{height} pixels, expected sides whose ratio is at most {MAX_ASPECT_RATIO}: crop it"
         )
+
+
+def _is_cut_off(picture: Image.Image) -> bool:
+    """
+    Whether the file of a JPEG or PNG picture ends before the picture does, which would show after decoding most of it.
+    Other formats: Pillow sees it at once (WebP, AVIF), or reads no faster than it decodes (GIF, BMP, TIFF, PPM).
+    """
+    file = getattr(picture, "fp", None)
+    if file is None or picture.format not in ("JPEG", "MPO", "PNG"):
+        return False
+    place = file.tell()
+    try:
+        if picture.format != "PNG":  # the place is behind the header, whose thumbnail has an end of its own
+            return b"\xff\xd9" not in file.read()
+        size = file.seek(0, os.SEEK_END)
+        start = 8
+        while start + 8 <= size:
+            file.seek(start)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            start += 12 + length
+            if kind == b"IDAT" and start > size + 12:  # 4 bytes after the data and 8 of theirs are only check sums
+                return True
+        return False
+    finally:
+        file.seek(place)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

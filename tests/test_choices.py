@@ -96,12 +96,13 @@ def test_bad_benchmarks_are_refused(facexbench, facebench, tmp_path):
         with pytest.raises(ValueError, match=f"age_single.json is no file.*{message}"):
             load_facexbench(facexbench)
         file.write_text(good)
-    for name, error, message in (
-        ("../outside.png", ValueError, "leads out"),
-        ("gone.png", FileNotFoundError, "missing"),
+    for name, message in (
+        ("../outside.png", "leaves the folder"),
+        ("gone.png", "missing"),
+        ("http://x/0.png", "address"),
     ):
         file.write_text(good.replace("datasets/fairface/0.png", name))
-        with pytest.raises(error, match=message):
+        with pytest.raises(ValueError, match=message):
             load_facexbench(facexbench)
     lines = (facebench / "test.jsonl").read_text()
     (facebench / "test.jsonl").write_text(lines.replace('"gt_answer": "B"', '"gt_answer": "red"'))
@@ -109,6 +110,24 @@ def test_bad_benchmarks_are_refused(facexbench, facebench, tmp_path):
         load_facebench(facebench)
     with pytest.raises(ValueError, match="expected letters of 'AB'"):
         ChoiceQuestion("1", (), "?", ("yes", "no"), "C")
+
+
+def test_a_benchmark_downloaded_from_the_hub_is_links_into_the_cache(facexbench, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("hub") / "datasets--someone--facexbench"
+    snapshot = cache / "snapshots" / "abc"
+    (cache / "blobs").mkdir(parents=True)
+    for number, path in enumerate(path for path in facexbench.rglob("*") if path.is_file()):
+        link = snapshot / path.relative_to(facexbench)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(cache / "blobs" / str(number))
+        link.symlink_to(cache / "blobs" / str(number))
+    assert len(load_facexbench(snapshot)) == 2
+    outside = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    picture(outside, 0)
+    (snapshot / "datasets" / "fairface" / "0.png").unlink()
+    (snapshot / "datasets" / "fairface" / "0.png").symlink_to(outside)
+    with pytest.raises(ValueError, match="is a link out of"):
+        load_facexbench(snapshot)
 
 
 COLORS = ["red", "dark red", "a man with a hat", "blue"]

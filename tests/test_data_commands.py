@@ -20,7 +20,8 @@ from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, UniF2ac
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.data.features import encode_pictures, fingerprints
 from unif2ace.training.data.inspection import contact_sheet, inspect_faces
-from unif2ace.training.data.prepare import PreparedFaces, prepare, prepared_rows
+from unif2ace.training.data.prepare import PreparedFaces, prepare
+from unif2ace.training.data.rows import prepared_rows
 from unif2ace.training.data.sources import TooManyBrokenSamplesError, open_faces
 from unif2ace.training.synthetic.painted.dataset import painted_face
 

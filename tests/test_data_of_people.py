@@ -74,6 +74,26 @@ FORMS = {
     "upper case": beside(".TXT"),
     "jsonl": lambda place: (place / "metadata.jsonl").write_text(lines(rows())),
     "jsonl with a mark": lambda place: (place / "metadata.jsonl").write_text(lines(rows()), encoding="utf-8-sig"),
+    "jsonl of PowerShell": lambda place: (place / "metadata.jsonl").write_text(lines(rows()), encoding="utf-16"),
+    "json lines in json": lambda place: (place / "metadata.json").write_text(lines(rows())),
+    "caption inside of an object": lambda place: (place / "metadata.jsonl").write_text(
+        lines(
+            [{"file_name": f"{n}.png", "captions": {"short": text, "long": None}} for n, text in enumerate(CAPTIONS)]
+        )
+    ),
+    "two columns of one name": lambda place: (place / "metadata.csv").write_text(
+        "file_name,text,text\n" + "".join(f'{n}.png,"{text}",another\n' for n, text in enumerate(CAPTIONS))
+    ),
+    "csv of old Windows": csv_file("metadata.csv", "cp1252", ";", before="sep=;\r\n"),
+    "csv of an old Mac": lambda place: (place / "metadata.csv").write_text(
+        "file_name,text\r" + "".join(f'{n}.png,"{text}"\r' for n, text in enumerate(CAPTIONS)), newline=""
+    ),
+    "tabs and inches": lambda place: (place / "metadata.tsv").write_text(
+        "file_name\ttext\theight\n" + "".join(f'{n}.png\t{text}\t5" 7\n' for n, text in enumerate(CAPTIONS))
+    ),
+    "name to list of captions": lambda place: (place / "captions.json").write_text(
+        json.dumps({f"{number}.png": [text] for number, text in enumerate(CAPTIONS)})
+    ),
     "json list": lambda place: (place / "metadata.json").write_text(json.dumps(rows())),
     "another column": lambda place: (place / "metadata.jsonl").write_text(lines(rows("blip_caption", score=0.5))),
     "a column of any name": lambda place: (place / "metadata.jsonl").write_text(lines(rows("was_man_sieht"))),
@@ -114,6 +134,55 @@ def test_a_folder_of_splits_gives_the_split_and_names_the_others(tmp_path, capsy
     assert len(captions_of(tmp_path, split="test")) == 2
     with pytest.raises(ValueError, match="has the splits test, train, but split='validation'"):
         open_faces(tmp_path, split="validation")
+
+
+def test_a_table_beside_the_splits_is_read_or_named(tmp_path):
+    add_pictures(tmp_path / "train")
+    table = [{"file_name": f"train/{number}.png", "text": text} for number, text in enumerate(CAPTIONS)]
+    (tmp_path / "metadata.jsonl").write_text(lines(table))
+    assert captions_of(tmp_path) == {f"train/{name}": captions for name, captions in WANTED.items()}
+    add_pictures(tmp_path / "test")
+    assert "metadata.jsonl lies beside the splits and is not read: put it into one" in open_faces(tmp_path).notes
+
+
+def test_metadata_that_hold_the_pictures_themselves(tmp_path):
+    features = Features({"image": Image(), "text": Value("string")})
+    table = [{"image": PILImage.new("RGB", (16, 16)), "text": text} for text in CAPTIONS]
+    Dataset.from_list(table, features=features).to_parquet(tmp_path / "metadata.parquet")
+    assert [record.captions for record in open_faces(tmp_path)] == [[text] for text in CAPTIONS]
+
+
+def test_a_folder_of_tables_about_pictures_elsewhere(folder, tmp_path):
+    (folder / "metadata.jsonl").write_text(lines(rows()))
+    os.rename(folder / "metadata.jsonl", tmp_path / "metadata.jsonl")
+    place = tmp_path / "words"
+    place.mkdir()
+    os.rename(tmp_path / "metadata.jsonl", place / "metadata.jsonl")
+    assert captions_of(place, images=folder) == WANTED
+
+
+def test_a_list_of_tags_is_one_caption(folder):
+    table = [{"file_name": f"{number}.png", "tags": ["1girl", "hat"]} for number in range(4)]
+    (folder / "metadata.jsonl").write_text(lines(table))
+    assert set(map(tuple, captions_of(folder).values())) == {("1girl, hat",)}
+
+
+def test_numbers_that_are_none_are_no_captions(folder):
+    odd = '{"file_name": "0.png", "text": NaN}\n{"file_name": "1.png", "text": Infinity}\n'
+    (folder / "metadata.jsonl").write_text(odd + lines(rows()[2:]))
+    stream = open_faces(folder)
+    assert [record.captions for record in stream] == [[text] for text in CAPTIONS[2:]]
+    problems = [problem for _, problem in stream.broken.named]
+    assert "has no caption" in problems[0] and "has type float, expected a text" in problems[1]
+
+
+def test_packed_files_are_named_with_what_to_do(folder):
+    (folder / "metadata.jsonl.gz").write_bytes(b"\x1f\x8b")
+    assert "1 .gz files are not read, first metadata.jsonl.gz" in open_faces(folder, need_text=False).notes
+    for name in ("faces.csv.gz", "faces.zip"):
+        (folder / name).write_bytes(b"PK")
+        with pytest.raises(ValueError, match="is no data file.*unpack it first"):
+            open_faces(folder / name)
 
 
 def test_tables_in_subfolders_name_their_own_pictures(tmp_path):
@@ -295,6 +364,14 @@ def test_a_folder_without_any_words_is_refused_unless_told(folder, capsys):
     records = read_faces(str(folder), "zora", trigger_only=True)
     assert {tuple(record.captions) for record in records} == {("zora",)}
     assert "4 of 4 pictures are trained with 'zora' alone" in capsys.readouterr().err
+
+
+def test_pictures_with_questions_alone_would_be_painted_by_the_trigger_alone(folder, capsys):
+    table = [{"file_name": f"{n}.png", "question": "Who is it?", "answer": text} for n, text in enumerate(CAPTIONS)]
+    (folder / "metadata.jsonl").write_text(lines(table))
+    assert read_faces(str(folder))[0].questions[0].answer == CAPTIONS[0]
+    with pytest.raises(ValueError, match="4 of 4 pictures .* no caption that was understood.*--trigger-only"):
+        read_faces(str(folder), "zora")
 
 
 def test_a_trigger_within_a_word_is_not_there(folder):

@@ -1,19 +1,20 @@
-"""Features computed once: the same training as computing them each time, and a cache that knows what it holds."""
-
-import json
+"""Features computed once: the same training as computing them each time, and a folder that knows what it holds."""
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from unif2ace.modeling_unif2ace import get_preset
+from unif2ace.modeling_unif2ace import UniF2aceImageProcessor, get_preset
 from unif2ace.training.data.collator import UniF2aceCollator
-from unif2ace.training.data.features import DESCRIPTION, FeatureCache
+from unif2ace.training.data.features import encode_pictures
+from unif2ace.training.data.rows import make_rows
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 
 
 COUNT = 5
 PIXELS = torch.rand(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+PROCESSOR = UniF2aceImageProcessor.from_resolution(16)
 
 
 @pytest.fixture(scope="module")
@@ -23,64 +24,60 @@ def collator():
     return UniF2aceCollator(build_tokenizer(texts, config.text_vocab_size, 5), config)
 
 
-def build(folder, model, **kwargs):
-    options = {"batch_size": 2, "dtype": "float32", "progress": False, **kwargs}
-    return FeatureCache.build(
-        folder, model.model, lambda i: {"pixel_values": PIXELS[i]}, options.pop("count", COUNT), **options
-    )
+@pytest.fixture
+def faces(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number in range(COUNT):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
+        (folder / f"{number}.txt").write_text("an old man")
+    return folder
 
 
-def test_features_are_those_of_the_encoders(built, tmp_path):
-    cache = build(tmp_path, built)
-    assert len(cache) == COUNT
-    assert np.array_equal(cache.columns["codes"], built.model.encode_images(PIXELS).numpy())
-    for name, encode in (("clip_features", built.model.encode_clip), ("face_features", built.model.encode_face)):
-        np.testing.assert_allclose(cache.columns[name], encode(PIXELS).numpy(), atol=1e-5)
-    small = build(tmp_path / "half", built, dtype="float16")
-    assert small.columns["clip_features"].dtype == np.float16 and small.columns["codes"].dtype == np.int32
+def rows_of(faces, features, model, processor=PROCESSOR):
+    data = {"source": "faces", "train": {"path": str(faces)}, "features": str(features)}
+    return make_rows(data, 0, model.model, processor, progress=False)[0]
 
 
-def test_building_goes_on_where_it_stopped(built, tmp_path):
-    seen = []
-
-    def pixels(number):
-        seen.append(number)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return {"pixel_values": PIXELS[number]}
-
-    with pytest.raises(KeyboardInterrupt):
-        FeatureCache.build(tmp_path, built.model, pixels, COUNT, batch_size=2, dtype="float32", progress=False)
-    with pytest.raises(FileNotFoundError, match="2 of 5"):
-        FeatureCache(tmp_path)
-    seen.clear()
-    seen += [None] * 4
-    FeatureCache.build(tmp_path, built.model, pixels, COUNT, batch_size=2, dtype="float32", progress=False)
-    assert seen[4:] == [2, 3, 4]
-    whole = build(tmp_path / "whole", built)
-    for name, column in FeatureCache(tmp_path).columns.items():
-        np.testing.assert_allclose(column, whole.columns[name], atol=1e-6)
+def test_features_are_those_of_the_encoders(built, faces, tmp_path):
+    rows = rows_of(faces, tmp_path / "features", built)
+    for row in rows:
+        pixels = PROCESSOR(row["image"], return_tensors="pt")["pixel_values"]
+        assert torch.equal(row["codes"], built.model.encode_images(pixels)[0])
+        for name, encode in (("clip_features", built.model.encode_clip), ("face_features", built.model.encode_face)):
+            torch.testing.assert_close(row[name], encode(pixels)[0].float(), atol=2e-3, rtol=2e-3)
+    exact = encode_pictures(built.model, {"pixel_values": PIXELS}, "float32")
+    np.testing.assert_array_equal(exact["clip_features"], built.model.encode_clip(PIXELS).numpy())
 
 
-def test_a_cache_of_other_weights_is_refused(built, model, tmp_path):
-    build(tmp_path, built)
-    build(tmp_path, model)  # a copy: the same weights
+def test_features_are_made_once(built, faces, tmp_path):
+    first = [row["codes"] for row in rows_of(faces, tmp_path / "features", built)]
+    again = rows_of(faces, tmp_path / "features", built, processor=None)  # nothing is left to encode
+    assert all(torch.equal(row["codes"], codes) for row, codes in zip(again, first, strict=True))
+
+
+def test_features_of_other_weights_or_other_faces_are_refused(built, model, faces, tmp_path):
+    rows_of(faces, tmp_path / "features", built)
+    rows_of(faces, tmp_path / "features", model)  # a copy: the same weights
+    (faces / "0.png").unlink()
+    with pytest.raises(ValueError, match="says count=5, but 4 is asked for"):
+        rows_of(faces, tmp_path / "features", built)
+    faces.rename(tmp_path / "others")
+    with pytest.raises(ValueError, match="is asked for: choose another folder, delete it"):
+        rows_of(tmp_path / "others", tmp_path / "features", built)
     with torch.no_grad():
         model.model.vision_tower.embeddings.class_embedding += 1
-    with pytest.raises(ValueError, match="other weights"):
-        build(tmp_path, model)
-    with pytest.raises(ValueError, match="other count"):
-        build(tmp_path, built, count=4)
-    with pytest.raises(FileNotFoundError, match="no features"):
-        FeatureCache(tmp_path / "elsewhere")
-    assert json.loads((tmp_path / DESCRIPTION).read_text())["done"] == COUNT
+    with pytest.raises(ValueError, match="says count=5|says weights="):
+        rows_of(tmp_path / "others", tmp_path / "features", model)
 
 
-def test_rows_with_features_need_no_picture(built, collator, tmp_path):
-    cache = build(tmp_path, built)
+def test_rows_with_features_need_no_picture(built, collator):
+    columns = encode_pictures(built.model, {"pixel_values": PIXELS}, "float32")
     turns = [("Who is it?", "an old man")]
     seen = [{"task": "mmu", "turns": turns, "pixel_values": PIXELS[i]} for i in range(2)]
-    known = [{"task": "mmu", "turns": turns} | {k: c[i].copy() for k, c in cache.columns.items()} for i in range(2)]
+    known = [{"task": "mmu", "turns": turns} | {k: c[i].copy() for k, c in columns.items()} for i in range(2)]
     with torch.no_grad():
         pictured, computed = collator(seen), collator(known)
         assert "pixel_values" not in computed

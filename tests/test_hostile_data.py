@@ -104,6 +104,8 @@ NAMES = [
     "simplecache::http://127.0.0.1:{port}/x.png",
     "../secret.png",
     "sub/../../secret.png",
+    "%2e%2e/secret.png",
+    "sub%2F..%2f..%2fsecret.png",
     "..\\secret.png",
     "/etc/hostname",
     "//server/share/x.png",
@@ -185,6 +187,7 @@ def test_names_reach_nothing_outside(tmp_path, listener, form):
 
 
 FOREIGN = [
+    "hf://datasets/me/faces@main/%2e%2e/%2e%2e/other/x.png",
     "hf://datasets/other/faces@main/x.png",
     "zip://a.png::hf://datasets/other/faces/x.zip",
     "hf://datasets/me/faces@main/../../other/x.png",
@@ -302,6 +305,21 @@ def test_a_table_of_100_000_rows_is_read_in_flat_memory(tmp_path, kind):
     assert number == 99_999 and (peak - before) * os.sysconf("SC_PAGE_SIZE") < 60 * 2**20
 
 
+def test_a_folder_with_a_long_table_holds_no_text_in_memory(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    size = 2000
+    with open(tmp_path / "metadata.jsonl", "w") as file:
+        for number in range(20_000):
+            file.write(json.dumps({"file_name": "a.png", "text": f"{number} " + "x" * size}) + "\n")
+    tracemalloc.start()
+    stream = open_faces(tmp_path)
+    for number, row in enumerate(stream.rows):
+        assert row["__row__"]["text"].startswith(f"{number} ")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert number == 19_999 and peak < 20_000 * size / 4
+
+
 # Archives
 
 
@@ -323,6 +341,22 @@ def test_a_sample_of_many_large_members_does_not_fill_the_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150 * 2**20 and stream.broken.count == 1
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tgz"])
+def test_a_member_that_declares_a_terabyte_ends_the_archive_only(tmp_path, ending):
+    path = tmp_path / f"faces.{ending}"
+    with tarfile.open(path, "w" if ending == "tar" else "w:gz") as archive:
+        for name, content in (("a.png", png()), ("a.txt", b"fine")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        huge = tarfile.TarInfo("huge.png")
+        huge.size = 2**40
+        archive.fileobj.write(huge.tobuf(tarfile.GNU_FORMAT))
+    stream = open_faces(path)
+    assert [record.captions for record in stream] == [["fine"]]
+    assert "the member has 1,099,511,627,776 bytes, the limit is" in stream.broken.named[0][1]
 
 
 def test_an_archive_that_unpacks_without_end_is_left(tmp_path, monkeypatch):

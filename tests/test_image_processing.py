@@ -129,6 +129,24 @@ def test_truncated_files_are_refused(kind, tmp_path):
             load_image(path)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_file_that_ends_too_early_is_seen_without_decoding_and_no_other(kind):
+    noise = Image.effect_noise((64, 64), 80).convert("RGB")
+    exif = b"Exif\0\0" + encoded(noise.resize((8, 8)), "JPEG")  # a thumbnail has an end of its own
+    content = encoded(noise, kind, **({"exif": exif} if kind == "JPEG" else {}))
+    for left in (len(content) // 2, len(content) - 100):
+        with pytest.raises(UniF2aceImageError, match="the file ends too early"):
+            load_image(content[:left])
+    for whole in (content, content + b"a film of the phone" * 100):
+        assert load_image(whole).size == (64, 64)
+    for missing in range(1, 40):  # what Pillow reads is read
+        try:
+            Image.open(io.BytesIO(content[:-missing])).load()
+        except OSError:
+            continue
+        assert load_image(content[:-missing]).size == (64, 64)
+
+
 def test_pixel_count_is_checked_before_decoding():
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -37,7 +37,7 @@ class UniF2aceCollator:
       they bring what the model would compute from it:
     - `pictured=False` instead, for an mmu row that is a conversation without a picture;
     - `clip_features` (patches, clip_feature_size), `face_features` (face_feature_size,): precomputed, for mmu rows
-      ([`~unif2ace.training.data.features.FeatureCache`] makes them).
+      ([`~unif2ace.training.data.prepare.prepare`] makes them).
 
     Text-to-image rows are left padded, understanding rows right padded, to one length L, so that the N codes of every
     text-to-image row stand in the same columns, L-N-1 to L-2. Codes are the clean ones: the trainer masks them.

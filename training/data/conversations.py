@@ -8,9 +8,8 @@ from ...modeling_unif2ace.pictures_unif2ace import load_image
 from ...pipelines.files import json_lines
 from .language.attributes import ATTRIBUTES
 from .language.captions import DESCRIBE_PROMPTS, salient_attributes, write_caption
-from .language.visibility import assumed_visible
 from .records import FaceRecord
-from .rows import read_faces
+from .rows import read_faces, visible_of
 from .sources import SOURCES, open_faces
 from .sources.stream import file_below
 
@@ -121,7 +120,7 @@ def preference_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict]:
 
 def _described(record: FaceRecord, rng: random.Random) -> tuple[str, str]:
     """A true caption and, with the same choices of words, one with mistakes."""
-    visible = record.visible or assumed_visible(record.attributes)
+    visible = visible_of(record)
     wrong = dict(record.attributes)
     stated = list(salient_attributes(record.attributes, visible))
     for name in rng.sample(stated, min(WRONG_FACTS, len(stated))):

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from ...pipelines.files import only_run, plain_name, read_json, replacing, write_json
 from .features import encode_pictures
 from .records import FaceRecord
-from .rows import FaceRows
-from .sources import FaceStream
+from .sources import BrokenSamples, FaceStream
 from .sources.known import stored_record
 
 
@@ -42,8 +41,28 @@ _WORDS = pa.schema(
 )
 
 
+class RecordStream:
+    """Records by number as a stream that [`prepare`] can go on with."""
+
+    def __init__(self, records: Sequence[FaceRecord]):
+        self.records, self.done, self.broken = records, 0, BrokenSamples("the records")
+
+    def __iter__(self) -> Iterator[FaceRecord]:
+        while self.done < len(self.records):
+            self.done += 1
+            yield self.records[self.done - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of records that were taken."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place that `state_dict` gave."""
+        self.done = state["done"]
+
+
 def prepare(
-    stream: FaceStream,
+    stream: FaceStream | RecordStream,
     folder: str | Path,
     model: "UniF2aceModel",
     image_processor: Any,
@@ -60,7 +79,7 @@ def prepare(
     Encode a data set into parquet files, going on where an earlier run stopped.
 
     Args:
-        stream ([`FaceStream`]): The data set.
+        stream ([`FaceStream`] or [`RecordStream`]): The data set; the latter is not divided into parts.
         folder (`str` or `Path`): Where the files go; made when it does not exist.
         model ([`UniF2aceModel`]): Its image tokenizer and encoders.
         image_processor: Prepares pictures for it.
@@ -129,7 +148,7 @@ def _manifest(folder: Path, path: Path, settings: dict[str, Any], overwrite: boo
             name = min(name for name in settings if settings[name] != found["settings"].get(name))
             raise ValueError(
                 f"{other} says {name}={found['settings'].get(name)!r}, but {settings[name]!r} is asked for: choose "
-                "another folder, or replace its files with --overwrite"
+                "another folder, delete it, or replace its files with --overwrite"
             )
         for shard in found["shards"]:
             (folder / shard["file"]).unlink(missing_ok=True)
@@ -272,15 +291,3 @@ def _mapped(path: Path):
         except OSError:  # a folder that cannot be written to, or a full disk: the table stays in memory
             return table
     return pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()
-
-
-def prepared_rows(folder: str | Path, **options: Any) -> FaceRows:
-    """
-    Training rows of a prepared folder: `data.source: unif2ace.training.data.prepare:prepared_rows` in a configuration.
-
-    Args:
-        folder (`str` or `Path`): The folder.
-        options: Those of [`FaceRows`]: `passes`, `seed`, `caption_share`, `max_questions`.
-    """
-    faces = PreparedFaces(folder)
-    return FaceRows(faces, features=faces.columns, **options)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch.utils.data import Dataset, IterableDataset
 
 from ...modeling_unif2ace.layout_unif2ace import TASKS
 from ...modeling_unif2ace.pictures_unif2ace import load_image
-from .features import FeatureCache
+from .features import fingerprints
 from .language.captions import DESCRIBE_PROMPTS, write_caption
 from .language.questions import write_questions
 from .language.visibility import assumed_visible
@@ -46,8 +47,8 @@ class FaceRows(Dataset):
             Share of understanding rows that ask for a caption, where a record has captions and questions.
         max_questions (`int`, *optional*, defaults to 7): Most questions in one row.
         features (`Mapping[str, Sequence]`, *optional*):
-            Precomputed columns, one entry a record: `codes`, `clip_features`, `face_features`; see
-            [`~unif2ace.training.data.features.FeatureCache`].
+            Precomputed columns, one entry a record: `codes`, `clip_features`, `face_features`; those of
+            [`~unif2ace.training.data.prepare.PreparedFaces`].
 
     Raises:
         ValueError: if no record gives a row, or a column of `features` has another length.
@@ -110,26 +111,27 @@ class FaceRows(Dataset):
         """A request for a caption, or some questions in random order."""
         has_caption = bool(record.captions or record.attributes)
         has_questions = bool(record.questions or record.attributes)
-        if has_caption and (not has_questions or rng.random() < self.caption_share):
-            return [(rng.choice(DESCRIBE_PROMPTS), _caption(record, rng))]
         questions = list(record.questions)
-        if questions:
+        if has_caption and (not has_questions or rng.random() < self.caption_share):
+            questions = []
+        elif questions:
             rng.shuffle(questions)
-        else:
-            questions = write_questions(record.attributes, _visible(record), rng, self.max_questions)
-        if not questions:  # attributes about which nothing is asked
+        else:  # there may be attributes about which nothing is asked
+            questions = write_questions(record.attributes, visible_of(record), rng, self.max_questions)
+        if not questions:
             return [(rng.choice(DESCRIBE_PROMPTS), _caption(record, rng))]
         return [(question.question, question.answer) for question in questions[: self.max_questions]]
 
 
-def _visible(record: FaceRecord) -> dict[str, bool]:
+def visible_of(record: FaceRecord) -> dict[str, bool]:
+    """Which attributes of a record can be seen; where it does not say, what is usual."""
     return record.visible or assumed_visible(record.attributes)
 
 
 def _caption(record: FaceRecord, rng: random.Random) -> str:
     if record.captions:
         return rng.choice(record.captions)
-    return write_caption(record.attributes, _visible(record), rng).text
+    return write_caption(record.attributes, visible_of(record), rng).text
 
 
 def check_rows(dataset: Any, name: str = "train_dataset") -> None:
@@ -263,7 +265,7 @@ def faces(
 # Of a configuration
 
 ROW_OPTIONS = ("caption_share", "max_questions")
-NAMED = {"faces": f"{__name__}:faces", "prepared": f"{__package__}.prepare:prepared_rows"}
+NAMED = {"faces": f"{__name__}:faces", "prepared": f"{__name__}:prepared_rows"}
 # Sources that read the whole section themselves: called with it and the seed, they give the rows of both splits.
 # Worlds that are not part of the core stand here by name: nothing of them is imported before it is asked for.
 SECTIONS = {"synthetic": f"{__package__.rpartition('.')[0]}.synthetic.rows:section_rows"}
@@ -332,10 +334,10 @@ def make_rows(
             Either `source: synthetic` (the default) with the arguments of
             [`~unif2ace.training.synthetic.rows.section_rows`]; or `source: faces`, any face data set, with
             arguments of [`faces`] under `train` and `validation`; or `source: prepared`, with
-            those of [`~unif2ace.training.data.prepare.prepared_rows`]; or `source: package.module:function`, which is
+            those of [`prepared_rows`]; or `source: package.module:function`, which is
             called likewise and returns face records, a `datasets.Dataset` with their fields, or finished rows. With
-            records, `passes`, `caption_share` and `max_questions` are those of [`FaceRows`], and `features` is the
-            folder of a [`FeatureCache`], which is made if it does not exist.
+            records, `passes`, `caption_share` and `max_questions` are those of [`FaceRows`], and `features` is a
+            folder where codes and features are prepared once, or found, if data and weights are the same.
         seed (`int`): Seed of the words.
         model (`UniF2aceModel`, *optional*): Makes the features.
         image_processor (*optional*): Prepares pictures for it.
@@ -367,21 +369,30 @@ def make_rows(
             return found
         columns = None
         if features is not None:
-            cache = _features(Path(features) / name, records, model, image_processor, progress)
-            columns = cache.columns
+            from .prepare import PreparedFaces, RecordStream, prepare  # needs pyarrow, which the trainer does not
+
+            made_with = {"source": source, "data": arguments, "count": len(records), "weights": fingerprints(model)}
+            place = Path(features) / name
+            with PartialState().main_process_first():  # the others find it
+                prepare(RecordStream(records), place, model, image_processor, made_with, progress=progress)
+            columns = PreparedFaces(place).columns
         return FaceRows(records, passes=passes, seed=seed, features=columns, **options)
 
     return rows("train", train, passes), None if validation is None else rows("validation", validation, 1)
 
 
-def _features(folder: Path, records: Sequence[FaceRecord], model, image_processor, progress: bool) -> FeatureCache:
-    def pixels(number: int) -> dict[str, torch.Tensor]:
-        image = records[number].image
-        if image is None:
-            raise ValueError(f"record {number} has no picture to compute features from")
-        return {name: value[0] for name, value in image_processor(image, return_tensors="pt").items()}
+def prepared_rows(folder: str | Path, **options: Any) -> FaceRows:
+    """
+    Training rows of a folder that `unif2ace data prepare` made, `data.source: prepared` in a configuration.
 
-    return FeatureCache.build(folder, model, pixels, len(records), progress=progress)
+    Args:
+        folder (`str` or `Path`): The folder.
+        options: Those of [`FaceRows`]: `passes`, `seed`, `caption_share`, `max_questions`.
+    """
+    from .prepare import PreparedFaces
+
+    faces = PreparedFaces(folder)
+    return FaceRows(faces, features=faces.columns, **options)
 
 
 # For fine-tuning
@@ -420,7 +431,8 @@ def read_faces(source: str, trigger: str | None = None, trigger_only: bool = Fal
         raise ValueError(f"a face of {source} cannot be used: {what}; mend it or take it out") from error
     if not records:
         raise FileNotFoundError(f"{source} holds no picture")
-    bare = [record.id for record in records if not record.captions and not record.questions]
+    # questions do not say what to paint: with a trigger, a picture that has only these is painted by the trigger alone
+    bare = [record.id for record in records if not record.captions and (trigger or not record.questions)]
     count = f"{len(bare)} of {len(records)} pictures"
     if bare and not trigger:
         raise ValueError(

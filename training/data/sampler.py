@@ -28,14 +28,13 @@ class ShuffledSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        yield from torch.randperm(self.length, generator=_epoch_generator(self.seed, self.epoch)).tolist()
+        yield from torch.randperm(self.length, generator=self._generator()).tolist()
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
 
-def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-
-
-class TaskSampler(Sampler[int]):
+class TaskSampler(ShuffledSampler):
     """
     Shuffle rows of two tasks so that any run of consecutive rows has the wanted share of each, to one row.
 
@@ -52,21 +51,15 @@ class TaskSampler(Sampler[int]):
 
     def __init__(self, tasks: Sequence[str], t2i_fraction: float, seed: int = 0):
         codes = torch.tensor([TASKS.index(task) for task in tasks])
+        super().__init__(len(codes), seed)
         self.rows = [(codes == task).nonzero()[:, 0] for task in range(len(TASKS))]
-        self.t2i_fraction, self.seed, self.epoch, self.length = t2i_fraction, seed, 0, len(codes)
+        self.t2i_fraction = t2i_fraction
         for name, rows, share in zip(TASKS, self.rows, (t2i_fraction, 1 - t2i_fraction), strict=True):
             if share > 0 and len(rows) == 0:
                 raise ValueError(f"no {name} row among {len(codes)}, but t2i_fraction={t2i_fraction} asks for some")
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch number `epoch`."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
     def __iter__(self) -> Iterator[int]:
-        generator = _epoch_generator(self.seed, self.epoch)
+        generator = self._generator()
         queues = [self._endless(rows, generator) for rows in self.rows]
         for place in range(self.length):
             is_t2i = int((place + 1) * self.t2i_fraction + 1e-9) > int(place * self.t2i_fraction + 1e-9)

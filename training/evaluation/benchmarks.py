@@ -19,6 +19,7 @@ import os
 import re
 from pathlib import Path
 
+from ..data.sources.stream import file_below
 from .choices import LETTERS, ChoiceQuestion
 
 
@@ -40,8 +41,8 @@ def load_facexbench(folder: str | os.PathLike) -> list[ChoiceQuestion]:
         there are several pictures.
 
     Raises:
-        FileNotFoundError: if there are no files of questions, or a picture is missing.
-        ValueError: if a file is no such file.
+        FileNotFoundError: if there are no files of questions.
+        ValueError: if a file is no such file, or a picture is missing or lies outside of the folder.
     """
     folder = Path(folder)
     files = sorted((folder / "benchmark").glob("**/*.json"))
@@ -63,7 +64,7 @@ def _read(file: Path, folder: Path) -> list[ChoiceQuestion]:
         return [
             ChoiceQuestion(
                 id=f"{file.stem}-{number}",
-                images=tuple(find_image(folder, name) for name in asked["image_paths"]),
+                images=tuple(file_below(folder, name) for name in asked["image_paths"]),
                 question=" ".join(filter(None, map(str.strip, (before, asked["question_text"], after)))),
                 options=tuple(str(option) for option in asked["options"]),
                 right=asked["correct_answer_option"].strip().upper(),
@@ -73,22 +74,6 @@ def _read(file: Path, folder: Path) -> list[ChoiceQuestion]:
         ]
     except (RecursionError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no file of FaceXBench's questions ({type(error).__name__}: {error})") from error
-
-
-def find_image(folder: Path, name: str) -> Path:
-    """
-    A picture that a benchmark names; never one outside of its folder.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if the name leads out of the folder.
-    """
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"the name {name!r} leads out of {folder}")
-    if not path.is_file():
-        raise FileNotFoundError(f"the picture {path} is missing; put the benchmark's pictures where it names them")
-    return path
 
 
 def load_facebench(folder: str | os.PathLike) -> list[ChoiceQuestion]:
@@ -102,8 +87,8 @@ def load_facebench(folder: str | os.PathLike) -> list[ChoiceQuestion]:
         `list[ChoiceQuestion]`: all but the open questions; sliced by type, view and level.
 
     Raises:
-        FileNotFoundError: if there are no such files, or a picture is missing.
-        ValueError: if a line is no such question.
+        FileNotFoundError: if there are no such files.
+        ValueError: if a line is no such question, or a picture is missing or lies outside of the folder.
     """
     folder = Path(folder)
     files = sorted(folder.glob("**/*.jsonl"))
@@ -138,7 +123,7 @@ def _question(row: dict, folder: Path) -> ChoiceQuestion:
     images = folder / "images"
     return ChoiceQuestion(
         id=str(row["question_id"]),
-        images=(find_image(images if images.is_dir() else folder, row["image_id"]),),
+        images=(file_below(images if images.is_dir() else folder, row["image_id"]),),
         question=row["text"].strip(),
         options=tuple(options),
         right=_right(row["gt_answer"], options),
@@ -175,4 +160,4 @@ def _right(answer, options: list[str]) -> str:
 LOADERS = {"facexbench": load_facexbench, "facebench": load_facebench}
 """Suite -> what reads its folder."""
 
-__all__ = ["DATASET_IDS", "LOADERS", "find_image", "load_facebench", "load_facexbench"]
+__all__ = ["DATASET_IDS", "LOADERS", "load_facebench", "load_facexbench"]

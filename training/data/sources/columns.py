@@ -14,6 +14,7 @@ from .readers import ending
 from .stream import BROKEN, BrokenSampleError, open_picture
 
 
+_TAGS = ("tags", "taglist", "tagstring", "wd14tags", "wdtags", "keywords")  # a list of them is one caption
 # Usual names, the likeliest first; compared in lower case without separators.
 _NAMES: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "picture", "photo", "face", "jpg", "jpeg", "png", "webp", "imagebytes", "imagepath",
@@ -22,8 +23,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "caption": ("caption", "captions", "facecaption", "refinedcaption", "longcaption", "description", "descriptions",
                 "text", "texts", "txt", "prompt", "prompts", "jsoncaption", "laioncaption", "recaption",
                 "imagecaption", "blipcaption", "captiontext", "texten", "captionen", "encaption", "entext", "sentence",
-                "sentences", "alttext", "alt", "title", "labeltext", "additionalfeature", "instanceprompt", "tags",
-                "taglist", "tagstring", "wd14tags", "wdtags", "keywords"),
+                "sentences", "alttext", "alt", "title", "labeltext", "additionalfeature", "instanceprompt", *_TAGS),
     "question": ("question", "questions", "query", "instruction"),
     "answer": ("answer", "answers", "response", "label"),
     "conversations": ("conversations", "conversation", "messages", "vqa", "qa", "qapairs", "dialog", "dialogue"),
@@ -303,8 +303,12 @@ class MappedRows:
         """
 
         def texts_of(kind: str) -> list[str]:
-            names = self.columns.columns(kind)
-            return [text for name in names for text in texts(value_of(row, name), name, numbers=kind == "answer")]
+            found = []
+            for name in self.columns.columns(kind):
+                said = texts(value_of(row, name), name, numbers=kind == "answer")
+                is_tags = kind == "caption" and _plain(name.rpartition(".")[2]) in _TAGS
+                found += [", ".join(said)] if said and is_tags else said
+            return found
 
         asked, answered = texts_of("question"), texts_of("answer")
         if len(asked) != len(answered):

@@ -110,8 +110,11 @@ def split_folder(folder: Path, split: str) -> tuple[Path, list[str]]:
         names = ", ".join(path.name for path in parts)
         raise ValueError(f"{folder} has the splits {names}, but split={split!r} is asked for: name one (--split)")
     left = [path.name for path in parts if path not in wanted]
+    tables = [path.name for path in sorted(folder.iterdir()) if is_table(path)]
+    if not left and (tables or len(wanted) > 1):
+        return folder, []
     notes = [f"the folder {name} is another split (--split {name})" for name in left]
-    return (wanted[0], notes) if left or len(wanted) == 1 else (folder, [])
+    return wanted[0], notes + [f"{name} lies beside the splits and is not read: put it into one" for name in tables]
 
 
 @dataclass

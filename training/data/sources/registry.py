@@ -214,9 +214,11 @@ def recognise_folder(folder: Path) -> str:
         return "mm-celeba-hq"
     if any(folder.glob("text/*/*.txt")):
         return "celebv-text"
-    if any(path.stem.startswith(("metadata", "captions", "meta_")) for path in filter(is_table, folder.iterdir())):
+    tables, pictured = _tables_of(folder), bool(scan(folder).pictures)
+    own = [path for path in tables if path.parent == folder]  # else they are those of folders below
+    if pictured and any(path.stem.startswith(("metadata", "captions", "meta_")) for path in own):
         return "folder"
-    return "table" if _has_packed(folder) or (_tables_of(folder) and not scan(folder).pictures) else "folder"
+    return "table" if _has_packed(folder) or (tables and not pictured) else "folder"
 
 
 _PACKED = (".parquet", ".tar", ".arrow")
@@ -254,7 +256,7 @@ class _Reader:
             return self.table(undecoded(rows), None, notes)
         if place.is_dir():
             self.name = self.name or recognise_folder(place)
-            if self.name == "folder":
+            if self.name == "folder" and self.images is None:  # else its tables name pictures elsewhere
                 return known.open_folder(place, columns=self.columns, need_text=self.need_text, split=self.split)
         source = SOURCES.get(self.name or "")
         if source and source.folder and (self.name == "celebv-hq" or place.is_dir()):
