@@ -15,11 +15,11 @@ from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, a
 from unif2ace.training.data.cleaning import NearDuplicates, parse_splits, split_of
 from unif2ace.training.data.face_crops import (
     FoundFace,
-    InsightFaceFinder,
-    UnifaceFinder,
     choose_face,
     crop_face,
+    insightface_finder,
     make_finder,
+    uniface_finder,
 )
 from unif2ace.training.data.records import FaceRecord
 from unif2ace.training.data.sources import BrokenSampleError, open_faces
@@ -123,10 +123,10 @@ def test_detectors_are_asked_in_their_own_terms(photograph):
         ]
 
     for finder in (
-        UnifaceFinder(detector=SimpleNamespace(detect=answer)),
-        InsightFaceFinder(app=SimpleNamespace(get=answer)),
+        uniface_finder(detector=SimpleNamespace(detect=answer)),
+        insightface_finder(app=SimpleNamespace(get=answer)),
     ):
-        faces = finder.find(photograph, "astronaut.png")
+        faces = finder(photograph, "astronaut.png")
         assert np.array_equal(seen[-1], np.asarray(photograph)[:, :, ::-1]) and seen[-1].flags.c_contiguous
         assert choose_face(faces).landmarks is not None and choose_face(faces).size == faces[0].size
 
@@ -174,7 +174,7 @@ def test_landmarks_of_celeba(photograph, tmp_path, capsys):
     numbers = " ".join(str(value) for value in LANDMARKS.ravel())
     (tmp_path / "list_landmarks.txt").write_text(f"1\n{names}\n000001.png {numbers}\n")
     finder = make_finder(f"landmarks:{tmp_path / 'list_landmarks.txt'}")
-    assert np.allclose(finder.find(photograph, "000001.png")[0].landmarks, LANDMARKS)
+    assert np.allclose(finder(photograph, "000001.png")[0].landmarks, LANDMARKS)
     (tmp_path / "short.txt").write_text(f"{names}\n000001.png 1 2 3\n")
     with pytest.raises(ValueError, match="expected five points"):
         make_finder(f"landmarks:{tmp_path / 'short.txt'}")

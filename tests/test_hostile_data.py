@@ -217,6 +217,15 @@ def test_tables_and_texts_that_are_links_out_are_not_read(tmp_path):
     assert any("metadata.jsonl is not read" in note for note in stream.notes)
 
 
+def test_a_table_that_is_a_link_out_of_its_folder_is_not_read(tmp_path):
+    (tmp_path / "private.jsonl").write_text(json.dumps({"image": "a.png", "text": "the secret"}))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "train.jsonl").symlink_to(tmp_path / "private.jsonl")
+    with pytest.raises(ValueError, match="is a link out of"):
+        open_faces(inside)
+
+
 # Rows that cannot be read
 
 

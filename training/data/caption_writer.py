@@ -36,24 +36,14 @@ _LONGEST_WAIT = 60.0  # seconds between two attempts
 
 @dataclass(frozen=True)
 class CaptionPrompts:
-    """
-    The texts of one version.
+    """The texts of one version."""
 
-    Args:
-        version (`str`): Its name.
-        system (`str`): The system message of all requests.
-        draft (`str`): Asks for a description; `{known}` is the paragraph `known` or nothing.
-        known (`str`): Introduces a caption that the data set has; `{caption}`.
-        refine (`str`): Asks to correct a draft; `{draft}` and `{labels}`.
-        questions (`str`): Asks for questions about a caption; `{caption}` and `{count}`.
-    """
-
-    version: str
-    system: str
-    draft: str
-    known: str
-    refine: str
-    questions: str
+    version: str  # its name
+    system: str  # the system message of all requests
+    draft: str  # asks for a description; {known} is the paragraph `known` or nothing
+    known: str  # introduces a caption that the data set has, {caption}
+    refine: str  # asks to correct a {draft} by {labels}
+    questions: str  # asks for {count} questions about a {caption}
 
 
 V1 = CaptionPrompts(
@@ -90,15 +80,8 @@ PROMPTS: dict[str, CaptionPrompts] = {V1.version: V1}
 
 def write_labels(labels: Mapping[str, str]) -> str:
     """Labels as the prompt shows them, one a line; yes/no labels by name, those that do not hold as "not ..."."""
-    lines = []
-    for name, value in labels.items():
-        words = name.replace("_", " ")
-        if value == "yes":
-            lines.append(f"- {words}")
-        elif value == "no":
-            lines.append(f"- not {words}")
-        else:
-            lines.append(f"- {words}: {value}")
+    named = [(name.replace("_", " "), value) for name, value in labels.items()]
+    lines = [{"yes": f"- {name}", "no": f"- not {name}"}.get(value, f"- {name}: {value}") for name, value in named]
     return "\n".join(lines) or "- none"
 
 

@@ -45,9 +45,7 @@ class NearDuplicates:
             raise ValueError(f"distance={distance}, expected 0 to {_BITS // 2 - 1} of {_BITS} bits")
         self.distance = distance
         self.bounds = [_BITS * band // (distance + 1) for band in range(distance + 2)]
-        self.hashes: list[int] = []
-        self.names: list[str] = []
-        self.thumbnails: list[bytes] = []
+        self.seen: list[tuple[int, str, bytes]] = []  # hash, name, thumbnail
         self.bands: list[dict[int, list[int]]] = [{} for _ in range(distance + 1)]
 
     def add(self, image: Image.Image, name: str) -> str | None:
@@ -62,15 +60,13 @@ class NearDuplicates:
         keys = [(value >> low) & ((1 << (high - low)) - 1) for low, high in edges]
         for band, key in zip(self.bands, keys, strict=True):
             for place in band.get(key, ()):
-                if (self.hashes[place] ^ value).bit_count() <= self.distance:
-                    other = np.frombuffer(self.thumbnails[place], np.uint8).reshape(small.shape)
-                    if same_picture(small, other):
-                        return self.names[place]
+                known, earlier, other = self.seen[place]
+                if (known ^ value).bit_count() <= self.distance:
+                    if same_picture(small, np.frombuffer(other, np.uint8).reshape(small.shape)):
+                        return earlier
         for band, key in zip(self.bands, keys, strict=True):
-            band.setdefault(key, []).append(len(self.hashes))
-        self.hashes.append(value)
-        self.names.append(name)
-        self.thumbnails.append(small.tobytes())
+            band.setdefault(key, []).append(len(self.seen))
+        self.seen.append((value, name, small.tobytes()))
         return None
 
 

@@ -6,10 +6,9 @@ them at the first use, those of insightface for non-commercial research only) or
 faces gives its largest one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -48,58 +47,59 @@ class FoundFace:
         return float(np.linalg.norm(eyes - mouth))
 
 
-class FaceFinder(Protocol):
-    """Anything that finds faces."""
-
-    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
-        """The faces in an RGB picture called `name`, in any order; empty if there is none."""
+# An RGB picture and its name to the faces in it, in any order; none if there is none
+FaceFinder = Callable[[Image.Image, str], list[FoundFace]]
 
 
-class UnifaceFinder:
+def uniface_finder(threshold: float = 0.5, detector=None) -> FaceFinder:
     """SCRFD of the package `uniface` (MIT); its weights are downloaded at the first use."""
+    if detector is None:
+        uniface = need("uniface.detection", "align")
+        try:
+            detector = uniface.SCRFD(confidence_threshold=threshold)
+        except Exception as error:  # the download fails in as many ways as networks do
+            raise ValueError(
+                f"uniface has no weights of its detector ({error}): run it once where there is a network, or give "
+                "--detector landmarks:FILE"
+            ) from error
 
-    def __init__(self, threshold: float = 0.5, detector=None):
-        if detector is None:
-            uniface = need("uniface.detection", "align")
-            try:
-                detector = uniface.SCRFD(confidence_threshold=threshold)
-            except Exception as error:  # the download fails in as many ways as networks do
-                raise ValueError(
-                    f"uniface has no weights of its detector ({error}): run it once where there is a network, or give "
-                    "--detector landmarks:FILE"
-                ) from error
-        self.detector = detector
+    def find(image: Image.Image, name: str) -> list[FoundFace]:
+        return [_found(face.landmarks, face.confidence) for face in detector.detect(_bgr(image))]
 
-    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
-        faces = self.detector.detect(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # it wants BGR
-        return [FoundFace(np.asarray(face.landmarks, dtype=np.float64), float(face.confidence)) for face in faces]
+    return find
 
 
-class InsightFaceFinder:
+def insightface_finder(pack: str = "buffalo_l", threshold: float = 0.5, app=None) -> FaceFinder:
     """The detector of an `insightface` model pack (weights for non-commercial research only)."""
+    if app is None:
+        try:
+            from insightface.app import FaceAnalysis
+        except ImportError as error:
+            raise ValueError("the detector needs insightface: pip install insightface") from error
+        try:
+            app = FaceAnalysis(name=pack, allowed_modules=["detection"])
+            app.prepare(ctx_id=0, det_thresh=threshold)
+        except Exception as error:  # a download, or the bare assertion of a pack in a folder too deep
+            raise ValueError(
+                f"insightface's {pack} cannot be loaded ({type(error).__name__}: {error}): see that its .onnx "
+                f"files lie in ~/.insightface/models/{pack}, not in a folder below"
+            ) from error
 
-    def __init__(self, pack: str = "buffalo_l", threshold: float = 0.5, app=None):
-        if app is None:
-            try:
-                from insightface.app import FaceAnalysis
-            except ImportError as error:
-                raise ValueError("the detector needs insightface: pip install insightface") from error
-            try:
-                app = FaceAnalysis(name=pack, allowed_modules=["detection"])
-                app.prepare(ctx_id=0, det_thresh=threshold)
-            except Exception as error:  # a download, or the bare assertion of a pack in a folder too deep
-                raise ValueError(
-                    f"insightface's {pack} cannot be loaded ({type(error).__name__}: {error}): see that its .onnx "
-                    f"files lie in ~/.insightface/models/{pack}, not in a folder below"
-                ) from error
-        self.app = app
+    def find(image: Image.Image, name: str) -> list[FoundFace]:
+        return [_found(face.kps, face.det_score) for face in app.get(_bgr(image))]
 
-    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
-        faces = self.app.get(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
-        return [FoundFace(np.asarray(face.kps, dtype=np.float64), float(face.det_score)) for face in faces]
+    return find
 
 
-class LandmarkFile:
+def _bgr(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
+
+
+def _found(landmarks, score) -> FoundFace:
+    return FoundFace(np.asarray(landmarks, dtype=np.float64), float(score))
+
+
+def landmark_finder(path: Path) -> FaceFinder:
     """
     Landmarks that are known.
 
@@ -109,26 +109,19 @@ class LandmarkFile:
     Raises:
         ValueError: if an entry is not five points.
     """
+    if path.suffix == ".json":
+        entries: Mapping[str, Sequence] = read_json(path)
+    else:
+        from .sources.known import read_label_table
 
-    def __init__(self, path: Path):
-        if path.suffix == ".json":
-            entries: Mapping[str, Sequence] = read_json(path)
-        else:
-            from .sources.known import read_label_table
-
-            entries = {name: values.split() for name, values in read_label_table(path)[1]}
-        self.landmarks = {}
-        for name, values in entries.items():
-            try:
-                self.landmarks[name] = np.asarray(values, dtype=np.float64).reshape(5, 2)
-            except ValueError as error:
-                raise ValueError(f"{path} has {values!r} for {name}, expected five points (x, y)") from error
-
-    def find(self, image: Image.Image, name: str) -> list[FoundFace]:
-        found = self.landmarks.get(name)
-        if found is None:
-            found = self.landmarks.get(Path(name).name)
-        return [] if found is None else [FoundFace(found)]
+        entries = {name: values.split() for name, values in read_label_table(path)[1]}
+    known = {}
+    for name, values in entries.items():
+        try:
+            known[name] = [FoundFace(np.asarray(values, dtype=np.float64).reshape(5, 2))]
+        except ValueError as error:
+            raise ValueError(f"{path} has {values!r} for {name}, expected five points (x, y)") from error
+    return lambda image, name: known.get(name, known.get(Path(name).name, []))
 
 
 def make_finder(text: str, threshold: float = 0.5) -> FaceFinder:
@@ -140,11 +133,11 @@ def make_finder(text: str, threshold: float = 0.5) -> FaceFinder:
     """
     kind, _, rest = text.partition(":")
     if kind == "uniface":
-        return UnifaceFinder(threshold)
+        return uniface_finder(threshold)
     if kind == "insightface":
-        return InsightFaceFinder(rest or "buffalo_l", threshold)
+        return insightface_finder(rest or "buffalo_l", threshold)
     if kind == "landmarks" and rest:
-        return LandmarkFile(Path(rest))
+        return landmark_finder(Path(rest))
     raise ValueError(f"detector {text!r} is unknown, expected uniface, insightface[:PACK] or landmarks:FILE")
 
 
@@ -239,7 +232,7 @@ def crop_faces(
     with FolderWriter(output, overwrite) as writer:
         for record in tqdm(stream, desc="cropping", unit="face", disable=None):
             try:
-                face = choose_face(finder.find(record.image, record.id), min_score, min_size)
+                face = choose_face(finder(record.image, record.id), min_score, min_size)
                 record.image, outside = crop_face(record.image, face.landmarks, size, face_scale)
                 if outside > max_outside:
                     raise BrokenSampleError(f"{outside:.0%} of the crop lie beyond the picture")

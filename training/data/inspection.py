@@ -23,44 +23,25 @@ _SHEET_COLUMNS, _CELL, _TEXT_LINES, _LINE = 6, 192, 6, 14
 
 @dataclass
 class Inspection:
-    """
-    What was found in a data set.
-
-    Args:
-        source (`str`): The data set.
-        records (`int`): Usable samples.
-        sizes (`Counter`): Pictures of each (width, height).
-        small (`list[str]`): Pictures whose short side is less than 64 pixels, by name.
-        with_words (`int`): Samples that have a caption or a question.
-        duplicates (`int`): Pictures whose pixels are exactly those of an earlier one.
-        caption_words (`list[int]`): Words of each caption.
-        caption_attributes (`list[int]`): Attributes that the template engine's parser reads in each caption.
-        stated (`Counter`): How many captions state each (attribute, value).
-        captions_per_record, questions_per_record (`Counter`): Records with so many.
-        answers (`Counter`): How often each of the short answers occurs, in lower case.
-        labels (`dict[str, Counter]`): Values of each attribute or label.
-        identities (`Counter`): Pictures of each person.
-        broken (`int`), broken_samples (`list`): Broken samples: how many, and the first of them.
-        not_read (`list[str]`): What of the data set is not read: other files, columns, splits.
-    """
+    """What was found in a data set."""
 
     source: str
-    records: int = 0
-    sizes: Counter = field(default_factory=Counter)
-    small: list[str] = field(default_factory=list)
-    with_words: int = 0
-    duplicates: int = 0
-    caption_words: list[int] = field(default_factory=list)
-    caption_attributes: list[int] = field(default_factory=list)
-    stated: Counter = field(default_factory=Counter)
+    records: int = 0  # usable samples
+    sizes: Counter = field(default_factory=Counter)  # (width, height) -> pictures
+    small: list[str] = field(default_factory=list)  # names of pictures whose short side is less than 64 pixels
+    with_words: int = 0  # samples that have a caption or a question
+    duplicates: int = 0  # pictures whose pixels are exactly those of an earlier one
+    caption_words: list[int] = field(default_factory=list)  # words of each caption
+    caption_attributes: list[int] = field(default_factory=list)  # that the parser of templates reads in each caption
+    stated: Counter = field(default_factory=Counter)  # attribute and value -> captions that state it
     captions_per_record: Counter = field(default_factory=Counter)
     questions_per_record: Counter = field(default_factory=Counter)
-    answers: Counter = field(default_factory=Counter)
-    labels: dict[str, Counter] = field(default_factory=dict)
-    identities: Counter = field(default_factory=Counter)
+    answers: Counter = field(default_factory=Counter)  # the short answers, in lower case
+    labels: dict[str, Counter] = field(default_factory=dict)  # attribute or label -> its values
+    identities: Counter = field(default_factory=Counter)  # person -> pictures
     broken: int = 0
-    broken_samples: list[tuple[str, str]] = field(default_factory=list)
-    not_read: list[str] = field(default_factory=list)
+    broken_samples: list[tuple[str, str]] = field(default_factory=list)  # the first of them
+    not_read: list[str] = field(default_factory=list)  # other files, columns, splits
 
     def add(self, record: FaceRecord) -> None:
         """Count one record."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
+from ...modeling_unif2ace.pictures_unif2ace import load_image
 from ...pipelines.files import replacing, write_text
 from ..data.features import fingerprint
 from ..data.language.attributes import ATTRIBUTES, WORLD_VALUES
@@ -89,7 +89,7 @@ class Faces:
     def pictures(self, numbers: Sequence[int] | None = None) -> np.ndarray:
         """Pictures (faces, side, side, 3) uint8, of all faces or of some."""
         numbers = range(len(self)) if numbers is None else numbers
-        return np.stack([np.asarray(Image.open(io.BytesIO(self._stored[n])).convert("RGB")) for n in numbers])
+        return np.stack([np.asarray(load_image(self._stored[n])) for n in numbers])
 
     def pixels(self, numbers: Sequence[int] | None = None) -> torch.Tensor:
         """The same as float (faces, 3, side, side) in [-1, 1]."""
@@ -288,5 +288,5 @@ def encode_faces(
 
 def _as_webp(stored: bytes, quality: int) -> bytes:
     file = io.BytesIO()
-    Image.open(io.BytesIO(stored)).convert("RGB").save(file, "WEBP", quality=quality, method=6)
+    load_image(stored).save(file, "WEBP", quality=quality, method=6)
     return file.getvalue()

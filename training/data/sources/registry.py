@@ -25,7 +25,7 @@ from .columns import (
 )
 from .folders import scan, split_name
 from .readers import ending, files_of, is_table, read_rows, undecoded
-from .stream import BROKEN, DEFAULT_MAX_BROKEN, FaceStream
+from .stream import BROKEN, DEFAULT_MAX_BROKEN, FaceStream, file_below
 
 
 @dataclass(frozen=True)
@@ -268,6 +268,8 @@ class _Reader:
     def _of_one_kind(self, folder: Path, notes: list[str]) -> list[Path]:
         """The files of the split, of the kind that most are."""
         found = self._of_split(_tables_of(folder) or files_of(folder), folder, notes)
+        for file in found:
+            file_below(folder, file.relative_to(folder).as_posix())  # a link may lead out of the folder
         endings = Counter(map(ending, found))
         wanted = max(endings, key=lambda kind: (kind in _PACKED, endings[kind]))
         if others := [file for file in found if ending(file) != wanted]:
