@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from .results import measured, measures_of, table
+from .results import interval, measures_of, table
 from .statistics import paired_difference
 
 
@@ -30,8 +30,8 @@ def comparison(before: Mapping, after: Mapping) -> str:
     cells = [
         [
             row["name"],
-            measured(row["before"]),
-            measured(row["after"]),
+            interval(row["before"]),
+            interval(row["after"]),
             f"{row['difference']:+.3f}"
             + (f" [{row['low']:+.3f}, {row['high']:+.3f}]" if row["low"] is not None else ""),
             "–" if row["p_value"] is None else f"{row['p_value']:.3f}{' *' if row['significant'] else ''}",

@@ -23,9 +23,11 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(measured: Mapping[str, float] | None, digits: int = 3) -> str:
-    """A measured value with its 95 % interval, `0.812 [0.800, 0.824]`; a dash for `None`."""
+    """A measured value, with its 95 % interval where there is one: `0.812 [0.800, 0.824]`; a dash for `None`."""
     if measured is None:
         return "–"
+    if measured["low"] is None:
+        return number(measured["value"], digits)
     low, high = number(measured["low"], digits), number(measured["high"], digits)
     return f"{number(measured['value'], digits)} [{low}, {high}]"
 
@@ -76,31 +78,14 @@ def measures_of(results: Mapping) -> dict[str, dict]:
     }
 
 
-def measured(entry: Mapping, digits: int = 3) -> str:
-    """A table cell: the value, with its interval where there is one."""
-    if entry["low"] is None:
-        return f"{entry['value']:.{digits}f}"
-    return interval(entry, digits)
-
-
 def main_table(results: Mapping) -> str:
     """All measures, one a line."""
     arrows = {"higher": "↑", "lower": "↓", None: ""}
     rows = [
-        [f"{name} {arrows[entry['better']]}".strip(), measured(entry), str(entry["count"])]
+        [f"{name} {arrows[entry['better']]}".strip(), interval(entry), str(entry["count"])]
         for name, entry in measures_of(results).items()
     ]
     return table(["measure", "value [95 % interval]", "cases"], rows)
-
-
-def slices_table(results: Mapping) -> str:
-    """Every sliced measure, one slice a line; empty without any."""
-    rows = [
-        [name, group, measured(of_slice), str(of_slice["count"])]
-        for name, entry in measures_of(results).items()
-        for group, of_slice in entry.get("slices", {}).items()
-    ]
-    return table(["measure", "slice", "value [95 % interval]", "cases"], rows) if rows else ""
 
 
 _SLICED_BY = {"skin": "apparent skin tone", "age": "apparent age", "gender": "gender presentation"}
@@ -133,7 +118,7 @@ def slices_by_group(results: Mapping) -> str:
             header.append(f"{value} ({'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})")
         lines = []
         for name, groups in rows.items():
-            cells = {value: measured(of_slice) for value, of_slice in groups.items()}
+            cells = {value: interval(of_slice) for value, of_slice in groups.items()}
             if (attribute, name) in worst:
                 cells[worst[attribute, name]] = f"**{cells[worst[attribute, name]]}**"
             lines.append([name, *(cells.get(value, "–") for value in values)])
@@ -169,7 +154,7 @@ def part_sections(results: Mapping) -> dict[str, str]:
 def markdown(results: Mapping) -> str:
     """The whole report of a run."""
     parts = [f"# Evaluation: {results['suite']}", main_table(results)]
-    sliced = slices_table(results)
+    sliced = slices_by_group(results)
     if sliced:
         parts += ["## Slices", sliced]
     parts += [f"## Part {part}\n\n{text}" for part, text in part_sections(results).items()]
@@ -321,7 +306,6 @@ __all__ = [
     "measures_of",
     "number",
     "slices_by_group",
-    "slices_table",
     "table",
     "to_json",
     "update_card",

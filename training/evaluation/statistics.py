@@ -90,11 +90,6 @@ def ratio_with_interval(numerators: Sequence[float], denominators: Sequence[floa
     return with_interval(ratio(numerators, denominators), len(numerators), seed)
 
 
-def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict:
-    """The mean of one number of each picture, as [`with_interval`] gives it."""
-    return ratio_with_interval(values, np.ones(len(values)), seed)
-
-
 # The groups are those of what a picture *shows*, as labelled; they say nothing about who a person is.
 SLICED_BY = ("skin", "age", "gender")
 
@@ -203,7 +198,6 @@ __all__ = [
     "in_slices",
     "lift",
     "mean",
-    "mean_with_interval",
     "paired_difference",
     "ratio",
     "ratio_with_interval",
