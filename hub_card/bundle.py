@@ -39,6 +39,7 @@ TEMPLATE = "bundled.md.jinja"
 CONFIGS = PACKAGE / "training" / "synthetic" / "configs"
 STAGES = ("unif2ace-faces.yaml", *(f"unif2ace-faces-{number}.yaml" for number in (2, 3, 4, 5)))
 LAST_STAGE = STAGES[-1]
+_DECODERS = ("tokenizer-faces-decoder.yaml", "tokenizer-faces-2-decoder.yaml")
 MODEL_NAME = "UniF²ace faces"
 _SAMPLED_FACES = 4_000
 # Attributes that the painter gives to one gender only, or far more often.
@@ -212,64 +213,47 @@ def painter_shares() -> dict[str, str]:
 
 def _stages(configs: Path) -> list[dict]:
     """The trainings in their order: command and minutes, from the committed configurations."""
-    encoders = _read_yaml(configs / "encoders-faces.yaml")
-    tokenizer = _read_yaml(configs / "tokenizer-faces.yaml")
-    module = "python -m unif2ace.training"
-    encoder = f"{module}.synthetic.train_encoders {{}} --config training/synthetic/configs/encoders-faces.yaml"
-    train_tokenizer = f"{module}.synthetic.train_tokenizer --config training/synthetic/configs/tokenizer-faces.yaml"
-    paint = f"{module}.synthetic.painted.dataset --out runs/painted"
+    module, place = "python -m unif2ace.training", "--config training/synthetic/configs/"
+    encoders, tokenizer = "encoders-faces.yaml", "tokenizer-faces.yaml"
+    encoders_2, tokenizer_2 = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
+    paint = f"{module}.synthetic.painted.dataset --out runs/painted --split"
+    encoder, quantizer = f"{module}.synthetic.train_encoders", f"{module}.synthetic.train_tokenizer {place}"
+    train = f"OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.cli train {place}"
+    better = "image tokenizer, {} stage: a better decoder for the same codes"
+
+    def minutes(config: str, *keys: str) -> int | None:
+        section = _read_yaml(configs / config)
+        for key in keys:
+            section = section[key]
+        return section.get("minutes", section.get("max_minutes"))
+
+    def model(number: int) -> tuple[str, str, int | None]:
+        ordinal = ("first", "second", "third", "fourth", "fifth")[number]
+        return f"the model, {ordinal} stage", train + STAGES[number], minutes(STAGES[number], "training")
+
     stages = [
-        {"what": "paint 30,000 faces", "command": f"{paint} --split train --count 30000"},
-        {"what": "and some to validate on", "command": f"{paint} --split validation --count 1000"},
-        {"what": "and to test on", "command": f"{paint} --split test --count 1000"},
-        {"what": "text tokenizer", "command": f"{module}.train_text_tokenizer --out runs/text_tokenizer"},
+        ("paint 30,000 faces", f"{paint} train --count 30000", None),
+        ("and some to validate on", f"{paint} validation --count 1000", None),
+        ("and to test on", f"{paint} test --count 1000", None),
+        ("text tokenizer", f"{module}.train_text_tokenizer --out runs/text_tokenizer", None),
         # its features are part of the losses of what follows
-        {"what": "attribute classifier", "command": encoder.format("judge"), "minutes": encoders["judge"]["minutes"]},
-        {"what": "image tokenizer", "command": train_tokenizer, "minutes": tokenizer.get("minutes")},
-        {"what": "codes of all pictures", "command": f"{train_tokenizer} --encode"},
+        ("attribute classifier", f"{encoder} judge {place}{encoders}", minutes(encoders, "judge")),
+        ("image tokenizer", quantizer + tokenizer, minutes(tokenizer)),
+        ("codes of all pictures", f"{quantizer}{tokenizer} --encode", None),
+        ("CLIP encoder", f"{encoder} clip {place}{encoders}", minutes(encoders, "clip")),
+        ("face encoder", f"{encoder} face {place}{encoders}", minutes(encoders, "face")),
+        model(0),
+        model(1),
+        ("CLIP encoder, second stage", f"{encoder} clip {place}{encoders_2} --threads 2", minutes(encoders_2, "clip")),
+        model(2),
+        (better.format("second"), f"{quantizer}{_DECODERS[0]}", minutes(_DECODERS[0])),
+        ("image tokenizer, third stage", quantizer + tokenizer_2, minutes(tokenizer_2)),
+        ("its codes of all pictures", f"{quantizer}{tokenizer_2} --encode", None),
+        model(3),
+        model(4),
+        (better.format("fourth"), f"{quantizer}{_DECODERS[1]}", minutes(_DECODERS[1])),
     ]
-    for name, what in (("clip", "CLIP encoder"), ("face", "face encoder")):
-        stages.append({"what": what, "command": encoder.format(name), "minutes": encoders[name].get("minutes")})
-    train = "OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.cli train --config training/synthetic/configs/"
-    models = [
-        {
-            "what": f"the model, {number} stage",
-            "command": train + config,
-            "minutes": _read_yaml(configs / config)["training"]["max_minutes"],
-        }
-        for number, config in zip(("first", "second", "third", "fourth", "fifth"), STAGES, strict=True)
-    ]
-    clip, tokenizer = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
-    train_tokenizer = f"{module}.synthetic.train_tokenizer --config training/synthetic/configs/"
-    same_codes = {"second": "tokenizer-faces-decoder.yaml", "fourth": "tokenizer-faces-2-decoder.yaml"}
-    decoders = [
-        {
-            "what": f"image tokenizer, {number} stage: a better decoder for the same codes",
-            "command": train_tokenizer + config,
-            "minutes": _read_yaml(configs / config)["minutes"],
-        }
-        for number, config in same_codes.items()
-    ]
-    return [
-        *stages,
-        *models[:2],
-        {
-            "what": "CLIP encoder, second stage",
-            "command": f"{module}.synthetic.train_encoders clip --config training/synthetic/configs/{clip} "
-            "--threads 2",
-            "minutes": _read_yaml(configs / clip)["clip"]["minutes"],
-        },
-        models[2],
-        decoders[0],
-        {
-            "what": "image tokenizer, third stage",
-            "command": train_tokenizer + tokenizer,
-            "minutes": _read_yaml(configs / tokenizer)["minutes"],
-        },
-        {"what": "its codes of all pictures", "command": f"{train_tokenizer}{tokenizer} --encode"},
-        *models[3:],
-        decoders[1],
-    ]
+    return [dict(zip(("what", "command", "minutes"), stage, strict=True)) for stage in stages]
 
 
 def _read_yaml(path: Path) -> dict:

@@ -18,25 +18,41 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from .._versions import PYTHON, requirement
 from ..modeling_unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, load_image
 from ..modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
+from ..pipelines import UniF2acePipeline
 from ..pipelines.files import write_text
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
+from ..pipelines.pictures import picture_grid
 from ..training.disclosure import is_private, public
 from ..training.evaluation.experts import use_tables
 from ..training.evaluation.report import world_section
 from ..training.evaluation.results import card_results, card_section
+from ..training.evaluation.subject import fit_text
+from ..training.run_folder import plot_experts, plot_losses
 from .facts import RESULTS, RunFacts, find_results, hub_results, loss_table
-from .figures import png, sample_grid
 from .layouts import ADAPTER, Checkpoint, Content
 
 
 TEMPLATES = Path(__file__).parent / "templates"
 # what a suite has to say of its own, in place of the table of all its measures
 INTRODUCTIONS = {"painted": world_section, "rendered": world_section}
+# Spread over what a face description can ask for; the same for every model, so that cards can be compared.
+SAMPLE_PROMPTS = (
+    "a smiling old man with round glasses and a grey beard",
+    "a young woman with long blond hair and hoop earrings",
+    "a bald man with a moustache",
+    "a woman with dark skin and short black hair",
+    "a sad boy with red hair and freckles",
+    "an elderly woman with a hat",
+    "a man with a full beard looking to the side",
+    "a laughing woman with a ponytail and red lipstick",
+)
+_SAMPLE_SIDE = 128
 PLAIN_PROMPT = "a smiling old man with round glasses"
 # where the snippets go: between the marks, or else the section of that name
 _USE = (
@@ -98,6 +114,35 @@ def bare_picture(path: Path) -> bytes:
     buffer, kind = io.BytesIO(), Image.registered_extensions()[path.suffix.lower()]
     Image.frombytes("RGB", picture.size, picture.tobytes()).save(buffer, format=kind, quality=95)
     return buffer.getvalue()
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the content of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def sample_grid(model: Path, count: int) -> tuple[bytes, list[str]]:
+    """
+    Faces that a checkpoint generates from the first `count` of `SAMPLE_PROMPTS`, number i with seed i.
+
+    Args:
+        model (`Path`): Folder of the checkpoint.
+        count (`int`): Pictures, at most as many as there are prompts.
+
+    Returns:
+        A PNG of all pictures in a grid, with their numbers, and the prompts in its order.
+    """
+    pipe = UniF2acePipeline.from_pretrained(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [fit_text(pipe.processor, prompt) for prompt in SAMPLE_PROMPTS[:count]]
+    pictures = []
+    for seed, prompt in enumerate(tqdm(prompts, desc="pictures for the card", disable=None)):
+        made = pipe(prompt, generator=torch.Generator().manual_seed(seed)).images[0]
+        pictures.append(made.convert("RGB").resize((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.BICUBIC))
+        ImageDraw.Draw(pictures[-1]).text((4, 2), str(seed), fill="black")
+    return png(picture_grid(pictures)), prompts
 
 
 class Card:
@@ -182,8 +227,6 @@ class Card:
 
     def draw(self) -> None:
         """Make the pictures, once for all repositories."""
-        from ..training.run_folder import plot_experts, plot_losses
-
         if any("step" in entry for entry in self.run.log):
             self.pictures["card/curves.png"] = png(plot_losses(self.run.log))
         for results in self.results:

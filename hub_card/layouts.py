@@ -8,12 +8,14 @@ are read where they are: nothing is copied on disk.
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from .._versions import BASE, requirement
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
+from ..pipelines import UniF2aceScheduler
 from ..pipelines.loading_unif2ace import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -118,11 +120,11 @@ def _diffusers(checkpoint: Checkpoint) -> dict[str, Content]:
     files = {f"transformer/{name}": content for name, content in _model(checkpoint).items()}
     files |= {f"processor/{name}": content for name, content in _processor(checkpoint).items()}
     files |= _scheduler(checkpoint, "scheduler/")
-    files.setdefault(f"scheduler/{SCHEDULER_FILE}", _default_scheduler())
+    files.setdefault(f"scheduler/{SCHEDULER_FILE}", UniF2aceScheduler().to_json_string().encode())
     files |= remote_code.diffusers_code()
     # for the Auto classes with `subfolder=`, which look for code at the root all the same
     files |= remote_code.flat_code()
-    index = {"_class_name": list(PIPELINE_CLASS), "_diffusers_version": _version("diffusers")}
+    index = {"_class_name": list(PIPELINE_CLASS), "_diffusers_version": version("diffusers")}
     index |= {name: list(place) for name, place in remote_code.COMPONENT_CLASSES.items()}
     return files | {"model_index.json": to_json(index)}
 
@@ -185,12 +187,6 @@ def _scheduler(checkpoint: Checkpoint, folder: str) -> dict[str, Content]:
     return {folder + SCHEDULER_FILE: to_json(public_config(read_json(path)))} if path.is_file() else {}
 
 
-def _default_scheduler() -> bytes:
-    from ..pipelines import UniF2aceScheduler
-
-    return UniF2aceScheduler().to_json_string().encode()
-
-
 def _bare_weights(path: Path) -> Path:
     """
     Weights whose header holds nothing but tensors.
@@ -234,9 +230,3 @@ def _require(folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} lacks {name}: save model and processor there with save_pretrained")
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

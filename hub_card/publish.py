@@ -10,7 +10,8 @@ with it a later run knows its own files, uploads what changed, deletes what it n
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -324,34 +325,33 @@ def sha256_of(content: Content) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _clear_errors:
+@contextmanager
+def _clear_errors(repo_id: str) -> Iterator[None]:
     """Turns what the Hub's client raises into one sentence."""
-
-    def __init__(self, repo_id: str):
-        self.repo_id = repo_id
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, LocalTokenNotFoundError) or (
-            isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} cannot be a repository's name: {error}") from error
+    except OfflineModeIsEnabled as error:
+        raise OSError("HF_HUB_OFFLINE is set, so nothing can be published: unset it") from error
+    except (LocalTokenNotFoundError, HTTPError, RuntimeError) as error:
+        # an upload in a thread raises a RuntimeError
+        cause = error if isinstance(error, (LocalTokenNotFoundError, HTTPError)) else error.__cause__
+        answered = isinstance(cause, HfHubHTTPError)
+        if isinstance(cause, LocalTokenNotFoundError) or (
+            answered and cause.response is not None and cause.response.status_code == 401
         ):
             raise OSError(
-                f"the Hub does not know who publishes {self.repo_id}: log in with `hf auth login`, or set HF_TOKEN to "
-                "a token that may write"
+                f"the Hub does not know who publishes {repo_id}: log in with `hf auth login`, or set HF_TOKEN to a "
+                "token that may write"
             ) from error
-        if isinstance(error, HFValidationError):
-            raise ValueError(f"{self.repo_id!r} cannot be a repository's name: {error}") from error
-        if isinstance(error, OfflineModeIsEnabled):
-            raise OSError("HF_HUB_OFFLINE is set, so nothing can be published: unset it") from error
-        cause = error.__cause__ if isinstance(error, RuntimeError) else error  # an upload in a thread
-        if isinstance(cause, HTTPError) and not isinstance(cause, HfHubHTTPError):
+        if answered:
             raise OSError(
-                f"the Hub cannot be reached, or the connection broke off while {self.repo_id} was published "
-                f"({cause}): what arrived is kept, check the connection and run it again"
+                f"the Hub refused while {repo_id} was published ({cause}): what arrived is kept, run it again"
             ) from error
-        if isinstance(cause, HfHubHTTPError):
+        if isinstance(cause, HTTPError):
             raise OSError(
-                f"the Hub refused while {self.repo_id} was published ({cause}): what arrived is kept, run it again"
+                f"the Hub cannot be reached, or the connection broke off while {repo_id} was published ({cause}): "
+                "what arrived is kept, check the connection and run it again"
             ) from error
+        raise

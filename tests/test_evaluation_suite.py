@@ -90,6 +90,8 @@ class Coin(Suite):
         part = Part([f"toss-{index}" for index in range(len(self.values))])
         slices = {"side=heads": self.values > 0, "side=edge": np.zeros(len(self.values), dtype=bool)}
         part.add("mean", mean(self.values + self.shift), slices=slices)
+        # defined in some of the resampled sets only
+        part.add("first", lambda weights: np.where(weights[:, 0] > 0, 1.0, np.nan))
         part.add("lowest", lambda weights: np.full(len(weights), np.nan))
         part.add_measured("plain", {"value": 3.0}, better="lower")
         return part
@@ -156,7 +158,7 @@ def test_a_suite_goes_on_where_it_stopped(tmp_path):
 def test_compare(tmp_path, capsys):
     paths = [run_suite(suite, tmp_path, ["good"])[1] for suite in (Coin(), Coin(0.5), Coin(0.5, count=30))]
     first, second, shorter = (load_results(path) for path in paths)
-    moved, plain = compare(first, second)
+    moved, _, plain = compare(first, second)
     assert moved["paired"] and moved["significant"] and moved["improved"]
     assert moved["difference"] == pytest.approx(0.5) and moved["low"] == pytest.approx(0.5, abs=1e-4)
     assert plain["p_value"] is None and not plain["significant"]
@@ -178,8 +180,9 @@ def test_results_reach_the_hub_and_the_card(tmp_path):
     entries = yaml.safe_load(write_hub_entries(results, tmp_path).read_text())
     assert entries[0]["dataset"] == {"id": "somebody/coins", "task_id": "good/mean"}
     assert entries[0]["value"] == round(results["parts"]["good"]["measures"]["mean"]["value"], 4)
-    assert "95 %" in entries[0]["notes"] and "95 %" not in entries[1]["notes"]
-    assert [result.metric_name for result in card_results(results)] == ["good: mean", "good: plain"]
+    assert "95 %" in entries[0]["notes"] and "95 %" not in entries[2]["notes"]
+    names = ["good: mean", "good: first", "good: plain"]
+    assert [result.metric_name for result in card_results(results)] == names
     assert "| by side | heads (" in card_section(results)
     with pytest.raises(ValueError, match="--dataset-id"):
         write_hub_entries(results | {"dataset_id": None}, tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .statistics import rounded
 
 
 HUB_FOLDER = ".eval_results"
+_SPLIT = re.compile(r" \((\w+)\)$")  # of a source
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -224,12 +226,13 @@ def card_results(results: Mapping) -> list[EvalResult]:
 
     A card must show a number only if it was measured on its own weights: compare `settings["model_sha256"]`.
     """
+    split = _SPLIT.search(str(results["settings"].get("source")))
     return [
         EvalResult(
             task_type=_TASKS.get(part, "image-text-to-text"),
             dataset_type=results.get("dataset_id") or f"{results['suite']}-faces",
             dataset_name=results["suite"],
-            dataset_split=results["settings"].get("split"),
+            dataset_split=split and split[1],
             metric_type=name.replace(" ", "_"),
             metric_name=f"{part}: {name}",
             metric_value=round(entry["value"], 4),

@@ -185,9 +185,10 @@ def without_replicates(results):
     return results
 
 
-def rounded(replicates: Sequence[float]) -> list[float | None]:
+def rounded(replicates: Sequence[float | None]) -> list[float | None]:
     """Values of resampled sets as files keep them: a few digits, `None` for what is not a number."""
-    return [float(f"{value:.{_KEPT_DIGITS}g}") if np.isfinite(value) else None for value in replicates]
+    known = np.array(replicates, dtype=float)  # a file's `None` is NaN again
+    return [float(f"{value:.{_KEPT_DIGITS}g}") if np.isfinite(value) else None for value in known]
 
 
 __all__ = [

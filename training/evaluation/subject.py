@@ -218,22 +218,8 @@ class Subject:
         return [of_question for batch in found for of_question in batch]
 
     def fit(self, text: str) -> str:
-        """The text, or as many of its sentences from the first on as the model reads (or words, if not even one)."""
-        processor = self.pipe.processor
-        limit = processor.max_text_length - 2  # begin and end
-
-        def fits(part: str) -> bool:
-            return len(processor.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) <= limit
-
-        if fits(text):
-            return text
-        sentences = re.split(r"(?<=[.!?;])\s+", text)
-        words = sentences[0].split()
-        for pieces in (sentences, words):
-            count = max((n for n in range(1, len(pieces) + 1) if fits(" ".join(pieces[:n]))), default=0)
-            if count:
-                return " ".join(pieces[:count])
-        raise ValueError(f"the word {words[0]!r} is longer than the {limit} tokens that the model reads")
+        """See [`fit_text`]."""
+        return fit_text(self.pipe.processor, text)
 
     def _slices(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
@@ -259,6 +245,33 @@ class Subject:
                 initargs=(*self._load, threads),
             )
         return self._pool
+
+
+def fit_text(processor, text: str) -> str:
+    """
+    The text, or as many of its sentences from the first on as a model reads (or words, if not even one).
+
+    Args:
+        processor ([`UniF2aceProcessor`]): The model's processor.
+        text (`str`): A prompt.
+
+    Raises:
+        ValueError: if the first word alone is too long.
+    """
+    limit = processor.max_text_length - 2  # begin and end
+
+    def fits(part: str) -> bool:
+        return len(processor.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) <= limit
+
+    if fits(text):
+        return text
+    sentences = re.split(r"(?<=[.!?;])\s+", text)
+    words = sentences[0].split()
+    for pieces in (sentences, words):
+        count = max((n for n in range(1, len(pieces) + 1) if fits(" ".join(pieces[:n]))), default=0)
+        if count:
+            return " ".join(pieces[:count])
+    raise ValueError(f"the word {words[0]!r} is longer than the {limit} tokens that the model reads")
 
 
 def _start_worker(name: str, download: dict, device: str, threads: int) -> None:
@@ -309,4 +322,4 @@ def _describe(pipe: UniF2acePipeline, images: list[Image.Image]) -> list[str]:
     return pipe.describe(images)
 
 
-__all__ = ["Subject", "code_sha256", "picture_seed"]
+__all__ = ["Subject", "code_sha256", "fit_text", "picture_seed"]
