@@ -20,29 +20,25 @@ class World:
             `(folder, count, split, size, workers)` -> that many records of `"test"` or `"validation"`, with a caption,
             questions, all attributes, and which of them the picture shows.
         training (`Callable`): The folder -> faces that a model may have been trained on, as a source.
-        shown (`str`): How it is known which attributes a picture shows.
-        years (`bool`): Whether the age in years is known (`labels["years"]`).
     """
 
     folder: str
     held_out: Callable[[Path, int, str, int, int], list[FaceRecord]]
     training: Callable[[Path], str]
-    shown: str
-    years: bool
 
 
 def _rendered(folder: Path, count: int, split: str, size: int, workers: int) -> list[FaceRecord]:
     if not sorted(Path(folder).glob(f"{split}-*.parquet")):
         raise FileNotFoundError(
-            f"{folder} has no {split}-*.parquet; render the faces with `unif2ace data render {folder} --split {split} "
-            f"--count {count}`"
+            f"{folder} has no {split}-*.parquet; render the faces with `unif2ace data render --out {folder} "
+            f"--split {split} --count {count}`"
         )
     return list(open_faces(folder, split=split).table(count))
 
 
 WORLDS = {
-    "painted": World("runs/painted", held_out_faces, lambda folder: "painted:10000", "painted again", years=False),
-    "rendered": World("runs/rendered", _rendered, str, "counted pixels", years=True),
+    "painted": World("runs/painted", held_out_faces, lambda folder: "painted:10000"),
+    "rendered": World("runs/rendered", _rendered, str),
 }
 """Name -> world."""
 
