@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline
 from unif2ace.modeling_unif2ace.layout_unif2ace import T2I
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    DecodingStep,
+    ImageSampling,
     MaskSchedule,
     confidence_temperatures,
     maskgit_step,
@@ -61,7 +63,8 @@ def decode_recomputing(model, prompt, attention_mask, guidance, steps, generator
         unconditional = full_logits(model, codes, empty, torch.ones_like(empty))
         logits = unconditional + guidance * (conditional - unconditional)
         masked = MaskSchedule("cosine").num_masked(step / steps, codes.shape[1])
-        codes, _ = maskgit_step(logits, codes, masked, noise, generators, 1.0)
+        place = DecodingStep(num_masked=masked, confidence_temperature=noise)
+        codes, _ = maskgit_step(logits, codes, place, ImageSampling(), generators)
     return codes
 
 

@@ -33,6 +33,8 @@ from transformers import PhiConfig, PhiForCausalLM
 from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration
 from unif2ace.modeling_unif2ace import get_preset
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    DecodingStep,
+    ImageSampling,
     MaskSchedule,
     confidence_temperatures,
     masked_positions,
@@ -146,20 +148,21 @@ def measure_image(model, showo: ShowO, steps: int) -> dict:
     ids, mask = showo.image_inputs([prompt, empty], codes["ours"])
     before = num_tokens
 
-    def theirs(planned, level):
+    def theirs(place):
         ids[:, -num_tokens - 2 :] = showo.image_ids(codes["Show-o's algorithm"], 2, soi, eoi)
         logits = showo.step_logits(ids, mask)
-        return maskgit_step(logits, codes["Show-o's algorithm"], planned, level, rows["Show-o's algorithm"])[0]
+        return maskgit_step(logits, codes["Show-o's algorithm"], place, ImageSampling(), rows["Show-o's algorithm"])[0]
 
-    def ours(planned, level):
+    def ours(place):
         places = masked_positions(codes["ours"], before)
         logits = model.predict_codes(codes["ours"], state, GUIDANCE, places)
-        return maskgit_step(logits, codes["ours"], planned, level, rows["ours"], positions=places)[0]
+        return maskgit_step(logits, codes["ours"], place, ImageSampling(), rows["ours"], positions=places)[0]
 
     for step in range(steps):
         planned = MaskSchedule("cosine").num_masked((step + 1) / steps, num_tokens)
         for name, function in (("Show-o's algorithm", theirs), ("ours", ours)):
-            codes[name], taken = cpu_seconds(lambda f=function, k=planned, level=noise[step]: f(k, level))
+            place = DecodingStep(num_masked=planned, confidence_temperature=noise[step])
+            codes[name], taken = cpu_seconds(lambda f=function, place=place: f(place))
             seconds[name].append(taken)
             print(f"  step {step + 1}/{steps}  {name}: {taken:.2f} CPU s", flush=True)
         before = planned

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 
 from .._versions import BASE, requirement
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
-from ..pipelines import UniF2aceScheduler
 from ..pipelines.loading_unif2ace import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -23,6 +22,7 @@ from ..pipelines.loading_unif2ace import (
     MODEL_TYPE,
     CheckpointFolders,
     bundled_checkpoint,
+    checkpoint_scheduler,
     is_bundled,
 )
 from ..training.disclosure import public_config
@@ -111,7 +111,7 @@ def _transformers(checkpoint: Checkpoint) -> dict[str, Content]:
     return {
         **_model(checkpoint),
         **_processor(checkpoint),
-        **_scheduler(checkpoint, "scheduler/"),
+        **(_scheduler(checkpoint) if (checkpoint.scheduler / SCHEDULER_FILE).is_file() else {}),
         **remote_code.flat_code(),
     }
 
@@ -119,8 +119,7 @@ def _transformers(checkpoint: Checkpoint) -> dict[str, Content]:
 def _diffusers(checkpoint: Checkpoint) -> dict[str, Content]:
     files = {f"transformer/{name}": content for name, content in _model(checkpoint).items()}
     files |= {f"processor/{name}": content for name, content in _processor(checkpoint).items()}
-    files |= _scheduler(checkpoint, "scheduler/")
-    files.setdefault(f"scheduler/{SCHEDULER_FILE}", UniF2aceScheduler().to_json_string().encode())
+    files |= _scheduler(checkpoint)
     files |= remote_code.diffusers_code()
     # for the Auto classes with `subfolder=`, which look for code at the root all the same
     files |= remote_code.flat_code()
@@ -182,9 +181,9 @@ def _processor(checkpoint: Checkpoint) -> dict[str, Content]:
     return files
 
 
-def _scheduler(checkpoint: Checkpoint, folder: str) -> dict[str, Content]:
-    path = checkpoint.scheduler / SCHEDULER_FILE
-    return {folder + SCHEDULER_FILE: to_json(public_config(read_json(path)))} if path.is_file() else {}
+def _scheduler(checkpoint: Checkpoint) -> dict[str, Content]:
+    scheduler = json.loads(checkpoint_scheduler(checkpoint).to_json_string())
+    return {f"scheduler/{SCHEDULER_FILE}": to_json(public_config(scheduler))}
 
 
 def _bare_weights(path: Path) -> Path:

@@ -13,13 +13,83 @@ import numpy as np
 from PIL import Image
 from transformers.utils import logging
 
-from .face_encoder_unif2ace import align_face
-
 
 logger = logging.get_logger(__name__)
 
+# Left eye, right eye (as seen in the picture), nose tip, left and right mouth corner of an aligned face of 112 x 112
+# pixels; (x, y), the centre of the first pixel is (0, 0). The template of ArcFace (Deng et al., CVPR 2019).
+ARCFACE_TEMPLATE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+ARCFACE_TEMPLATE_SIZE = 112
+
 # RGB picture as an array (H, W, 3) to the landmarks (5, 2) of its largest face, or None
 Detector = Callable[[np.ndarray], np.ndarray | None]
+
+
+def similarity_transform(source, target) -> np.ndarray:
+    """
+    Least-squares rotation, uniform scale and shift that map one set of points to another (Umeyama, PAMI 1991).
+
+    Args:
+        source (array-like of shape `(points, 2)`): Points to be mapped.
+        target (array-like of shape `(points, 2)`): Where they should land.
+
+    Returns:
+        `np.ndarray` of shape `(2, 3)` and float64: the matrix `M` with `target ≈ M @ [x, y, 1]`; never a reflection.
+
+    Raises:
+        ValueError: if the shapes differ or the source points coincide.
+    """
+    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 2 or len(source) < 2:
+        raise ValueError(
+            f"points have shapes {source.shape} and {target.shape}, expected (points, 2) twice with 2 or more points"
+        )
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centred_source, centred_target = source - source_mean, target - target_mean
+    variance = (centred_source**2).sum()
+    if variance < 1e-12:
+        raise ValueError("all source points coincide, expected landmarks at different places")
+    left, singular_values, right = np.linalg.svd(centred_target.T @ centred_source)
+    signs = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0])
+    linear = (singular_values * signs).sum() / variance * (left * signs) @ right
+    return np.column_stack([linear, target_mean - linear @ source_mean])
+
+
+def align_face(image: Image.Image, landmarks, size: int = ARCFACE_TEMPLATE_SIZE) -> Image.Image:
+    """
+    Cut out a face so that its five landmarks lie where ArcFace encoders expect them.
+
+    Args:
+        image (`PIL.Image.Image`): The whole picture.
+        landmarks (array-like of shape `(5, 2)`):
+            (x, y) in pixels of the left eye, right eye (as seen in the picture), nose tip, left and right mouth
+            corner; the centre of the first pixel is (0, 0), as face detectors count.
+        size (`int`, *optional*, defaults to 112): Side of the result, in pixels.
+
+    Returns:
+        `PIL.Image.Image`: RGB, `size` x `size`; black where it reaches beyond the picture.
+
+    Raises:
+        ValueError: if there are not five landmarks, or all lie in one place.
+    """
+    landmarks = np.asarray(landmarks, dtype=np.float64)
+    if landmarks.shape != (len(ARCFACE_TEMPLATE), 2):
+        raise ValueError(f"landmarks have shape {landmarks.shape}, expected (5, 2): two eyes, nose, two mouth corners")
+    template = np.asarray(ARCFACE_TEMPLATE) * size / ARCFACE_TEMPLATE_SIZE
+    # Pillow counts from the corner of the first pixel and asks for the map from the result back to the picture
+    matrix = similarity_transform(landmarks + 0.5, template + 0.5)
+    back = np.linalg.inv(np.vstack([matrix, (0.0, 0.0, 1.0)]))[:2]
+    # rounded, lest a coordinate of -1e-14 counts as outside the picture
+    coefficients = back.round(9).flatten().tolist()
+    return image.convert("RGB").transform(
+        (size, size), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
+    )
 
 
 def _largest(faces, box_of, landmarks_of) -> np.ndarray | None:
@@ -104,4 +174,4 @@ def align_largest_face(image: Image.Image, size: int = 112, detector: Detector |
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
-__all__ = ["align_largest_face", "find_detector"]
+__all__ = ["ARCFACE_TEMPLATE", "align_face", "align_largest_face", "find_detector", "similarity_transform"]

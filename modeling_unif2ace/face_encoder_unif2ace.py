@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -12,79 +10,6 @@ from transformers.utils import ModelOutput
 from .checkpoint_unif2ace import UniF2aceSafeLoadingMixin
 from .compat_unif2ace import init
 from .configuration_unif2ace import UniF2aceFaceEncoderConfig
-
-
-# Left eye, right eye (as seen in the picture), nose tip, left and right mouth corner of an aligned face of 112 x 112
-# pixels; (x, y), the centre of the first pixel is (0, 0). The template of ArcFace (Deng et al., CVPR 2019).
-ARCFACE_TEMPLATE = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
-ARCFACE_TEMPLATE_SIZE = 112
-
-
-def similarity_transform(source, target) -> np.ndarray:
-    """
-    Least-squares rotation, uniform scale and shift that map one set of points to another (Umeyama, PAMI 1991).
-
-    Args:
-        source (array-like of shape `(points, 2)`): Points to be mapped.
-        target (array-like of shape `(points, 2)`): Where they should land.
-
-    Returns:
-        `np.ndarray` of shape `(2, 3)` and float64: the matrix `M` with `target ≈ M @ [x, y, 1]`; never a reflection.
-
-    Raises:
-        ValueError: if the shapes differ or the source points coincide.
-    """
-    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 2 or len(source) < 2:
-        raise ValueError(
-            f"points have shapes {source.shape} and {target.shape}, expected (points, 2) twice with 2 or more points"
-        )
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    centred_source, centred_target = source - source_mean, target - target_mean
-    variance = (centred_source**2).sum()
-    if variance < 1e-12:
-        raise ValueError("all source points coincide, expected landmarks at different places")
-    left, singular_values, right = np.linalg.svd(centred_target.T @ centred_source)
-    signs = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0])
-    linear = (singular_values * signs).sum() / variance * (left * signs) @ right
-    return np.column_stack([linear, target_mean - linear @ source_mean])
-
-
-def align_face(image: Image.Image, landmarks, size: int = ARCFACE_TEMPLATE_SIZE) -> Image.Image:
-    """
-    Cut out a face so that its five landmarks lie where ArcFace encoders expect them.
-
-    Args:
-        image (`PIL.Image.Image`): The whole picture.
-        landmarks (array-like of shape `(5, 2)`):
-            (x, y) in pixels of the left eye, right eye (as seen in the picture), nose tip, left and right mouth
-            corner; the centre of the first pixel is (0, 0), as face detectors count.
-        size (`int`, *optional*, defaults to 112): Side of the result, in pixels.
-
-    Returns:
-        `PIL.Image.Image`: RGB, `size` x `size`; black where it reaches beyond the picture.
-
-    Raises:
-        ValueError: if there are not five landmarks, or all lie in one place.
-    """
-    landmarks = np.asarray(landmarks, dtype=np.float64)
-    if landmarks.shape != (len(ARCFACE_TEMPLATE), 2):
-        raise ValueError(f"landmarks have shape {landmarks.shape}, expected (5, 2): two eyes, nose, two mouth corners")
-    template = np.asarray(ARCFACE_TEMPLATE) * size / ARCFACE_TEMPLATE_SIZE
-    # Pillow counts from the corner of the first pixel and asks for the map from the result back to the picture
-    matrix = similarity_transform(landmarks + 0.5, template + 0.5)
-    back = np.linalg.inv(np.vstack([matrix, (0.0, 0.0, 1.0)]))[:2]
-    # rounded, lest a coordinate of -1e-14 counts as outside the picture
-    coefficients = back.round(9).flatten().tolist()
-    return image.convert("RGB").transform(
-        (size, size), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
-    )
 
 
 @dataclass
@@ -182,7 +107,7 @@ class UniF2aceFaceEncoder(UniF2aceSafeLoadingMixin, PreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, image_size, image_size)`):
-                RGB in [-1, 1], aligned as [`align_face`] does.
+                RGB in [-1, 1], aligned as [`align_largest_face`] does.
 
         Returns:
             [`UniF2aceFaceEncoderOutput`]
@@ -203,10 +128,4 @@ class UniF2aceFaceEncoder(UniF2aceSafeLoadingMixin, PreTrainedModel):
         return UniF2aceFaceEncoderOutput(embeddings=embeddings, last_hidden_state=hidden_states)
 
 
-__all__ = [
-    "ARCFACE_TEMPLATE",
-    "UniF2aceFaceEncoder",
-    "UniF2aceFaceEncoderOutput",
-    "align_face",
-    "similarity_transform",
-]
+__all__ = ["UniF2aceFaceEncoder", "UniF2aceFaceEncoderOutput"]

@@ -17,7 +17,7 @@ from transformers.generation import GenerationConfig, GenerationMixin
 
 from .compat_unif2ace import CACHE, Cache, DynamicCache, rename_cache
 from .layout_unif2ace import T2I, ImageSpan, TaskRows
-from .sampling_unif2ace import MASKED_CODE, DecodingPlan, ImageSampling, masked_positions
+from .sampling_unif2ace import MASKED_CODE, DecodingPlan, ImageSampling, check_count, masked_positions
 
 
 class PromptCache:
@@ -257,7 +257,15 @@ class UniF2aceGenerationMixin(GenerationMixin):
             negative_attention_mask (`torch.LongTensor`, *optional*): Its padding.
             guidance (`bool`, *optional*, defaults to `True`): Whether to encode negative prompts at all.
             num_images_per_prompt (`int`, *optional*, defaults to 1): Images of one prompt follow each other.
+
+        Raises:
+            ValueError: if there are neither one negative prompt nor as many as prompts.
         """
+        check_count("num_images_per_prompt", num_images_per_prompt)
+        if guidance and negative_input_ids is not None and len(negative_input_ids) not in (1, len(input_ids)):
+            raise ValueError(
+                f"{len(negative_input_ids)} negative prompts for {len(input_ids)} prompts; give as many, or one"
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         caches, masks = [self._encode_text(input_ids, attention_mask)], [attention_mask]

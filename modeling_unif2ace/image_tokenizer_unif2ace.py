@@ -90,17 +90,12 @@ def lookup_free_losses(hidden: torch.Tensor, quantized: torch.Tensor) -> tuple[t
     return commitment, certainty - usage
 
 
-def swish(hidden: torch.Tensor) -> torch.Tensor:
-    """`x · sigmoid(x)`."""
-    return F.silu(hidden)
-
-
 def _group_norm(channels: int, config: UniF2aceVQConfig) -> nn.GroupNorm:
     return nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
 
 
 class UniF2aceVQResnetBlock(nn.Module):
-    """`x + conv(swish(norm(conv(swish(norm(x))))))`, with a 1x1 convolution on `x` where the width changes."""
+    """`x + conv(silu(norm(conv(silu(norm(x))))))`, with a 1x1 convolution on `x` where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, config: UniF2aceVQConfig):
         super().__init__()
@@ -114,8 +109,8 @@ class UniF2aceVQResnetBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         residual = self.nin_shortcut(hidden) if self.changes_width else hidden
-        hidden = self.conv1(swish(self.norm1(hidden)))
-        return residual + self.conv2(swish(self.norm2(hidden)))
+        hidden = self.conv1(F.silu(self.norm1(hidden)))
+        return residual + self.conv2(F.silu(self.norm2(hidden)))
 
 
 class UniF2aceVQAttnBlock(nn.Module):
@@ -229,7 +224,7 @@ class UniF2aceVQEncoder(nn.Module):
         hidden = self.conv_in(pixel_values.contiguous(memory_format=torch.channels_last))
         for level in self.down:
             hidden = level(hidden)
-        return self.quant_conv(self.conv_out(swish(self.norm_out(self.mid(hidden)))))
+        return self.quant_conv(self.conv_out(F.silu(self.norm_out(self.mid(hidden)))))
 
 
 class UniF2aceVQDecoder(nn.Module):
@@ -258,7 +253,7 @@ class UniF2aceVQDecoder(nn.Module):
         hidden = self.mid(hidden)
         for level in reversed(self.up):
             hidden = level(hidden)
-        pixels = self.conv_out(swish(self.norm_out(hidden)))
+        pixels = self.conv_out(F.silu(self.norm_out(hidden)))
         return F.pixel_shuffle(pixels, self.patch_size) if self.patch_size > 1 else pixels
 
 

@@ -203,22 +203,6 @@ def d3diff_loss(
     return D3DiffLoss(loss, mask_loss, score_loss, token_loss)
 
 
-def d3diff_loss_padded(
-    logits: torch.Tensor, targets: torch.Tensor, masked: torch.Tensor, **kwargs: object
-) -> D3DiffLoss:
-    """
-    [`d3diff_loss`] for unpacked tensors.
-
-    Args:
-        logits (`torch.Tensor` of shape `(B, N, C)`): Scores over the C image codes.
-        targets (`torch.Tensor` of shape `(B, N)`): Clean codes, int64.
-        masked (`torch.Tensor` of shape `(B, N)`): True where the model saw the mask token.
-        kwargs: `alpha`, `weighting`, `schedule` and the denominators of [`d3diff_loss`].
-    """
-    row = masked.nonzero()[:, 0]
-    return d3diff_loss(logits[masked], targets[masked], row, masked.sum(-1), masked.shape[-1], **kwargs)
-
-
 def score_entropy(log_probs: torch.Tensor, targets: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
     """
     Score entropy at masked positions as SEDD and RADD write it, score `s = r·p` with `r = (1 - λ)/λ`. Reference only:
@@ -291,31 +275,12 @@ def router_usage(
     )
 
 
-def balance_loss(
-    router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None, top_k: int
-) -> torch.Tensor:
+def balance_loss(usage: RouterUsage) -> torch.Tensor:
     """
-    Load-balance loss of one group, `E·Σ_e f_e·P_e`, mean over layers; 1 when the routing is even.
-
-    `f` is the share of chosen slots (the paper's load with the 1/K of MoE++ and Switch, so that it adds up to 1
+    Load-balance loss `E·Σ_e f_e·P_e` of a routing that [`router_usage`] has measured, mean over layers; 1 when it is
+    even. `f` is the share of chosen slots (the paper's load with the 1/K of MoE++ and Switch, so that it adds up to 1
     whatever K is; transformers' Mixtral leaves the 1/K out) and `P` the mean probability, both without padding.
-
-    Args:
-        router_logits (`tuple` of `torch.Tensor` of shape `(B, S, E)`): Logits of each layer's router.
-        attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 0 at padding.
-        top_k (`int`): Experts that a token uses.
-
-    Returns:
-        Scalar in float32; 0 for a group without rows or without layers.
     """
-    if not router_logits:
-        return torch.zeros(())
-    usage = router_usage(router_logits, attention_mask, top_k)
-    return balance_of(usage)
-
-
-def balance_of(usage: RouterUsage) -> torch.Tensor:
-    """The balance loss of a routing that [`router_usage`] has measured."""
     return usage.load.shape[-1] * (usage.load * usage.probability).sum(-1).mean()
 
 
@@ -558,7 +523,7 @@ class UniF2aceObjective(nn.Module):
         if step_load is not None:
             step_load.counts[task] += usage.counts.detach()
             usage.load = step_load.load[task]
-        balance = balance_of(usage)
+        balance = balance_loss(usage)
         # with loads of the step each micro-batch brings its part, even nothing
         self.note(f"{prefix}_balance", balance, float(has_rows or step_load is not None))
         num_choices = usage.counts.sum(-1, keepdim=True).expand_as(usage.counts)

@@ -14,8 +14,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 import torch
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 
 MASKED_CODE = -1
@@ -167,6 +170,154 @@ def confidence_temperatures(schedule: str, start: float, num_steps: int) -> list
     raise ValueError(f"confidence schedule {schedule!r} is unknown, expected one of {', '.join(CONFIDENCE_SCHEDULES)}")
 
 
+@dataclass(frozen=True)
+class ImageSampling:
+    """
+    The numbers by which pictures are drawn. Their home is a checkpoint's `generation_config.json`, where each has the
+    name that it has here with `image_` before it: `image_temperature`, `image_num_inference_steps`, ...
+
+    Args:
+        sampling (`str`, *optional*, defaults to `"maskgit"`): One of [`SAMPLERS`].
+        num_inference_steps (`int`, *optional*, defaults to 16): Steps in which the codes are revealed.
+        guidance_scale (`float`, *optional*, defaults to 4.0):
+            `uncond + guidance_scale · (cond − uncond)`; 1 is none. Show-o's scale is this minus one.
+        guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+            Share of the steps at which guidance starts and stops; the others cost half.
+        masking_schedule (`str`, *optional*, defaults to `"cosine"`): See [`MaskSchedule`].
+        temperature (`float`, *optional*, defaults to 1.0):
+            Divides the logits before codes are drawn; 0 takes the most likely code.
+        top_k (`int`, *optional*): Draw from so many codes, the most likely ones; from all when not given.
+        top_p (`float`, *optional*):
+            Draw from the most likely codes whose probabilities add to this share; from all when not given.
+        confidence_temperature (`float`, *optional*, defaults to 1.0):
+            Weight of the Gumbel noise on the confidence at the start (`"maskgit"` and `"showo"`).
+        confidence_schedule (`str`, *optional*, defaults to `"linear"`): See [`confidence_temperatures`].
+        entropy_bound (`float`, *optional*, defaults to 8.0): Nats that a step of `"entropy_bounded"` may lose.
+        early_exit_entropy (`float`, *optional*):
+            Finish a row at once when the entropies of its masked codes add to less than this many nats.
+
+    Raises:
+        ValueError: if a number is out of its range; the message says which there is.
+        TypeError: if it is no number.
+    """
+
+    sampling: str = "maskgit"
+    num_inference_steps: int = 16
+    guidance_scale: float = 4.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    masking_schedule: str = "cosine"
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    confidence_temperature: float = 1.0
+    confidence_schedule: str = "linear"
+    entropy_bound: float = 8.0
+    early_exit_entropy: float | None = None
+
+    def __post_init__(self):
+        MaskSchedule(self.masking_schedule)  # says which there are
+        for name, allowed in (("sampling", SAMPLERS), ("confidence_schedule", CONFIDENCE_SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            if field.type in (int, int | None):
+                object.__setattr__(self, name, check_count(name, value))
+            elif field.type in (float, float | None):
+                if not isinstance(value, Real) or isinstance(value, bool):
+                    raise TypeError(f"{name} is {value!r}, expected a number")
+                if not (math.isfinite(value) and value >= 0):
+                    raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+                object.__setattr__(self, name, float(value))
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, expected a number above 0 and up to 1")
+        try:
+            start, stop = self.guidance_interval
+            fits = 0 <= start < stop <= 1
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"guidance_interval is {self.guidance_interval!r}, expected two numbers (start, stop) with "
+                "0 <= start < stop <= 1"
+            )
+        object.__setattr__(self, "guidance_interval", (start, stop))
+
+    @classmethod
+    def from_generation_config(cls, config, **given) -> "ImageSampling":
+        """
+        The numbers of a checkpoint.
+
+        Args:
+            config (`GenerationConfig`): The model's `generation_config`; what it does not name has its default.
+            given: Fields to use instead, unless they are `None`.
+        """
+        unknown = sorted(given.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            names = ", ".join(field.name for field in fields(cls))
+            raise TypeError(f"there is no number {unknown[0]!r} of image sampling, expected one of {names}")
+        known = {field.name: getattr(config, f"image_{field.name}", None) for field in fields(cls)}
+        chosen = known | {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: value for name, value in chosen.items() if value is not None})
+
+    @classmethod
+    def stands_in(cls, config) -> bool:
+        """Whether a `GenerationConfig` names any of the numbers."""
+        return any(hasattr(config, f"image_{field.name}") for field in fields(cls))
+
+    def write_to(self, config):
+        """Put the numbers that are not the defaults into a `GenerationConfig`, and take the others out."""
+        for field in fields(self):
+            name, value = f"image_{field.name}", getattr(self, field.name)
+            if value != field.default:
+                setattr(config, name, value)
+            elif hasattr(config, name):
+                delattr(config, name)
+
+
+@dataclass(frozen=True)
+class DecodingStep:
+    """
+    A step's place in the plan, as a sampler sees it; by default that of a single step, which reveals everything.
+
+    Args:
+        progress (`float`): After the step, in (0, 1].
+        ratio, next_ratio (`float`): Shares of masked codes before and after the step.
+        num_masked (`int` or `torch.LongTensor` of shape `(batch_size, 1)`): Codes that stay masked; 0 at the end.
+        confidence_temperature (`float`): τ of this step.
+        is_last (`bool`): Whether all codes must be known after it.
+    """
+
+    progress: float = 1.0
+    ratio: float = 1.0
+    next_ratio: float = 0.0
+    num_masked: int | torch.Tensor = 0
+    confidence_temperature: float = 0.0
+    is_last: bool = False
+
+
+def check_count(name: str, value: int) -> int:
+    """`value` as `int`; `TypeError` or `ValueError` unless it is a whole number of at least 1, of whatever type."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a whole number")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected at least 1")
+    return int(value)
+
+
+def check_generator(generator: Any, batch_size: int):
+    """`TypeError` or `ValueError` unless `generator` is `None`, a `torch.Generator` or a list of `batch_size` such."""
+    several = isinstance(generator, (list, tuple))
+    for item in generator if several else [generator]:
+        if item is not None and not isinstance(item, torch.Generator):
+            seeded = f", as torch.Generator().manual_seed({item})" if isinstance(item, Integral) else ""
+            raise TypeError(f"generator is {item!r}, expected a torch.Generator or a list of them{seeded}")
+    if several and len(generator) != batch_size:
+        raise ValueError(f"{len(generator)} generators for {batch_size} images; give one, or one per image")
+
+
 def row_generators(
     generator: torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None, batch_size: int
 ) -> list[torch.Generator]:
@@ -187,16 +338,11 @@ def row_generators(
         `list[torch.Generator]` of `batch_size` generators.
 
     Raises:
-        ValueError: if a list has another length than `batch_size`.
+        ValueError, TypeError: as [`check_generator`].
     """
-    if isinstance(generator, (list, tuple)):
-        if len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators for {batch_size} images; give one, or one per image")
-        sources = generator
-    else:
-        sources = [generator] * batch_size
+    check_generator(generator, batch_size)
     rows = []
-    for source in sources:
+    for source in generator if isinstance(generator, (list, tuple)) else [generator] * batch_size:
         device = "cpu" if source is None else source.device
         seed = torch.randint(_SEED_LIMIT, (), generator=source, device=device)
         rows.append(torch.Generator().manual_seed(int(seed)))
@@ -302,108 +448,69 @@ def code_entropies(
 def maskgit_step(
     logits: torch.Tensor,
     codes: torch.Tensor,
-    num_masked: int | torch.Tensor,
-    confidence_temperature: float,
+    step: DecodingStep,
+    numbers: ImageSampling,
     generators: list[torch.Generator],
-    temperature: float = 1.0,
     positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     Draw all masked codes, keep the most confident ones (MaskGIT, [arXiv:2202.04200](https://arxiv.org/abs/2202.04200)).
 
     Confidence is `log p + τ · Gumbel noise`. Known codes never change, and every step reveals at least one code of
-    each row that has masked ones.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
-        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
-        num_masked (`int` or `torch.LongTensor` of shape `(batch_size, 1)`):
-            Codes of each row that stay masked; 0 in the last step. See [`MaskSchedule.num_masked`].
-        confidence_temperature (`float`): τ; 0 is no noise. See [`confidence_temperatures`].
-        generators (`list[torch.Generator]`): One per row.
-        temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`].
-        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*): See [`draw_codes`].
-
-    Returns:
-        `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
+    each row that has masked ones. Arguments and what is returned: see `SAMPLERS`.
     """
-    predicted, confidence = draw_codes(logits, codes, generators, temperature, positions)
-    if isinstance(num_masked, int) and num_masked == 0:
+    predicted, confidence = draw_codes(logits, codes, generators, numbers.temperature, positions)
+    if isinstance(step.num_masked, int) and step.num_masked == 0:
         return predicted, predicted
     masked = codes == MASKED_CODE
-    if confidence_temperature != 0:
+    if step.confidence_temperature != 0:
         uniform = uniform_noise(generators, codes.shape[-1], logits.device)
-        confidence = confidence - confidence_temperature * (-uniform.clamp(min=1e-20).log()).log()
+        confidence = confidence - step.confidence_temperature * (-uniform.clamp(min=1e-20).log()).log()
     confidence = confidence.masked_fill(~masked, math.inf)
     rank = confidence.argsort(dim=-1, stable=True).argsort(dim=-1)  # 0: the least confident
-    again = (masked.sum(-1, keepdim=True) - 1).clamp(min=0).clamp(max=num_masked)
+    again = (masked.sum(-1, keepdim=True) - 1).clamp(min=0).clamp(max=step.num_masked)
     return predicted.masked_fill(rank < again, MASKED_CODE), predicted
 
 
 def ancestral_step(
     logits: torch.Tensor,
     codes: torch.Tensor,
-    ratio: float,
-    next_ratio: float,
+    step: DecodingStep,
+    numbers: ImageSampling,
     generators: list[torch.Generator],
-    temperature: float = 1.0,
     positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     One step of the reverse process of absorbing diffusion: each masked code is revealed on its own with probability
     (λ_t - λ_s) / λ_t, whatever the model thinks of it (RADD, [arXiv:2406.03736](https://arxiv.org/abs/2406.03736)).
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
-        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
-        ratio (`float`): Mask ratio λ_t before the step, in (0, 1].
-        next_ratio (`float`): Mask ratio λ_s after the step, in [0, λ_t]; 0 reveals everything.
-        generators (`list[torch.Generator]`): One per row.
-        temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`].
-        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*): See [`draw_codes`].
-
-    Returns:
-        `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
-
-    Raises:
-        ValueError: unless 0 <= λ_s <= λ_t and λ_t > 0.
+    Arguments and what is returned: see `SAMPLERS`.
     """
-    if not (0 <= next_ratio <= ratio and ratio > 0):
-        raise ValueError(f"mask ratios {ratio} -> {next_ratio}: expected a fall from above 0 to 0 or more")
-    predicted, _ = draw_codes(logits, codes, generators, temperature, positions)
-    reveal = uniform_noise(generators, codes.shape[-1], logits.device) < (ratio - next_ratio) / ratio
+    predicted, _ = draw_codes(logits, codes, generators, numbers.temperature, positions)
+    probability = (step.ratio - step.next_ratio) / step.ratio
+    reveal = uniform_noise(generators, codes.shape[-1], logits.device) < probability
     return torch.where(reveal | (codes != MASKED_CODE), predicted, MASKED_CODE), predicted
 
 
 def entropy_bounded_step(
     logits: torch.Tensor,
     codes: torch.Tensor,
-    entropy_bound: float,
+    step: DecodingStep,
+    numbers: ImageSampling,
     generators: list[torch.Generator],
-    temperature: float = 1.0,
     positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
-    Reveal as many codes as can be drawn independently without losing more than `entropy_bound`: the k surest ones for
-    which `Σ entropy - max entropy <= entropy_bound`, which bounds their mutual information (EB-Sampler,
-    [arXiv:2505.24857](https://arxiv.org/abs/2505.24857)). At least one code of each row with masked ones.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
-        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far.
-        entropy_bound (`float`): In nats; infinity reveals everything.
-        generators (`list[torch.Generator]`): One per row.
-        temperature (`float`, *optional*, defaults to 1.0): See [`draw_codes`]; entropies are at temperature 1.
-        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*): See [`draw_codes`].
-
-    Returns:
-        `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
+    Reveal as many codes as can be drawn independently without losing more than `numbers.entropy_bound` nats: the k
+    surest ones for which `Σ entropy - max entropy` is not larger, which bounds their mutual information (EB-Sampler,
+    [arXiv:2505.24857](https://arxiv.org/abs/2505.24857)). At least one code of each row with masked ones; in the last
+    step all. Entropies are at temperature 1. Arguments and what is returned: see `SAMPLERS`.
     """
-    predicted, _ = draw_codes(logits, codes, generators, temperature, positions)
+    predicted, _ = draw_codes(logits, codes, generators, numbers.temperature, positions)
+    bound = math.inf if step.is_last else numbers.entropy_bound
     masked = codes == MASKED_CODE
     ordered, order = code_entropies(logits, codes, positions).masked_fill(~masked, math.inf).sort(dim=-1, stable=True)
     others = ordered.cumsum(-1) - ordered  # ascending, so each is the largest so far
-    accepted = (others <= entropy_bound) & ordered.isfinite()  # behind the masked ones inf - inf is NaN: not accepted
+    accepted = (others <= bound) & ordered.isfinite()  # behind the masked ones inf - inf is NaN: not accepted
     reveal = torch.zeros_like(masked).scatter(-1, order, accepted)
     return predicted.masked_fill(masked & ~reveal, MASKED_CODE), predicted
 
@@ -411,11 +518,9 @@ def entropy_bounded_step(
 def showo_step(
     logits: torch.Tensor,
     codes: torch.Tensor,
-    schedule: MaskSchedule,
-    progress: float,
-    confidence_temperature: float,
+    step: DecodingStep,
+    numbers: ImageSampling,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    temperature: float = 1.0,
     positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
@@ -423,47 +528,31 @@ def showo_step(
     weights, prompt and seed give the original's picture.
 
     What differs from [`maskgit_step`]: one generator draws for the whole batch, so that a picture depends on the
-    others in its batch; the number of masked codes is computed in float32 and on the whole image; and a known code is
-    protected by its confidence only, which a very hot temperature can overcome.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`): Scores over the codes.
-        codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes so far, `MASKED_CODE` if unknown.
-        schedule ([`MaskSchedule`]): Its `showo_ratio` is taken.
-        progress (`float`): Progress *after* the step, (k + 1) / T.
-        confidence_temperature (`float`): τ of this step.
-        generator (`torch.Generator`, *optional*):
-            Draws for the whole batch, first an exponential number for each place and code (what `torch.multinomial`
-            draws), then a uniform one for each place. A list of generators runs every row on its own.
-        temperature (`float`, *optional*, defaults to 1.0): Divides the logits; Show-o has no such number.
-        positions (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-            `logits` are for these places only, among them every masked one. The random numbers are the same.
-
-    Returns:
-        `tuple` of two `(batch_size, num_image_tokens)` int64 tensors: the codes after the step, and all as drawn.
+    others in its batch: first an exponential number for each place and code (what `torch.multinomial` draws), then a
+    uniform one for each place; a list of generators runs every row on its own. The number of masked codes is computed
+    in float32 and on the whole image. And a known code is protected by its confidence only, which a very hot
+    temperature can overcome. The other arguments and what is returned: see `SAMPLERS`.
 
     Raises:
-        ValueError: if `temperature` is not above 0.
+        ValueError: if the temperature is 0.
     """
-    if temperature <= 0:
-        raise ValueError(f'temperature is {temperature}, but sampling="showo" draws codes: expected a number above 0')
+    if numbers.temperature == 0:
+        raise ValueError('temperature is 0, but sampling="showo" draws codes: expected a number above 0')
     if isinstance(generator, (list, tuple)):
         rows = [
             showo_step(
                 logits[row : row + 1],
                 codes[row : row + 1],
-                schedule,
-                progress,
-                confidence_temperature,
+                step,
+                numbers,
                 own,
-                temperature,
                 None if positions is None else positions[row : row + 1],
             )
             for row, own in enumerate(generator)
         ]
         return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
     source = codes.device if generator is None else generator.device
-    probabilities = (logits.float() / temperature).softmax(-1)  # (B, P, K)
+    probabilities = (logits.float() / numbers.temperature).softmax(-1)  # (B, P, K)
     exponential = torch.empty(*codes.shape, logits.shape[-1], device=source).exponential_(1, generator=generator)
     exponential = exponential.to(logits.device)
     before = codes
@@ -482,12 +571,13 @@ def showo_step(
 
     uniform = torch.zeros(codes.shape, device=source).uniform_(0, 1, generator=generator).to(logits.device)
     gumbel = -(-uniform.clamp(min=_SMALLEST_LOG).log()).clamp(min=_SMALLEST_LOG).log()
-    confidence = chosen.clamp(min=_SMALLEST_LOG).log() + confidence_temperature * gumbel
-    num_masked = (codes.shape[1] * schedule.showo_ratio(torch.tensor(progress))).floor().to(logits.device)
+    confidence = chosen.clamp(min=_SMALLEST_LOG).log() + step.confidence_temperature * gumbel
+    ratio = MaskSchedule(numbers.masking_schedule).showo_ratio(torch.tensor(step.progress))
+    num_masked = (codes.shape[1] * ratio).floor().to(logits.device)
     unknown = (codes == MASKED_CODE).sum(-1, keepdim=True)
     again = torch.minimum(unknown - 1, num_masked).clamp(min=1).long().clamp(max=codes.shape[1] - 1)
     threshold = confidence.sort(dim=-1).values.gather(1, again)
-    if progress >= 1:
+    if step.progress >= 1:
         return predicted, predicted
     return predicted.masked_fill(confidence < threshold, MASKED_CODE), predicted
 
@@ -508,132 +598,35 @@ def mask_codes(codes: torch.Tensor, num_masked: torch.Tensor, generators: list[t
     return codes.masked_fill(order.argsort(dim=-1) < num_masked.to(codes.device).unsqueeze(-1), MASKED_CODE)
 
 
-@dataclass(frozen=True)
-class ImageSampling:
-    """
-    The numbers by which pictures are drawn. Their home is a checkpoint's `generation_config.json`, where each has the
-    name that it has here with `image_` before it: `image_temperature`, `image_num_inference_steps`, ...
-
-    Args:
-        sampling (`str`, *optional*, defaults to `"maskgit"`): One of [`SAMPLERS`].
-        num_inference_steps (`int`, *optional*, defaults to 16): Steps in which the codes are revealed.
-        guidance_scale (`float`, *optional*, defaults to 4.0):
-            `uncond + guidance_scale · (cond − uncond)`; 1 is none. Show-o's scale is this minus one.
-        guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
-            Share of the steps at which guidance starts and stops; the others cost half.
-        masking_schedule (`str`, *optional*, defaults to `"cosine"`): See [`MaskSchedule`].
-        temperature (`float`, *optional*, defaults to 1.0):
-            Divides the logits before codes are drawn; 0 takes the most likely code.
-        confidence_temperature (`float`, *optional*, defaults to 1.0):
-            Weight of the Gumbel noise on the confidence at the start (`"maskgit"` and `"showo"`).
-        confidence_schedule (`str`, *optional*, defaults to `"linear"`): See [`confidence_temperatures`].
-        entropy_bound (`float`, *optional*, defaults to 8.0): Nats that a step of `"entropy_bounded"` may lose.
-        early_exit_entropy (`float`, *optional*):
-            Finish a row at once when the entropies of its masked codes add to less than this many nats.
-
-    Raises:
-        ValueError: if a number is not one of its values; the message names them.
-    """
-
-    sampling: str = "maskgit"
-    num_inference_steps: int = 16
-    guidance_scale: float = 4.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    masking_schedule: str = "cosine"
-    temperature: float = 1.0
-    confidence_temperature: float = 1.0
-    confidence_schedule: str = "linear"
-    entropy_bound: float = 8.0
-    early_exit_entropy: float | None = None
-
-    def __post_init__(self):
-        MaskSchedule(self.masking_schedule)  # says which there are
-        for name, allowed in (("sampling", SAMPLERS), ("confidence_schedule", CONFIDENCE_SCHEDULES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name in ("temperature", "confidence_temperature", "entropy_bound", "early_exit_entropy"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {self.num_inference_steps}, expected at least 1")
-
-    @classmethod
-    def from_generation_config(cls, config, **given) -> "ImageSampling":
-        """
-        The numbers of a checkpoint.
-
-        Args:
-            config (`GenerationConfig`): The model's `generation_config`; what it does not name has its default.
-            given: Fields to use instead, unless they are `None`.
-        """
-        unknown = sorted(given.keys() - {field.name for field in fields(cls)})
-        if unknown:
-            names = ", ".join(field.name for field in fields(cls))
-            raise TypeError(f"there is no number {unknown[0]!r} of image sampling, expected one of {names}")
-        known = {field.name: getattr(config, f"image_{field.name}", None) for field in fields(cls)}
-        chosen = known | {name: value for name, value in given.items() if value is not None}
-        return cls(**{name: value for name, value in chosen.items() if value is not None})
-
-    def write_to(self, config):
-        """Put the numbers that are not the defaults into a `GenerationConfig`, and take the others out."""
-        for field in fields(self):
-            name, value = f"image_{field.name}", getattr(self, field.name)
-            if value != field.default:
-                setattr(config, name, value)
-            elif hasattr(config, name):
-                delattr(config, name)
-
-
-@dataclass(frozen=True)
-class DecodingStep:
-    """
-    A step's place in the plan, as a sampler sees it.
-
-    Args:
-        progress (`float`): After the step, in (0, 1].
-        ratio, next_ratio (`float`): Shares of masked codes before and after the step.
-        num_masked (`int` or `torch.LongTensor` of shape `(batch_size, 1)`): Codes that stay masked; 0 at the end.
-        confidence_temperature (`float`): τ of this step.
-        is_last (`bool`): Whether all codes must be known after it.
-    """
-
-    progress: float
-    ratio: float
-    next_ratio: float
-    num_masked: int | torch.Tensor
-    confidence_temperature: float
-    is_last: bool
-
-
-def _maskgit(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
-    noise = step.confidence_temperature
-    return maskgit_step(logits, codes, step.num_masked, noise, generators, numbers.temperature, positions)
-
-
-def _ancestral(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
-    return ancestral_step(logits, codes, step.ratio, step.next_ratio, generators, numbers.temperature, positions)
-
-
-def _entropy_bounded(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
-    bound = math.inf if step.is_last else numbers.entropy_bound
-    return entropy_bounded_step(logits, codes, bound, generators, numbers.temperature, positions)
-
-
-def _showo(logits, codes, step: DecodingStep, numbers: ImageSampling, generators, positions):
-    schedule, noise = MaskSchedule(numbers.masking_schedule), step.confidence_temperature
-    return showo_step(logits, codes, schedule, step.progress, noise, generators, numbers.temperature, positions)
+def truncate_logits(logits: torch.Tensor, numbers: ImageSampling) -> torch.Tensor:
+    """`logits` (…, codebook_size) with minus infinity at codes that `top_k` and `top_p` forbid."""
+    if numbers.top_k is None and numbers.top_p is None:
+        return logits
+    scores = logits.flatten(0, -2).float() / (numbers.temperature or 1.0)
+    if numbers.top_k is not None:
+        scores = TopKLogitsWarper(numbers.top_k)(None, scores)
+    if numbers.top_p is not None:
+        scores = TopPLogitsWarper(numbers.top_p)(None, scores)
+    return logits.masked_fill(scores.isinf().view_as(logits), -math.inf)
 
 
 SAMPLERS: dict[str, Callable] = {
-    "maskgit": _maskgit,
-    "ancestral": _ancestral,
-    "entropy_bounded": _entropy_bounded,
-    "showo": _showo,
+    "maskgit": maskgit_step,
+    "ancestral": ancestral_step,
+    "entropy_bounded": entropy_bounded_step,
+    "showo": showo_step,
 }
 """
-Samplers by name. Each takes logits, codes, [`DecodingStep`], [`ImageSampling`], generators and positions, and returns
-the codes after the step and all codes as drawn, both `(batch_size, num_image_tokens)`. A new one is one entry.
+Samplers by name. A new one is one entry. Each takes
+
+- `logits` (`torch.Tensor` of shape `(batch_size, N or K, codebook_size)`): scores, at `positions` if these are given;
+- `codes` (`torch.LongTensor` of shape `(batch_size, N)`): the codes so far, `MASKED_CODE` where not known;
+- `step` ([`DecodingStep`]) and `numbers` ([`ImageSampling`]): where in the plan it stands, and how to draw;
+- `generators` (`list[torch.Generator]`): one per row, of which row i draws alone;
+- `positions` (`torch.LongTensor` of shape `(batch_size, K)`, *optional*): the places of `logits`, among them every
+  masked one
+
+and returns two int64 tensors `(batch_size, N)`: the codes after the step, and all codes as drawn.
 """
 
 
@@ -677,6 +670,7 @@ class DecodingPlan:
         What every step of a loop draws from: one generator per row ([`row_generators`]), so that a picture does not
         depend on its batch; with `sampling="showo"` the caller's own, which draws for the batch as a whole.
         """
+        check_generator(generator, batch_size)
         return generator if self.numbers.sampling == "showo" else row_generators(generator, batch_size)
 
     @property
@@ -728,15 +722,12 @@ class DecodingPlan:
             confidence_temperature=self._noise[step],
             is_last=step == self.num_steps - 1,
         )
+        logits = truncate_logits(logits, self.numbers)
         after, predicted = SAMPLERS[self.numbers.sampling](logits, codes, place, self.numbers, generators, positions)
         if self.numbers.early_exit_entropy is not None:
             entropy = code_entropies(logits, codes, positions).sum(-1, keepdim=True)
             after = torch.where(entropy < self.numbers.early_exit_entropy, predicted, after)
         return after, predicted
-
-    def ratio(self, step: int) -> float:
-        """The share of codes that is masked before step number `step`."""
-        return self._ratios[step]
 
 
 __all__ = [
@@ -749,6 +740,8 @@ __all__ = [
     "ImageSampling",
     "MaskSchedule",
     "ancestral_step",
+    "check_count",
+    "check_generator",
     "code_entropies",
     "confidence_temperatures",
     "draw_codes",
@@ -758,5 +751,6 @@ __all__ = [
     "maskgit_step",
     "row_generators",
     "showo_step",
+    "truncate_logits",
     "uniform_noise",
 ]

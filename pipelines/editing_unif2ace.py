@@ -5,6 +5,7 @@ All of them encode the picture, mask some of its codes and let the pipeline fill
 codes they mask.
 """
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..modeling_unif2ace.pictures_unif2ace import as_images, load_image
-from .checks_unif2ace import as_list, check_count, check_generator, check_share, check_texts
+from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, check_count, mask_codes, row_generators
 from .regions_unif2ace import mask_picture, outpaint_canvas
-from .scheduling_unif2ace import MASKED_CODE, mask_codes, row_generators
+from .understanding_unif2ace import as_list, check_texts
 
 
 class UniF2aceEditingMixin:
@@ -166,9 +167,8 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: if `strength` is not a number from 0 to 1, or numbers do not fit together.
         """
-        check_share("strength", strength)
+        _check_strength(strength)
         prompts, codes = self._pair(prompt, image, num_images_per_prompt)
-        check_generator(generator)
         rows = row_generators(generator, len(codes))
         count = torch.full((len(codes),), round(strength * codes.shape[1]))
         places = mask_codes(codes, count, rows) == MASKED_CODE
@@ -239,7 +239,7 @@ class UniF2aceEditingMixin:
         Raises:
             ValueError: as `edit`.
         """
-        check_share("strength", strength)
+        _check_strength(strength)
         check_count("num_draws", num_draws)
         prompts, codes = self._pair(prompt, image, num_images_per_prompt)
         if source_prompt is not None:
@@ -248,7 +248,6 @@ class UniF2aceEditingMixin:
             if len(sources) not in (1, len(prompts)):
                 raise ValueError(f"{len(sources)} source prompts for {len(prompts)} prompts; give as many, or one")
             source_prompt = sources * len(prompts) if len(sources) == 1 else sources
-        check_generator(generator)
         rows = row_generators(generator, len(codes))
         scores = self.text_difference(prompts, source_prompt, codes, rows, num_draws, num_images_per_prompt)
         allowed = torch.ones_like(codes, dtype=torch.bool)
@@ -323,7 +322,7 @@ class UniF2aceEditingMixin:
 
     def _fill(self, prompts, codes, places, num_images_per_prompt: int) -> dict[str, Any]:
         """The arguments of `__call__` with which it draws the codes at `places` anew."""
-        latents = codes.masked_fill(places, self.scheduler.config.mask_token_id)
+        latents = codes.masked_fill(places, MASKED_CODE)
         return {"prompt": prompts, "latents": latents, "num_images_per_prompt": num_images_per_prompt}
 
     def _mask_pixels(self, masks: list[Image.Image]) -> torch.FloatTensor:
@@ -331,6 +330,11 @@ class UniF2aceEditingMixin:
         pictures = [mask.convert("RGB") for mask in masks]
         pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         return ((pixels.mean(1) + 1) / 2).clamp(0, 1)
+
+
+def _check_strength(strength: float):
+    if not isinstance(strength, Real) or not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength!r}, expected a number from 0 to 1")
 
 
 def codes_under_mask(pixels: torch.Tensor, grid_size: int) -> torch.BoolTensor:

@@ -1,8 +1,8 @@
 """
 Checkpoints on disk and on the Hub: the one reader of both layouts, and of adapters.
 
-transformers' layout has everything at its root and the scheduler's configuration in `scheduler/`; diffusers' has
-`model_index.json` and a folder for each component. A folder with `model_index.json` and the components at its root
+transformers' layout has everything at its root, perhaps with the scheduler's configuration in `scheduler/`; diffusers'
+has `model_index.json` and a folder for each component. A folder with `model_index.json` and the components at its root
 serves both libraries, as the bundled checkpoint does.
 """
 
@@ -24,10 +24,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
+from transformers.utils import logging
 
 from ..modeling_unif2ace.sampling_unif2ace import ImageSampling
 from .scheduling_unif2ace import UniF2aceScheduler
 
+
+logger = logging.get_logger(__name__)
 
 MODEL_TYPE = "unif2ace"
 BUNDLED_NAME = "unif2ace-faces"  # the folder of the checkpoint inside the package
@@ -179,8 +182,17 @@ def checkpoint_numbers(path: str | os.PathLike | None) -> ImageSampling:
     folders = CheckpointFolders.read(bundled_checkpoint() if path is None else fetch_checkpoint(path))
     if folders.is_adapter:
         return checkpoint_numbers(adapter_base(folders.root))
-    known = (folders.model / "generation_config.json").is_file()
-    return ImageSampling.from_generation_config(GenerationConfig.from_pretrained(folders.model) if known else None)
+    return ImageSampling.from_generation_config(_generation_config(folders.model))
+
+
+def checkpoint_scheduler(folders: CheckpointFolders) -> UniF2aceScheduler:
+    """The scheduler with which a checkpoint's pipeline begins, made without loading the model."""
+    return _make_scheduler(folders.scheduler, _generation_config(folders.model))
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    known = (folder / "generation_config.json").is_file()
+    return GenerationConfig.from_pretrained(folder) if known else GenerationConfig()
 
 
 def load_components(folders: CheckpointFolders, given: dict[str, Any], **model_options) -> dict[str, Any]:
@@ -201,13 +213,25 @@ def load_components(folders: CheckpointFolders, given: dict[str, Any], **model_o
     if "processor" not in components:
         components["processor"] = AutoProcessor.from_pretrained(folders.processor)
     if "scheduler" not in components:
-        found = (folders.scheduler / "scheduler_config.json").is_file()
-        components["scheduler"] = (
-            UniF2aceScheduler.from_pretrained(folders.scheduler)
-            if found
-            else UniF2aceScheduler.from_generation_config(components["transformer"].generation_config)
-        )
+        components["scheduler"] = _make_scheduler(folders.scheduler, components["transformer"].generation_config)
     return components
+
+
+def _make_scheduler(folder: Path, home: GenerationConfig) -> UniF2aceScheduler:
+    """The scheduler of the numbers in the generation config; where it names none, the saved one, whose they become."""
+    own = UniF2aceScheduler.from_generation_config(home)
+    if not (folder / "scheduler_config.json").is_file():
+        return own
+    saved = UniF2aceScheduler.from_pretrained(folder)
+    if not ImageSampling.stands_in(home):
+        saved.sampling_numbers().write_to(home)
+        return saved
+    if saved.sampling_numbers() != own.sampling_numbers():
+        logger.warning(
+            f"{folder / 'scheduler_config.json'} and generation_config.json have other numbers for drawing pictures; "
+            "the latter are used: save the pipeline to bring them together"
+        )
+    return own
 
 
 def _load_model(folder: Path, **options) -> Any:
@@ -236,6 +260,8 @@ __all__ = [
     "BUNDLED_NAME",
     "CheckpointFolders",
     "bundled_checkpoint",
+    "checkpoint_numbers",
+    "checkpoint_scheduler",
     "fetch_checkpoint",
     "fetch_folder",
     "is_bundled",

@@ -15,19 +15,10 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
-from transformers import BatchFeature
+from transformers import BatchFeature, GenerationConfig
 
 from ..modeling_unif2ace.provenance_unif2ace import mark_as_generated
-from ..modeling_unif2ace.sampling_unif2ace import ImageSampling
-from .checks_unif2ace import (
-    as_list,
-    check_count,
-    check_generator,
-    check_guidance,
-    check_interval,
-    check_size,
-    check_texts,
-)
+from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, ImageSampling, check_count, check_generator
 from .editing_unif2ace import UniF2aceEditingMixin
 from .hooks import pipeline_code, publisher
 from .loading_unif2ace import (
@@ -41,8 +32,7 @@ from .loading_unif2ace import (
     load_components,
 )
 from .lora_unif2ace import UniF2aceLoraMixin
-from .scheduling_unif2ace import MASKED_CODE
-from .understanding_unif2ace import UniF2aceUnderstandingMixin
+from .understanding_unif2ace import UniF2aceUnderstandingMixin, as_list, check_texts
 
 
 # Module and class in `model_index.json`. Named alike because diffusers names the file when it refuses to run code.
@@ -114,8 +104,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         r"""
         Load the pipeline.
 
-        Both layouts are understood: transformers' (`config.json` at the root, the scheduler's configuration in
-        `scheduler/` if there is one) and diffusers' (`model_index.json`, one folder per component).
+        Both layouts are understood: transformers' (`config.json` at the root) and diffusers' (`model_index.json`, one
+        folder per component). The scheduler is made from the numbers in the model's `generation_config.json`; from
+        `scheduler/`, if there is one, where that has none.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
@@ -163,7 +154,8 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         r"""
         Save in diffusers' layout: `model_index.json`, one folder per component, and the code with which
         `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads the pipeline, with or without the
-        package. [`UniF2acePipeline.from_pretrained`] does not run that code.
+        package. [`UniF2acePipeline.from_pretrained`] does not run that code. The scheduler's numbers are saved in the
+        model's `generation_config.json` too, so that `generate` draws the same pictures.
 
         Args:
             save_directory (`str` or `os.PathLike`): Folder, made if needed.
@@ -187,6 +179,10 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             raise ValueError("only safetensors weights without a variant can be published: leave these arguments out")
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size)
         folder = Path(save_directory)
+        # `scheduler` may be another one than the model came with: what is saved has its numbers in their one home
+        numbers = GenerationConfig.from_pretrained(folder / "transformer")
+        self.sampling_numbers().write_to(numbers)
+        numbers.save_pretrained(folder / "transformer")
         index_file = folder / "model_index.json"
         index = json.loads(index_file.read_text(encoding="utf-8"))
         index.pop("_name_or_path", None)  # a place on the machine that saved
@@ -232,27 +228,21 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
     def check_inputs(
         self,
         prompt: str | list[str],
-        guidance_scale: float,
-        num_inference_steps: int,
         generator: torch.Generator | list[torch.Generator] | None,
         num_images_per_prompt: int,
         negative_prompt: str | list[str] | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...],
     ):
-        """Raise a `ValueError` or `TypeError` that says how to mend the first argument of `__call__` that is wrong."""
+        """
+        Raise a `ValueError` or `TypeError` that says how to mend the first argument of `__call__` that is wrong; the
+        numbers are [`ImageSampling`]'s to check.
+        """
         check_texts("prompt", prompt)
-        check_guidance(guidance_scale)
-        check_count("num_inference_steps", num_inference_steps)
-        check_count("num_images_per_prompt", num_images_per_prompt)
-        check_generator(generator)
-        num_prompts = len(as_list(prompt))
-        num_images = num_prompts * num_images_per_prompt
-        if isinstance(generator, (list, tuple)) and len(generator) != num_images:
-            raise ValueError(f"{len(generator)} generators for {num_images} images; give one, or one per image")
+        check_generator(generator, len(as_list(prompt)) * check_count("num_images_per_prompt", num_images_per_prompt))
         if negative_prompt is not None:
             check_texts("negative_prompt", negative_prompt, may_be_empty=True)
-            num_negative = len(as_list(negative_prompt))
+            num_negative, num_prompts = len(as_list(negative_prompt)), len(as_list(prompt))
             if not isinstance(negative_prompt, str) and num_negative != num_prompts:
                 raise ValueError(f"{num_negative} negative prompts for {num_prompts} prompts; give as many, or one")
         if output_type not in OUTPUT_TYPES:
@@ -284,14 +274,11 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             device (`torch.device`, *optional*): Where to; the pipeline's own when not given.
         """
         self._onload()
-        prompt, device = as_list(prompt), device or self._execution_device
-        if negative_prompt is not None:
-            negative_prompt = as_list(negative_prompt) * (len(prompt) if isinstance(negative_prompt, str) else 1)
-            negative_prompt = negative_prompt if any(text.strip() for text in negative_prompt) else None
-        inputs = self.processor(text=prompt, generation_mode="image", return_tensors="pt").to(device)
-        negative = {}
-        if guidance and negative_prompt is not None:
-            encoded = self._encode_negative(negative_prompt).to(device)
+        device = device or self._execution_device
+        inputs = self.processor(text=as_list(prompt), generation_mode="image", return_tensors="pt").to(device)
+        negative, texts = {}, [] if negative_prompt is None else as_list(negative_prompt)
+        if guidance and any(text.strip() for text in texts):
+            encoded = self._encode_negative(texts).to(device)
             negative["negative_input_ids"] = encoded["input_ids"]
             negative["negative_attention_mask"] = encoded["attention_mask"]
         return self.transformer.encode_prompt(
@@ -328,31 +315,31 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             self.transformer.generation_config,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            guidance_interval=None if guidance_interval is None else tuple(guidance_interval),
+            guidance_interval=guidance_interval,
         )
         return self.scheduler.sampling_numbers(
             num_inference_steps=own.num_inference_steps,
             guidance_scale=own.guidance_scale,
-            guidance_interval=tuple(own.guidance_interval),
+            guidance_interval=own.guidance_interval,
         )
 
     def prepare_latents(
         self, batch_size: int, device: torch.device, latents: torch.LongTensor | None = None
     ) -> torch.LongTensor:
         """Codes of which none is known, or the given ones, checked, `(batch_size, num_image_tokens)` int64."""
-        config, mask_token_id = self.transformer.config, self.scheduler.config.mask_token_id
+        config = self.transformer.config
         shape = (batch_size, config.num_image_tokens)
         if latents is None:
-            return torch.full(shape, mask_token_id, dtype=torch.long, device=device)
+            return torch.full(shape, MASKED_CODE, dtype=torch.long, device=device)
         if latents.shape != shape or latents.is_floating_point():
             raise ValueError(
                 f"latents are {latents.dtype} of shape {tuple(latents.shape)}, expected whole numbers of shape {shape}"
             )
-        known = latents[latents != mask_token_id]
+        known = latents[latents != MASKED_CODE]
         if len(known) and not 0 <= int(known.min()) <= int(known.max()) < config.vq_config.codebook_size:
             raise ValueError(
                 f"latents hold codes from {int(known.min())} to {int(known.max())}, expected codes from 0 to "
-                f"{config.vq_config.codebook_size - 1}, and {mask_token_id} where one is to be drawn"
+                f"{config.vq_config.codebook_size - 1}, and {MASKED_CODE} where one is to be drawn"
             )
         return latents.to(device, torch.long)
 
@@ -374,7 +361,6 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         """
         if latents is not None:
             latents = self.prepare_latents(state.batch_size, self._execution_device, latents)
-            latents = latents.masked_fill(latents == self.scheduler.config.mask_token_id, MASKED_CODE)
         return self.transformer.start_decoding(state, numbers, generator, latents)
 
     def decode_latents(
@@ -492,8 +478,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 Mark PIL pictures as generated: an invisible watermark in the pixels, found by `unif2ace verify`, and
                 metadata in `info`, written by `save_image`. See `docs/provenance.md`.
             latents (`torch.LongTensor` of shape `(num_images, num_image_tokens)`, *optional*):
-                Codes to start from: those that are not `scheduler.config.mask_token_id` stay. `inpaint` and its
-                relatives make them.
+                Codes to start from: those that are not -1 stay. `inpaint` and its relatives make them.
             guidance_interval (`tuple[float, float]`, *optional*, defaults to the checkpoint's, else `(0.0, 1.0)`):
                 Share of the steps at which guidance starts and stops; the others cost half. Trades quality for time.
             height, width (`int`, *optional*): The model's resolution, which is the only size there is.
@@ -505,34 +490,32 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             ValueError: if an argument is out of its range, or a text is empty or too long.
             TypeError: if a text or a number is of another type.
         """
-        own = ImageSampling.from_generation_config(self.transformer.generation_config)
-        guidance_scale = own.guidance_scale if guidance_scale is None else guidance_scale
-        num_inference_steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        numbers = self.sampling_numbers(num_inference_steps, guidance_scale, guidance_interval)
         self.check_inputs(
             prompt,
-            guidance_scale,
-            num_inference_steps,
             generator,
             num_images_per_prompt,
             negative_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        if guidance_interval is not None:
-            check_interval("guidance_interval", guidance_interval)
-        check_size(height, width, self.transformer.config.vq_config.resolution)
-        num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
-        numbers = self.sampling_numbers(num_inference_steps, guidance_scale, guidance_interval)
-        state = self.encode_prompt(prompt, negative_prompt, guidance_scale != 1, num_images_per_prompt)
+        resolution = self.transformer.config.vq_config.resolution
+        if {height, width} - {None, resolution}:
+            raise ValueError(
+                f"a picture of {height or resolution} × {width or resolution} was asked for, but this model was "
+                f"trained for {resolution} × {resolution} only: leave height and width out, and resize the picture "
+                "afterwards"
+            )
+        guided, num_images_per_prompt = numbers.guidance_scale != 1, int(num_images_per_prompt)
+        state = self.encode_prompt(prompt, negative_prompt, guided, num_images_per_prompt)
         decoding = self.start_decoding(state, numbers, generator, latents)
-        mask_token_id = self.scheduler.config.mask_token_id
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        self.scheduler.set_timesteps(numbers.num_inference_steps, device=self._execution_device)
         self._num_timesteps = len(self.scheduler.timesteps)
         self._interrupt, self._guidance_scale = decoding.is_done, numbers.guidance_scale
-        with self.progress_bar(total=num_inference_steps) as progress_bar:
+        with self.progress_bar(total=numbers.num_inference_steps) as progress_bar:
             for i, _ in enumerate(self.transformer.decode(decoding)):
                 if callback_on_step_end is not None:
-                    latents = decoding.codes.masked_fill(decoding.codes == MASKED_CODE, mask_token_id)
+                    latents = decoding.codes.clone()
                     available = {
                         "latents": latents,
                         "logits": decoding.logits,
@@ -545,9 +528,8 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                     if self._guidance_scale != numbers.guidance_scale and state.guided:
                         numbers = replace(numbers, guidance_scale=self._guidance_scale)
                         decoding.plan.numbers = numbers
-                    if changed is not latents:  # it may have masked more than the plan knows of
-                        decoding.codes = changed.masked_fill(changed == mask_token_id, MASKED_CODE)
-                        decoding.everywhere = True
+                    if changed is not latents:
+                        decoding.codes, decoding.everywhere = changed, True  # may mask more than the plan knows of
                     if self.interrupt:
                         unknown = decoding.codes == MASKED_CODE
                         decoding.codes = torch.where(unknown, decoding.drawn, decoding.codes)

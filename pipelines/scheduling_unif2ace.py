@@ -8,11 +8,14 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
 from ..modeling_unif2ace.sampling_unif2ace import (
-    MASKED_CODE,
     DecodingPlan,
     ImageSampling,
+    MaskSchedule,
+    check_count,
+    check_generator,
     mask_codes,
     row_generators,
+    truncate_logits,
 )
 
 
@@ -21,6 +24,8 @@ _NUMBERS = (
     "sampling",
     "masking_schedule",
     "temperature",
+    "top_k",
+    "top_p",
     "confidence_temperature",
     "confidence_schedule",
     "entropy_bound",
@@ -35,13 +40,16 @@ class UniF2aceSchedulerOutput(BaseOutput):
 
     Args:
         prev_sample (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`):
-            The codes after the step; `mask_token_id` where they are not known yet.
+            The codes after the step; -1 where they are not known yet.
         pred_original_sample (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`):
             The codes with every masked one drawn: a preview of the result.
+        pred_logits (`torch.FloatTensor` of shape `(batch_size, num_image_tokens or num_positions, codebook_size)`):
+            What they were drawn from: the model's logits after temperature, top-k and top-p.
     """
 
     prev_sample: torch.LongTensor
     pred_original_sample: torch.LongTensor | None = None
+    pred_logits: torch.FloatTensor | None = None
 
 
 class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
@@ -58,8 +66,10 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
     steps give the original's codes (`guidance_scale` is its scale plus one). One generator then draws for the whole
     batch, so a picture is no longer the same alone and in a batch.
 
+    A code that is not known is -1. `timesteps` fall from 1, where nothing is known, towards 0, as diffusers has agreed
+    on for discrete diffusion; temperature, top-k and top-p are the scheduler's.
+
     Args:
-        mask_token_id (`int`, *optional*, defaults to -1): Stands for a code that is not known; outside the codebook.
         masking_schedule (`str`, *optional*, defaults to `"cosine"`):
             Share of masked codes over the steps: `"cosine"`, `"linear"`, `"pow"` (or `"pow3"`, `"pow0.5"`, ...),
             `"sigmoid"`, `"arccos"`, `"log"` or `"exp"`.
@@ -67,6 +77,9 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
             `"maskgit"`, `"ancestral"`, `"entropy_bounded"` or `"showo"`.
         temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits before codes are drawn; 0 takes the most likely code.
+        top_k (`int`, *optional*): Draw from so many codes, the most likely ones; from all when not given.
+        top_p (`float`, *optional*):
+            Draw from the most likely codes whose probabilities add to this share; from all when not given.
         confidence_temperature (`float`, *optional*, defaults to 1.0):
             Weight of the Gumbel noise on the confidence at the start (`"maskgit"` and `"showo"`).
         confidence_schedule (`str`, *optional*, defaults to `"linear"`):
@@ -85,21 +98,25 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        mask_token_id: int = MASKED_CODE,
         masking_schedule: str = "cosine",
         sampling: str = "maskgit",
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         confidence_temperature: float = 1.0,
         confidence_schedule: str = "linear",
         entropy_bound: float = 8.0,
         early_exit_entropy: float | None = None,
     ):
         self.sampling_numbers()  # refuses what is wrong
-        if mask_token_id >= 0:
-            raise ValueError(f"mask_token_id is {mask_token_id}, a valid code; expected a negative number")
         self.num_inference_steps: int | None = None
-        self.timesteps: torch.LongTensor | None = None
+        self.timesteps: torch.FloatTensor | None = None
         self._plan: DecodingPlan | None = None
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
+        """What a saved configuration says, without the `mask_token_id` that it had before: it was always -1."""
+        return super().extract_init_dict({k: v for k, v in config_dict.items() if k != "mask_token_id"}, **kwargs)
 
     @classmethod
     def from_generation_config(cls, config) -> "UniF2aceScheduler":
@@ -117,15 +134,6 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         """
         return ImageSampling(**{name: self.config[name] for name in _NUMBERS}, **others)
 
-    def prepare_generators(
-        self, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
-    ) -> torch.Generator | list[torch.Generator] | None:
-        """
-        What a loop over the steps hands to each `step`: one generator per row (`row_generators`), so that a picture
-        does not depend on its batch; with `sampling="showo"` the caller's own, which draws for the batch as a whole.
-        """
-        return DecodingPlan(self.sampling_numbers()).generators(generator, batch_size)
-
     @property
     def may_finish_early(self) -> bool:
         """Whether all codes can be known before the last step; a loop that looks waits for the device at each step."""
@@ -138,7 +146,7 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         initially_masked: list[int] | None = None,
     ):
         """
-        Plan the steps.
+        Plan the steps: `timesteps` (num_inference_steps,) float32 are 1, 1 - 1/T, ..., 1/T.
 
         Args:
             num_inference_steps (`int`): Steps, at least 1. More steps than codes change nothing with `"maskgit"`.
@@ -152,48 +160,45 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if `num_inference_steps` is less than 1.
         """
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}, expected at least 1")
-        self.num_inference_steps = num_inference_steps
-        self.timesteps = torch.arange(num_inference_steps - 1, -1, -1)
+        self.num_inference_steps = check_count("num_inference_steps", num_inference_steps)
+        self.timesteps = torch.arange(self.num_inference_steps, 0, -1) / self.num_inference_steps
         numbers = self.sampling_numbers(num_inference_steps=num_inference_steps)
         self._plan = DecodingPlan(numbers, initially_masked, device)
 
-    def max_masked(self, timestep: int | torch.Tensor, num_image_tokens: int) -> int:
+    def max_masked(self, timestep: float | torch.Tensor, num_image_tokens: int) -> int:
         """
         The most codes that can be masked in a row before the step at `timestep`: so many places need logits. Known
         without a look at the device.
 
         Args:
-            timestep (`int` or `torch.Tensor`): One of `timesteps`.
+            timestep (`float` or `torch.Tensor`): One of `timesteps`.
             num_image_tokens (`int`): Codes of an image.
         """
         return self._plan.max_masked(self._step_number(timestep), num_image_tokens)
 
-    def masked_positions(self, sample: torch.LongTensor, timestep: int | torch.Tensor) -> torch.LongTensor:
+    def masked_positions(self, sample: torch.LongTensor, timestep: float | torch.Tensor) -> torch.LongTensor:
         """
         The places of `sample` (batch_size, num_image_tokens) that need logits at `timestep`, all masked ones among
         them: (batch_size, `max_masked(timestep)`).
         """
-        codes = sample.masked_fill(sample == self.config.mask_token_id, MASKED_CODE)
-        return self._plan.positions(codes, self._step_number(timestep))
+        return self._plan.positions(sample, self._step_number(timestep))
 
     def step(
         self,
         model_output: torch.Tensor,
-        timestep: int | torch.Tensor,
+        timestep: float | torch.Tensor,
         sample: torch.LongTensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
         positions: torch.LongTensor | None = None,
     ) -> UniF2aceSchedulerOutput | tuple:
         """
-        Reveal some of the masked codes. Known codes never change; after timestep 0 all are known.
+        Reveal some of the masked codes. Known codes never change; after the last timestep all are known.
 
         Args:
             model_output (`torch.Tensor` of shape `(batch_size, num_image_tokens, codebook_size)`):
                 Logits over the codes.
-            timestep (`int` or `torch.Tensor`): One of `timesteps`; 0 is the last.
+            timestep (`float` or `torch.Tensor`): One of `timesteps`.
             sample (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): The codes so far.
             generator (`torch.Generator` or list of them, *optional*):
                 A list has one generator per row, and row i draws from number i alone. From a single generator one seed
@@ -210,20 +215,19 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if `set_timesteps` was not called, the timestep is not one of its steps, or shapes do not fit.
         """
-        config, number = self.config, self._step_number(timestep)
-        before = sample.masked_fill(sample == config.mask_token_id, MASKED_CODE)
-        if config.sampling != "showo":
+        number, numbers = self._step_number(timestep), self.sampling_numbers()
+        if numbers.sampling != "showo":
             generator = self._generators(generator, sample.shape[0])
-        codes, predicted = self._plan.step(model_output, before, number, generator, positions)
-        prev_sample = codes.masked_fill(codes == MASKED_CODE, config.mask_token_id)
+        codes, predicted = self._plan.step(model_output, sample, number, generator, positions)
+        pred_logits = truncate_logits(model_output.float(), numbers) / (numbers.temperature or 1.0)
         if not return_dict:
-            return (prev_sample, predicted)
-        return UniF2aceSchedulerOutput(prev_sample=prev_sample, pred_original_sample=predicted)
+            return codes, predicted, pred_logits
+        return UniF2aceSchedulerOutput(codes, predicted, pred_logits)
 
     def add_noise(
         self,
         original_samples: torch.LongTensor,
-        timesteps: int | torch.Tensor | None = None,
+        timesteps: float | torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         mask_ratio: float | None = None,
     ) -> torch.LongTensor:
@@ -232,47 +236,48 @@ class UniF2aceScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             original_samples (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): Codes.
-            timesteps (`int` or `torch.Tensor` of shape `()` or `(batch_size,)`, *optional*):
-                From `self.timesteps`. The first of them masks everything.
+            timesteps (`float` or `torch.Tensor` of shape `()` or `(batch_size,)`, *optional*):
+                In [0, 1]; 1 masks everything. What the model sees at that time: `set_timesteps` need not be called.
             generator (`torch.Generator` or list of them, *optional*): As in `step`.
             mask_ratio (`float`, *optional*): Share in [0, 1] instead of `timesteps`.
 
         Returns:
-            `torch.LongTensor` of shape `(batch_size, num_image_tokens)`: a copy with `mask_token_id` at exactly
+            `torch.LongTensor` of shape `(batch_size, num_image_tokens)`: a copy with -1 at exactly
             `round(share · num_image_tokens)` positions of each row.
 
         Raises:
-            ValueError: unless exactly one of `timesteps` and `mask_ratio` is given, in its range.
+            ValueError: unless exactly one of `timesteps` and `mask_ratio` is given, in [0, 1].
         """
         batch_size, num_image_tokens = original_samples.shape
         if (timesteps is None) == (mask_ratio is None):
             raise ValueError("add_noise needs either `timesteps` or `mask_ratio`, one of the two")
         if mask_ratio is None:
+            schedule = MaskSchedule(self.config.masking_schedule)
             per_row = torch.as_tensor(timesteps).expand(batch_size).tolist()
-            ratios = [self._plan.ratio(self._step_number(t)) for t in per_row]
+            ratios = [schedule.ratio(1 - time, num_image_tokens) for time in per_row]
         elif 0 <= mask_ratio <= 1:
             ratios = [mask_ratio] * batch_size
         else:
             raise ValueError(f"mask_ratio is {mask_ratio}, expected a number from 0 to 1")
         num_masked = torch.tensor([round(num_image_tokens * ratio) for ratio in ratios])
-        noisy = mask_codes(original_samples, num_masked, self._generators(generator, batch_size))
-        return noisy.masked_fill(noisy == MASKED_CODE, self.config.mask_token_id)
+        return mask_codes(original_samples, num_masked, self._generators(generator, batch_size))
 
-    def _step_number(self, timestep: int | torch.Tensor) -> int:
+    def _step_number(self, timestep: float | torch.Tensor) -> int:
+        """The number of a step, from 0 on, that begins at `timestep`."""
         if self.num_inference_steps is None:
             raise ValueError("the scheduler has no steps yet: call `set_timesteps` first")
-        index = int(timestep)
-        if not 0 <= index < self.num_inference_steps:
-            raise ValueError(f"timestep {index} is not one of the {self.num_inference_steps} steps")
-        return self.num_inference_steps - 1 - index
+        steps, time = self.num_inference_steps, torch.as_tensor(timestep)
+        if not time.is_floating_point():
+            raise ValueError(f"timestep {timestep} is a step's number: give one of `timesteps`, from 1 to 1/{steps}")
+        left = round(float(time) * steps)
+        if not 1 <= left <= steps or abs(float(time) * steps - left) > 0.01:
+            raise ValueError(f"timestep {float(time):g} is not one of the {steps} `timesteps`, from 1 to 1/{steps}")
+        return steps - left
 
     @staticmethod
     def _generators(generator, batch_size: int) -> list[torch.Generator]:
-        if not isinstance(generator, (list, tuple)):
-            return row_generators(generator, batch_size)
-        if len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators for {batch_size} rows; give one, or one per row")
-        return list(generator)
+        check_generator(generator, batch_size)
+        return generator if isinstance(generator, (list, tuple)) else row_generators(generator, batch_size)
 
 
 __all__ = ["UniF2aceScheduler", "UniF2aceSchedulerOutput"]

@@ -6,7 +6,7 @@ them, so their keys and values serve every question.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from transformers.cache_utils import DynamicCache
 
 from ..modeling_unif2ace.pictures_unif2ace import as_images, is_batch
-from .checks_unif2ace import check_count, check_texts
+from ..modeling_unif2ace.sampling_unif2ace import check_count
 
 
 DEFAULT_DESCRIBE_PROMPT = "Describe this face."
@@ -31,6 +31,28 @@ _WHOLE_PROMPT = {
     "face_features",
     "assistant_model",
 }
+
+
+def check_texts(name: str, texts: str | Sequence[str], may_be_empty: bool = False):
+    """
+    `TypeError` or `ValueError` unless `texts` is a text or a list of texts (also a column of `datasets`), none of them
+    empty unless that is allowed.
+    """
+    if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
+        raise TypeError(f"{name} is of type {type(texts).__name__}, expected a text or a list of texts")
+    items = as_list(texts)
+    if not items:
+        raise ValueError(f"{name} is an empty list, expected at least one text")
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"{name} holds a {type(item).__name__}, expected texts only")
+        if not item.strip() and not may_be_empty:
+            raise ValueError(f"{name} is empty, expected a text with at least one word")
+
+
+def as_list(value: Any) -> list:
+    """A list, a tuple or a column of `datasets` as a list, anything else as a list of one."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)) else [value]
 
 
 @dataclass(eq=False)

@@ -19,8 +19,7 @@ from unif2ace.modeling_unif2ace import (
     UniF2aceImageProcessor,
     get_preset,
 )
-from unif2ace.modeling_unif2ace.face_alignment_unif2ace import align_largest_face
-from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE
+from unif2ace.modeling_unif2ace.face_alignment_unif2ace import ARCFACE_TEMPLATE, align_largest_face
 from unif2ace.training.convert.face_encoder import convert_face_encoder, make_config, read_iresnet
 from unif2ace.training.convert.showo import convert_showo
 from unif2ace.training.data.collator import UniF2aceCollator

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from losses import d3diff_loss_padded
 
-from unif2ace.modeling_unif2ace.objective_unif2ace import d3diff_loss_padded, score_entropy, score_entropy_paper
+from unif2ace.modeling_unif2ace.objective_unif2ace import score_entropy, score_entropy_paper
 
 
 ROOT = Path(__file__).parents[1]

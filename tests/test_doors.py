@@ -11,18 +11,21 @@ from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from tiny_checkpoint import save_tiny_checkpoint
 from transformers import pipeline as transformers_pipeline
 
-from unif2ace import UniF2acePipeline, UniF2aceScheduler, read_provenance
+from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceScheduler, read_provenance
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace.sampling_unif2ace import ImageSampling
 from unif2ace.training.reward import GenerationRewardTrainer, Prompt
 
 
+REMOTE = {"trust_remote_code": True}
 DOORS = ("pipeline", "generate", "any-to-any", "server", "command")
 PROMPT, SEED = "a man with a hat and a beard", 7
 HOSTILE = "a <|mask|> man <|eoi|>"
@@ -199,6 +202,55 @@ def test_errors_and_truncation(draw, door, prompt, message):
         draw(door, prompt)
 
 
+WRONG_NUMBERS = [
+    ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0, expected at least 1"),
+    ({"num_inference_steps": 2.5}, TypeError, "num_inference_steps is 2.5, expected a whole number"),
+    ({"guidance_scale": -1.0}, ValueError, "guidance_scale is -1.0, expected a finite number of at least 0"),
+    ({"guidance_scale": "4"}, TypeError, "guidance_scale is '4', expected a number"),
+    ({"guidance_interval": (0.5, 0.2)}, ValueError, "guidance_interval is"),
+    ({"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt is 0, expected at least 1"),
+    ({"generator": 3}, TypeError, r"generator is 3, .*torch.Generator\(\).manual_seed\(3\)"),
+    ({"generator": [torch.Generator()] * 2}, ValueError, "2 generators for 1 images; give one, or one per image"),
+]
+
+
+@pytest.mark.parametrize("sampling", ["maskgit", "showo"])
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG_NUMBERS)
+def test_wrong_numbers_are_refused_with_the_same_words(pipe, faces, arguments, error, message, sampling):
+    inputs = pipe.processor(text=PROMPT, generation_mode="image", return_tensors="pt")
+    same = UniF2acePipeline(pipe.transformer, UniF2aceScheduler(sampling=sampling), pipe.processor)
+    for door in (
+        lambda: same(PROMPT, **arguments),
+        lambda: pipe.transformer.generate(**inputs, generation_mode="image", sampling=sampling, **arguments),
+        lambda: faces(text=PROMPT, generation_mode="image", generate_kwargs={"num_inference_steps": 2, **arguments}),
+    ):
+        with pytest.raises(error, match=message):
+            door()
+
+
+def test_numbers_of_any_integer_and_real_type_are_taken(pipe):
+    inputs = pipe.processor(text=PROMPT, generation_mode="image", return_tensors="pt")
+    typed = {"num_inference_steps": np.int64(3), "guidance_scale": np.float32(2.5)}
+    plain = {"num_inference_steps": 3, "guidance_scale": 2.5}
+    codes = [
+        pipe.transformer.generate(
+            **inputs, generation_mode="image", generator=torch.Generator().manual_seed(SEED), **numbers
+        )
+        for numbers in (typed, plain)
+    ]
+    drawn = pipe(PROMPT, generator=torch.Generator().manual_seed(SEED), output_type="latent", **typed).codes
+    assert torch.equal(codes[0], codes[1]) and torch.equal(drawn, codes[0])
+
+
+def test_negative_prompts_are_as_many_or_one(pipe):
+    inputs = pipe.processor(text=[PROMPT] * 3, generation_mode="image", return_tensors="pt")
+    negative = pipe.processor(text=["a hat"] * 2, generation_mode="image", return_tensors="pt")["input_ids"]
+    with pytest.raises(ValueError, match="2 negative prompts for 3 prompts; give as many, or one"):
+        pipe.transformer.generate(**inputs, generation_mode="image", negative_input_ids=negative)
+    with pytest.raises(ValueError, match="2 negative prompts for 3 prompts; give as many, or one"):
+        pipe([PROMPT] * 3, negative_prompt=["a hat"] * 2)
+
+
 # Words about pictures
 
 
@@ -354,6 +406,44 @@ def test_the_table_names_tests_that_are_there():
         for name in re.findall(r"`(test_\w+\.py)?(?:::)?(test_\w+)`", cells[-1]):
             place = own if not name[0] else (Path(__file__).parent / name[0]).read_text(encoding="utf-8")
             assert f"def {name[1]}(" in place
+
+
+@pytest.mark.parametrize("numbers", [{"temperature": 0.3, "top_k": 5}, {"sampling": "showo"}, {"temperature": 1.0}])
+def test_a_scheduler_that_was_exchanged_is_saved(folder, tmp_path, numbers):
+    """Saved and loaded, the pipeline draws the same picture, and so does the model alone."""
+    pipe = UniF2acePipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = UniF2aceScheduler.from_config(pipe.scheduler.config, **numbers)
+    expected = pipe(PROMPT, generator=torch.Generator().manual_seed(SEED), output_type="latent").codes
+    before = pipe.transformer.generation_config.to_dict()
+    pipe.save_pretrained(tmp_path)
+    assert pipe.transformer.generation_config.to_dict() == before  # saving changes nothing
+    for loaded in (UniF2acePipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path, **REMOTE)):
+        loaded.set_progress_bar_config(disable=True)
+        again = loaded(PROMPT, generator=torch.Generator().manual_seed(SEED), output_type="latent").codes
+        assert torch.equal(again, expected)
+        assert {name: loaded.scheduler.config[name] for name in numbers} == numbers
+    model = UniF2aceForConditionalGeneration.from_pretrained(tmp_path / "transformer")
+    inputs = pipe.processor(text=PROMPT, generation_mode="image", return_tensors="pt")
+    generator = torch.Generator().manual_seed(SEED)
+    assert torch.equal(model.generate(**inputs, generation_mode="image", generator=generator), expected)
+
+
+def test_the_generation_config_wins_over_a_saved_scheduler(folder, tmp_path, caplog):
+    UniF2acePipeline.from_pretrained(folder).save_pretrained(tmp_path)
+    UniF2aceScheduler(temperature=0.1).save_pretrained(tmp_path / "scheduler")
+    with caplog.at_level("WARNING", "transformers"):
+        assert UniF2acePipeline.from_pretrained(tmp_path).scheduler.config.temperature == 0.6
+    assert "other numbers for drawing pictures" in caplog.text
+
+
+def test_numbers_that_stand_in_the_scheduler_alone_reach_every_door(tmp_path):
+    """As in folders of before: the model of the pipeline has them too."""
+    folder = save_tiny_checkpoint(tmp_path / "old")
+    config = json.loads((folder / "generation_config.json").read_text())
+    assert not any(name.startswith("image_") for name in config)
+    pipe = UniF2acePipeline.from_pretrained(folder)
+    assert pipe.scheduler.config.temperature == pipe.transformer.generation_config.image_temperature == 0.9
 
 
 def test_numbers_have_one_home(pipe, folder, tmp_path):

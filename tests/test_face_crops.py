@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from skimage.data import astronaut
 
 from unif2ace.cli import main
-from unif2ace.modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, align_face, similarity_transform
+from unif2ace.modeling_unif2ace.face_alignment_unif2ace import ARCFACE_TEMPLATE, align_face, similarity_transform
 from unif2ace.training.data.cleaning import NearDuplicates, parse_splits, split_of
 from unif2ace.training.data.face_crops import (
     FoundFace,

@@ -4,12 +4,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from unif2ace.modeling_unif2ace.configuration_unif2ace import UniF2aceFaceEncoderConfig
-from unif2ace.modeling_unif2ace.face_encoder_unif2ace import (
-    ARCFACE_TEMPLATE,
-    UniF2aceFaceEncoder,
-    align_face,
-    similarity_transform,
-)
+from unif2ace.modeling_unif2ace.face_alignment_unif2ace import ARCFACE_TEMPLATE, align_face, similarity_transform
+from unif2ace.modeling_unif2ace.face_encoder_unif2ace import UniF2aceFaceEncoder
 from unif2ace.training.synthetic.encoder_tasks import ArcFaceHead, verification_metrics
 
 

@@ -10,6 +10,8 @@ import transformers
 
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
+    DecodingStep,
+    ImageSampling,
     MaskSchedule,
     confidence_temperatures,
     masked_positions,
@@ -106,7 +108,9 @@ def test_a_cached_prompt_draws_the_codes_of_the_whole_sequence(model, prompts):
     generators = row_generators(seeded(1, 2), 2)
     for step, noise in enumerate(confidence_temperatures("linear", 1.0, STEPS), start=1):
         num_masked = MaskSchedule("cosine").num_masked(step / STEPS, NUM_CODES)
-        codes, _ = maskgit_step(recomputed_logits(model, codes, prompts), codes, num_masked, noise, generators)
+        place = DecodingStep(num_masked=num_masked, confidence_temperature=noise)
+        logits = recomputed_logits(model, codes, prompts)
+        codes, _ = maskgit_step(logits, codes, place, ImageSampling(), generators)
     assert torch.equal(draw(model, prompts, generator=seeded(1, 2), guidance_scale=1.0), codes)
 
 
@@ -208,7 +212,8 @@ def test_a_loop_over_all_places_draws_the_same_codes(model, prompts):
     rows = row_generators(seeded(1, 2), 2)
     for step, noise in enumerate(confidence_temperatures("linear", 1.0, STEPS), start=1):
         left = MaskSchedule("cosine").num_masked(step / STEPS, NUM_CODES)
-        codes, _ = maskgit_step(model.predict_codes(codes, prompt, 3.0), codes, left, noise, rows)
+        place = DecodingStep(num_masked=left, confidence_temperature=noise)
+        codes, _ = maskgit_step(model.predict_codes(codes, prompt, 3.0), codes, place, ImageSampling(), rows)
     assert torch.equal(draw(model, prompts, generator=seeded(1, 2), guidance_scale=3.0), codes)
 
 

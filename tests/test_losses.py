@@ -6,14 +6,13 @@ import math
 
 import pytest
 import torch
+from losses import balance_of_logits, d3diff_loss_padded
 from torch.nn import functional as F
 
 from unif2ace.modeling_unif2ace.objective_unif2ace import (
     WEIGHTINGS,
     balance_loss,
-    balance_of,
     d3diff_loss,
-    d3diff_loss_padded,
     router_usage,
     score_entropy,
     score_entropy_paper,
@@ -305,27 +304,26 @@ def test_balance_of_known_probabilities():
     usage = router_usage((PROBABILITIES.log(),), None, top_k=2)
     torch.testing.assert_close(usage.load[0], torch.tensor([0.25, 0.5, 0.25, 0.0]))
     torch.testing.assert_close(usage.probability[0], torch.tensor([0.3, 0.45, 0.15, 0.1]))
-    assert balance_loss((PROBABILITIES.log(),), None, top_k=2).item() == pytest.approx(1.35, abs=1e-6)
+    assert balance_of_logits((PROBABILITIES.log(),), None, top_k=2).item() == pytest.approx(1.35, abs=1e-6)
 
 
 def test_balance_leaves_padding_out():
     padded = torch.cat([PROBABILITIES.log(), torch.randn(1, 3, 4)], dim=1)
     mask = torch.tensor([[1, 1, 0, 0, 0]])
-    assert balance_loss((padded,), mask, top_k=2).item() == pytest.approx(1.35, abs=1e-6)
+    assert balance_of_logits((padded,), mask, top_k=2).item() == pytest.approx(1.35, abs=1e-6)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 def test_even_routing_gives_one(top_k):
     even = torch.eye(4).repeat(5, 1)[None] * 1e-3  # every expert is first equally often
-    assert balance_loss((even, even), None, top_k).item() == pytest.approx(1.0, abs=1e-3)
+    assert balance_of_logits((even, even), None, top_k).item() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_balance_of_an_empty_group_is_zero():
     logits = torch.zeros(0, 7, 4).requires_grad_()
-    loss = balance_loss((logits,), torch.ones(0, 7), top_k=2)
+    loss = balance_of_logits((logits,), torch.ones(0, 7), top_k=2)
     loss.backward()
     assert loss.item() == 0
-    assert balance_loss((), None, top_k=2).item() == 0
 
 
 def _some_routing(tokens=11, layers=2, experts=4):
@@ -335,18 +333,18 @@ def _some_routing(tokens=11, layers=2, experts=4):
 
 def test_balance_does_not_depend_on_rows_padding_or_order():
     logits = _some_routing(12)
-    alone = balance_loss(logits, None, top_k=2)
+    alone = balance_of_logits(logits, None, top_k=2)
     in_rows = tuple(layer.view(3, 4, 4) for layer in logits)
-    torch.testing.assert_close(balance_loss(in_rows, None, top_k=2), alone)
+    torch.testing.assert_close(balance_of_logits(in_rows, None, top_k=2), alone)
     padded = tuple(F.pad(layer, (0, 0, 2, 5), value=7.0) for layer in in_rows)  # both sides, as the two tasks are
     mask = F.pad(torch.ones(3, 4), (2, 5))
-    torch.testing.assert_close(balance_loss(padded, mask, top_k=2), alone)
+    torch.testing.assert_close(balance_of_logits(padded, mask, top_k=2), alone)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(balance_loss(tuple(layer[:, order] for layer in logits), None, top_k=2), alone)
+    torch.testing.assert_close(balance_of_logits(tuple(layer[:, order] for layer in logits), None, top_k=2), alone)
     experts = [2, 0, 3, 1]
-    torch.testing.assert_close(balance_loss(tuple(layer[..., experts] for layer in logits), None, top_k=2), alone)
+    torch.testing.assert_close(balance_of_logits(tuple(layer[..., experts] for layer in logits), None, top_k=2), alone)
     doubled = tuple(torch.cat([layer, layer], dim=1) for layer in logits)
-    torch.testing.assert_close(balance_loss(doubled, None, top_k=2), alone)
+    torch.testing.assert_close(balance_of_logits(doubled, None, top_k=2), alone)
 
 
 def test_balance_of_parts_adds_up_with_the_load_of_the_whole():
@@ -357,14 +355,14 @@ def test_balance_of_parts_adds_up_with_the_load_of_the_whole():
         usage = router_usage(tuple(layer[:, part] for layer in logits), None, 2, num_tokens=12)
         counts = counts + usage.counts
         usage.load = whole.load
-        total = total + balance_of(usage)
-    torch.testing.assert_close(total, balance_of(whole))
+        total = total + balance_loss(usage)
+    torch.testing.assert_close(total, balance_loss(whole))
     torch.testing.assert_close(counts / counts.sum(-1, keepdim=True), whole.load)
 
 
 def test_load_has_no_gradient_and_probability_pushes_away_from_the_busiest():
     logits = torch.tensor([[[2.0, 1.0, 0.0, -1.0]] * 6]).requires_grad_()
-    balance_loss((logits,), None, top_k=1).backward()
+    balance_of_logits((logits,), None, top_k=1).backward()
     assert logits.grad[0, 0, 0] > 0 and (logits.grad[0, 0, 1:] < 0).all()
 
 

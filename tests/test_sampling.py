@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     MASK_SCHEDULES,
     MASKED_CODE,
+    DecodingStep,
+    ImageSampling,
     MaskSchedule,
     ancestral_step,
     code_entropies,
@@ -37,6 +39,14 @@ def all_masked(rows):
     return torch.full((rows, TOKENS), MASKED_CODE)
 
 
+NUMBERS, FALL = ImageSampling(), DecodingStep(ratio=0.7, next_ratio=0.2)
+
+
+def keep(num_masked, noise=1.0):
+    """A step after which so many codes of each row are masked."""
+    return DecodingStep(num_masked=num_masked, confidence_temperature=noise)
+
+
 def sample(seeds, steps=8, sampling="maskgit", rows=None):
     """A whole loop; logits depend on the row's codes, as a model's do."""
     table = torch.randn(CODES + 1, TOKENS, CODES, generator=torch.Generator().manual_seed(1))
@@ -46,10 +56,10 @@ def sample(seeds, steps=8, sampling="maskgit", rows=None):
         logits = table[codes].mean(1)  # (rows, TOKENS, CODES): mean over positions of their code's table
         if sampling == "maskgit":
             left = MaskSchedule("cosine").num_masked((step + 1) / steps, TOKENS)
-            codes, _ = maskgit_step(logits, codes, left, noise[step], rows)
+            codes, _ = maskgit_step(logits, codes, keep(left, noise[step]), NUMBERS, rows)
         else:
-            ratios = [MaskSchedule("cosine").ratio(k / steps) for k in (step, step + 1)]
-            codes, _ = ancestral_step(logits, codes, *ratios, rows)
+            before, after = (MaskSchedule("cosine").ratio(k / steps) for k in (step, step + 1))
+            codes, _ = ancestral_step(logits, codes, DecodingStep(ratio=before, next_ratio=after), NUMBERS, rows)
     return codes
 
 
@@ -99,7 +109,7 @@ def test_confidence_temperatures():
 
 @pytest.mark.parametrize("left", [1, 7, 40, 63])
 def test_maskgit_keeps_exactly_so_many_masked(left):
-    codes, predicted = maskgit_step(random_logits(3), all_masked(3), left, 5.0, generators(1, 2, 3))
+    codes, predicted = maskgit_step(random_logits(3), all_masked(3), keep(left, 5.0), NUMBERS, generators(1, 2, 3))
     assert (codes == MASKED_CODE).sum(-1).tolist() == [left] * 3
     assert ((predicted >= 0) & (predicted < CODES)).all()
     known = codes != MASKED_CODE
@@ -109,14 +119,14 @@ def test_maskgit_keeps_exactly_so_many_masked(left):
 def test_maskgit_reveals_at_least_one_code_per_row():
     codes = all_masked(2)
     codes[1, 2:] = 3  # two masked
-    codes, _ = maskgit_step(random_logits(2), codes, TOKENS, 1.0, generators(1, 2))
+    codes, _ = maskgit_step(random_logits(2), codes, keep(TOKENS), NUMBERS, generators(1, 2))
     assert (codes == MASKED_CODE).sum(-1).tolist() == [TOKENS - 1, 1]
 
 
 def test_maskgit_without_noise_keeps_the_most_confident():
     logits = torch.zeros(1, TOKENS, CODES)
     logits[0, :, 0] = torch.arange(TOKENS).float()  # the later, the surer
-    codes, _ = maskgit_step(logits, all_masked(1), 40, 0.0, generators(0), temperature=0)
+    codes, _ = maskgit_step(logits, all_masked(1), keep(40, 0.0), ImageSampling(temperature=0), generators(0))
     assert (codes[0, :40] == MASKED_CODE).all() and (codes[0, 40:] == 0).all()
 
 
@@ -126,9 +136,9 @@ def test_known_codes_never_change(sampling):
     codes[:, ::3] = torch.randint(CODES, (2, len(range(0, TOKENS, 3))))
     known, rows = codes != MASKED_CODE, generators(1, 2)
     if sampling == "maskgit":
-        after, predicted = maskgit_step(random_logits(2), codes, 5, 1.0, rows)
+        after, predicted = maskgit_step(random_logits(2), codes, keep(5), NUMBERS, rows)
     else:
-        after, predicted = ancestral_step(random_logits(2), codes, 0.7, 0.2, rows)
+        after, predicted = ancestral_step(random_logits(2), codes, FALL, NUMBERS, rows)
     assert torch.equal(after[known], codes[known]) and torch.equal(predicted[known], codes[known])
 
 
@@ -168,13 +178,12 @@ def test_row_generators():
 def test_reveal_probability():
     """Reveals are independent with probability (λ_t - λ_s) / λ_t: mean and variance of the count, to 4 sigma."""
     rows, probability = 200, (0.8 - 0.3) / 0.8
-    codes, _ = ancestral_step(torch.zeros(rows, TOKENS, CODES), all_masked(rows), 0.8, 0.3, generators(*range(rows)))
+    logits, fall = torch.zeros(rows, TOKENS, CODES), DecodingStep(ratio=0.8, next_ratio=0.3)
+    codes, _ = ancestral_step(logits, all_masked(rows), fall, NUMBERS, generators(*range(rows)))
     counts = (codes != MASKED_CODE).sum(-1).double()
     variance = TOKENS * probability * (1 - probability)
     assert counts.mean().item() == pytest.approx(TOKENS * probability, abs=4 * math.sqrt(variance / rows))
     assert counts.var().item() == pytest.approx(variance, rel=4 * math.sqrt(2 / rows))
-    with pytest.raises(ValueError, match="expected a fall"):
-        ancestral_step(random_logits(1), all_masked(1), 0.3, 0.8, generators(0))
 
 
 def test_draws_follow_the_model():
@@ -213,7 +222,7 @@ def test_shapes_are_checked():
 
 
 def test_half_precision_logits():
-    codes, _ = maskgit_step(random_logits(1).bfloat16(), all_masked(1), 0, 0.0, generators(1))
+    codes, _ = maskgit_step(random_logits(1).bfloat16(), all_masked(1), DecodingStep(), NUMBERS, generators(1))
     assert ((codes >= 0) & (codes < CODES)).all()
 
 
@@ -254,10 +263,10 @@ def test_logits_at_masked_places_are_enough(step, spare):
     def take(logits, places=None):
         rows = generators(1, 2, 3)
         if step == "maskgit":
-            return maskgit_step(logits, codes, 17, 2.0, rows, positions=places)
+            return maskgit_step(logits, codes, keep(17, 2.0), NUMBERS, rows, places)
         if step == "ancestral":
-            return ancestral_step(logits, codes, 0.7, 0.2, rows, positions=places)
-        return entropy_bounded_step(logits, codes, 20.0, rows, positions=places)
+            return ancestral_step(logits, codes, FALL, NUMBERS, rows, places)
+        return entropy_bounded_step(logits, codes, DecodingStep(), ImageSampling(entropy_bound=20.0), rows, places)
 
     for whole, part in zip(take(logits), take(few, places), strict=True):
         assert torch.equal(whole, part)
@@ -267,7 +276,7 @@ def test_logits_at_masked_places_are_enough(step, spare):
 
 def test_maskgit_takes_a_count_for_each_row():
     left = torch.tensor([[5], [0], [60]])
-    codes, _ = maskgit_step(random_logits(3), half_known(3), left, 1.0, generators(1, 2, 3))
+    codes, _ = maskgit_step(random_logits(3), half_known(3), keep(left), NUMBERS, generators(1, 2, 3))
     assert (codes == MASKED_CODE).sum(-1).tolist() == [5, 0, TOKENS - 22 - 1]
 
 
@@ -283,17 +292,21 @@ def test_entropies():
 def test_entropy_bound_decides_how_many_are_revealed():
     """Uniform codes of entropy h: k of them may be revealed as long as (k - 1) h <= bound."""
     entropy = math.log(CODES)
-    for bound, revealed in ((0.0, 1), (2.5 * entropy, 3), (4.01 * entropy, 5), (math.inf, TOKENS)):
-        codes, predicted = entropy_bounded_step(torch.zeros(2, TOKENS, CODES), all_masked(2), bound, generators(1, 2))
+    for bound, revealed in ((0.0, 1), (2.5 * entropy, 3), (4.01 * entropy, 5), (0.0, TOKENS)):
+        logits, step = torch.zeros(2, TOKENS, CODES), DecodingStep(is_last=revealed == TOKENS)
+        numbers = ImageSampling(entropy_bound=bound)
+        codes, predicted = entropy_bounded_step(logits, all_masked(2), step, numbers, generators(1, 2))
         assert (codes != MASKED_CODE).sum(-1).tolist() == [revealed] * 2
         assert torch.equal(codes[codes != MASKED_CODE], predicted[codes != MASKED_CODE])
     # the surest first: the first half is certain and costs nothing
     logits = torch.zeros(1, TOKENS, CODES)
     logits[:, : TOKENS // 2, 0] = 100.0
-    codes, _ = entropy_bounded_step(logits, all_masked(1), 0.5, generators(1))
+    numbers = ImageSampling(entropy_bound=0.5)
+    codes, _ = entropy_bounded_step(logits, all_masked(1), DecodingStep(), numbers, generators(1))
     assert (codes != MASKED_CODE).sum() == TOKENS // 2 + 1 and (codes[0, : TOKENS // 2] == 0).all()
     known = half_known(1)
-    after, _ = entropy_bounded_step(random_logits(1), known, 0.0, generators(1))
+    numbers = ImageSampling(entropy_bound=0)
+    after, _ = entropy_bounded_step(random_logits(1), known, DecodingStep(), numbers, generators(1))
     assert torch.equal(after[known != MASKED_CODE], known[known != MASKED_CODE])
     assert (after == MASKED_CODE).sum() == (known == MASKED_CODE).sum() - 1
 
@@ -307,11 +320,11 @@ def test_no_step_reads_a_value_back_from_the_device(step):
         places = masked_positions(codes, 10)
         logits = torch.empty(2, 10, CODES)
         if step == "maskgit":
-            after, _ = maskgit_step(logits, codes, 3, 1.0, rows, positions=places)
+            after, _ = maskgit_step(logits, codes, keep(3), NUMBERS, rows, places)
         elif step == "ancestral":
-            after, _ = ancestral_step(logits, codes, 0.7, 0.2, rows, positions=places)
+            after, _ = ancestral_step(logits, codes, FALL, NUMBERS, rows, places)
         else:
-            after, _ = entropy_bounded_step(logits, codes, 3.0, rows, positions=places)
+            after, _ = entropy_bounded_step(logits, codes, DecodingStep(), NUMBERS, rows, places)
         assert after.shape == (2, TOKENS)
         with pytest.raises(DataDependentOutputException):
             after.sum().item()

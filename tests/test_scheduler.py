@@ -1,5 +1,7 @@
 """`UniF2aceScheduler`: the diffusers side of sampling."""
 
+import json
+
 import pytest
 import torch
 
@@ -17,15 +19,15 @@ def generators(*seeds):
 def run(scheduler, seeds, steps=6):
     scheduler.set_timesteps(steps)
     rows, counts = generators(*seeds), []
-    sample = torch.full((len(seeds), TOKENS), scheduler.config.mask_token_id)
+    sample = torch.full((len(seeds), TOKENS), -1)
     logits = torch.randn(1, TOKENS, CODES, generator=torch.Generator().manual_seed(0)).expand(len(seeds), -1, -1)
     for timestep in scheduler.timesteps:
         output = scheduler.step(logits, timestep, sample, generator=rows)
-        known = sample != scheduler.config.mask_token_id
+        known = sample != -1
         assert torch.equal(output.prev_sample[known], sample[known])
         assert (output.pred_original_sample >= 0).all()
         sample = output.prev_sample
-        counts.append((sample == scheduler.config.mask_token_id).sum(-1).tolist())
+        counts.append((sample == -1).sum(-1).tolist())
     return sample, counts
 
 
@@ -36,10 +38,9 @@ def test_counts_follow_the_schedule():
 
 
 @pytest.mark.parametrize("sampling", ["maskgit", "ancestral"])
-@pytest.mark.parametrize("mask_token_id", [-1, -100])
-def test_everything_is_known_at_the_end(sampling, mask_token_id):
+def test_everything_is_known_at_the_end(sampling):
     for steps in (1, 4, 50):
-        sample, counts = run(UniF2aceScheduler(mask_token_id, sampling=sampling), [1, 2], steps)
+        sample, counts = run(UniF2aceScheduler(sampling=sampling), [1, 2], steps)
         assert counts[-1] == [0, 0] and len(counts) == steps
         assert ((sample >= 0) & (sample < CODES)).all()
 
@@ -55,12 +56,16 @@ def test_single_generator_and_none():
     scheduler = UniF2aceScheduler()
     scheduler.set_timesteps(4)
     sample, logits = torch.full((2, TOKENS), -1), torch.zeros(2, TOKENS, CODES)
-    one = scheduler.step(logits, 3, sample, generator=torch.Generator().manual_seed(0)).prev_sample
-    again = scheduler.step(logits, 3, sample, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
+    one = scheduler.step(
+        logits, scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(0)
+    ).prev_sample
+    again = scheduler.step(
+        logits, scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(0), return_dict=False
+    )[0]
     assert torch.equal(one, again) and not torch.equal(one[0], one[1])
-    scheduler.step(logits, 3, sample)
-    with pytest.raises(ValueError, match="3 generators for 2 rows"):
-        scheduler.step(logits, 3, sample, generator=generators(1, 2, 3))
+    scheduler.step(logits, scheduler.timesteps[0], sample)
+    with pytest.raises(ValueError, match="3 generators for 2 images"):
+        scheduler.step(logits, scheduler.timesteps[0], sample, generator=generators(1, 2, 3))
 
 
 # What diffusers' scheduler tests ask of every scheduler, in the terms of masked codes
@@ -127,7 +132,7 @@ def test_moments_of_the_ancestral_counts():
     sample, streams = torch.full((rows, TOKENS), -1), generators(*range(rows))
     for timestep in scheduler.timesteps[:3]:
         sample = scheduler.step(torch.zeros(rows, TOKENS, CODES), timestep, sample, generator=streams).prev_sample
-        ratio = MaskSchedule("cosine").ratio(1 - int(timestep) / 4)
+        ratio = MaskSchedule("cosine").ratio(1.25 - timestep.item())  # after the step
         counts, variance = (sample == -1).sum(-1).double(), TOKENS * ratio * (1 - ratio)
         assert counts.mean().item() == pytest.approx(TOKENS * ratio, abs=4 * (variance / rows) ** 0.5)
         assert counts.var().item() == pytest.approx(variance, rel=4 * (2 / rows) ** 0.5)
@@ -200,7 +205,7 @@ def test_config_round_trip(tmp_path):
     )
     scheduler.save_pretrained(tmp_path)
     loaded = UniF2aceScheduler.from_pretrained(tmp_path)
-    for name in ("masking_schedule", "sampling", "temperature", "confidence_temperature", "mask_token_id"):
+    for name in ("masking_schedule", "sampling", "temperature", "confidence_temperature"):
         assert loaded.config[name] == scheduler.config[name]
     assert torch.equal(run(loaded, [1])[0], run(scheduler, [1])[0])
     changed = UniF2aceScheduler.from_config(loaded.config, masking_schedule="cosine", confidence_schedule="showo")
@@ -213,12 +218,12 @@ def test_add_noise():
     codes = torch.randint(CODES, (ROWS, TOKENS))
     masked = [scheduler.add_noise(codes, t, generators(1, 2, 3)) for t in scheduler.timesteps]
     assert [(noisy == -1).sum(-1).tolist() for noisy in masked] == [[n] * ROWS for n in (36, 27, 18, 9)]
-    per_row = scheduler.add_noise(codes, torch.tensor([3, 2, 0]), generators(1, 2, 3))
+    per_row = scheduler.add_noise(codes, torch.tensor([1.0, 0.75, 0.25]), generators(1, 2, 3))
     assert (per_row == -1).sum(-1).tolist() == [36, 27, 9]
     assert torch.equal(per_row[per_row != -1], codes[per_row != -1])
     share = scheduler.add_noise(codes, mask_ratio=0.25, generator=torch.Generator().manual_seed(0))
     assert (share == -1).sum(-1).tolist() == [9] * ROWS
-    for arguments in ({}, {"timesteps": 1, "mask_ratio": 0.5}, {"mask_ratio": 1.5}, {"timesteps": 4}):
+    for arguments in ({}, {"timesteps": 1, "mask_ratio": 0.5}, {"mask_ratio": 1.5}, {"timesteps": 4.0}):
         with pytest.raises(ValueError):
             scheduler.add_noise(codes, **arguments)
 
@@ -233,7 +238,8 @@ def test_add_noise():
         ({"confidence_schedule": "cosine"}, "confidence_schedule is 'cosine'"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"confidence_temperature": float("nan")}, "confidence_temperature is nan"),
-        ({"mask_token_id": 5}, "mask_token_id is 5, a valid code"),
+        ({"top_k": 0}, "top_k is 0, expected at least 1"),
+        ({"top_p": 0.0}, "top_p is 0.0, expected a number above 0 and up to 1"),
     ],
 )
 def test_wrong_configuration(arguments, message):
@@ -244,9 +250,64 @@ def test_wrong_configuration(arguments, message):
 def test_wrong_steps():
     scheduler = UniF2aceScheduler()
     with pytest.raises(ValueError, match="call `set_timesteps` first"):
-        scheduler.step(torch.zeros(1, 2, 3), 0, torch.full((1, 2), -1))
+        scheduler.step(torch.zeros(1, 2, 3), 1.0, torch.full((1, 2), -1))
     with pytest.raises(ValueError, match="num_inference_steps is 0"):
         scheduler.set_timesteps(0)
     scheduler.set_timesteps(2)
-    with pytest.raises(ValueError, match="timestep 2 is not one of the 2 steps"):
-        scheduler.step(torch.zeros(1, 2, 3), 2, torch.full((1, 2), -1))
+    for timestep, message in (
+        (0.7, "timestep 0.7 is not one of the 2 `timesteps`"),
+        (0.0, "timestep 0 is not one"),
+        (1, "step's number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scheduler.step(torch.zeros(1, 2, 3), timestep, torch.full((1, 2), -1))
+
+
+# The conventions of diffusers for discrete diffusion
+
+
+@pytest.mark.parametrize("steps", [1, 3, 16, 1000])
+def test_timesteps_fall_from_one_towards_zero(steps):
+    scheduler = UniF2aceScheduler()
+    scheduler.set_timesteps(steps)
+    times = scheduler.timesteps
+    assert times.dtype == torch.float32 and len(times) == steps and times[0] == 1 and times[-1] > 0
+    assert (times.diff() < 0).all()
+    assert [scheduler.max_masked(time, steps) for time in times][0] == steps  # each finds its step
+    assert [scheduler.max_masked(time, 10**6) for time in times] == sorted(
+        (scheduler.max_masked(time, 10**6) for time in times), reverse=True
+    )
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, "showo"])
+def test_codes_are_drawn_from_the_shaped_logits(sampling):
+    logits = torch.randn(ROWS, TOKENS, CODES, generator=torch.Generator().manual_seed(0))
+    sample = torch.full((ROWS, TOKENS), -1)
+    for shape, most in (({"top_k": 3}, 3), ({"top_p": 0.5}, CODES - 1), ({"top_k": 4, "top_p": 0.4}, 4)):
+        scheduler = UniF2aceScheduler(sampling=sampling, temperature=0.5, **shape)
+        scheduler.set_timesteps(1)
+        output = scheduler.step(logits, 1.0, sample, torch.Generator().manual_seed(1))
+        allowed = output.pred_logits.isfinite()
+        assert 1 <= allowed.sum(-1).min() and allowed.sum(-1).max() <= most
+        assert allowed.gather(-1, output.prev_sample[..., None]).all()
+        torch.testing.assert_close(output.pred_logits[allowed], logits[allowed] / 0.5)
+        if "top_p" in shape and "top_k" not in shape:  # the fewest codes that make up the share
+            mass = (logits / 0.5).softmax(-1).masked_fill(~allowed, 0)
+            assert (mass.sum(-1) >= 0.5).all()
+            smallest = mass.masked_fill(~allowed, torch.inf).amin(-1)
+            assert (mass.sum(-1) - smallest < 0.5).all()
+
+
+def test_configurations_of_before_are_taken(tmp_path, caplog):
+    """They have `mask_token_id`, which was -1 and is always -1 now."""
+    UniF2aceScheduler(temperature=0.7).save_pretrained(tmp_path)
+    file = tmp_path / "scheduler_config.json"
+    old = json.loads(file.read_text()) | {"mask_token_id": -1}
+    for name in ("top_k", "top_p"):
+        del old[name]
+    file.write_text(json.dumps(old))
+    with caplog.at_level("WARNING", "diffusers"):
+        loaded = UniF2aceScheduler.from_pretrained(tmp_path)
+        changed = UniF2aceScheduler.from_config(old, top_k=5)
+    assert not caplog.records and "mask_token_id" not in loaded.config
+    assert loaded.config.temperature == changed.config.temperature == 0.7 and changed.config.top_k == 5

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from unif2ace import UniF2acePipeline, UniF2aceScheduler
 from unif2ace.modeling_unif2ace.sampling_unif2ace import (
     MASK_SCHEDULES,
     MASKED_CODE,
+    DecodingStep,
+    ImageSampling,
     MaskSchedule,
     masked_positions,
     showo_step,
@@ -89,6 +92,7 @@ def test_the_pipeline_gives_the_originals_codes(showo_folder, showo, cases, reco
 def test_a_converted_folder_has_show_os_temperatures(showo_folder):
     config = UniF2aceScheduler.from_pretrained(showo_folder / "scheduler").config
     assert (config.masking_schedule, config.confidence_schedule, config.sampling) == ("cosine", "showo", "maskgit")
+    assert GenerationConfig.from_pretrained(showo_folder).image_confidence_schedule == "showo"  # so has `generate`
 
 
 def test_schedules_equal_the_originals(showo_recordings):
@@ -116,7 +120,7 @@ def test_random_numbers_are_drawn_as_multinomial_and_uniform_draw_them():
     torch.manual_seed(0)
     logits, codes = torch.randn(2, 9, 16), torch.full((2, 9), MASKED_CODE)
     generator, other = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
-    _, drawn = showo_step(logits, codes, MaskSchedule(), 0.5, 1.0, generator)
+    _, drawn = showo_step(logits, codes, DecodingStep(0.5, confidence_temperature=1.0), ImageSampling(), generator)
     expected = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=other).view(2, 9)
     torch.zeros(2, 9).uniform_(0, 1, generator=other)
     assert torch.equal(drawn, expected)
@@ -140,7 +144,7 @@ def test_the_last_step_knows_everything_and_a_list_of_generators_frees_rows_from
     assert (together >= 0).all()
     assert torch.equal(together[1:2], run([1]))
     positions = masked_positions(sample, 16)
-    step = {"schedule": MaskSchedule(), "progress": 0.25, "confidence_temperature": 1.0}
+    step = {"step": DecodingStep(0.25, confidence_temperature=1.0), "numbers": ImageSampling()}
     one = showo_step(logits, sample, generator=torch.Generator().manual_seed(1), **step)
     two = showo_step(logits, sample, generator=torch.Generator().manual_seed(1), positions=positions, **step)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
@@ -149,7 +153,7 @@ def test_the_last_step_knows_everything_and_a_list_of_generators_frees_rows_from
 def test_every_schedule_is_taken_and_a_temperature_of_zero_is_not():
     logits, codes = torch.randn(1, 16, 8), torch.full((1, 16), MASKED_CODE)
     for name in MASK_SCHEDULES:
-        after, _ = showo_step(logits, codes, MaskSchedule(name), 0.5, 0.0)
+        after, _ = showo_step(logits, codes, DecodingStep(0.5), ImageSampling(masking_schedule=name))
         assert 0 < (after == MASKED_CODE).sum() < 16
     with pytest.raises(ValueError, match="expected a number above 0"):
-        showo_step(torch.zeros(1, 4, 2), torch.full((1, 4), -1), MaskSchedule(), 0.5, 1.0, temperature=0.0)
+        showo_step(torch.zeros(1, 4, 2), codes[:, :4], DecodingStep(0.5), ImageSampling(temperature=0.0))

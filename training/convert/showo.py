@@ -163,9 +163,9 @@ def convert_showo(
         config.save_pretrained(part)
         tokenizer = extended_tokenizer(text, config.vq_config.num_bits, config.text_config.max_position_embeddings)
         UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(part)
-        _generation_config(config).save_pretrained(part)
-        # Show-o's temperatures; `sampling="showo"` would repeat its random numbers too
-        UniF2aceScheduler(confidence_schedule="showo").save_pretrained(part / "scheduler")
+        numbers = _generation_config(config)
+        numbers.save_pretrained(part)
+        UniF2aceScheduler.from_generation_config(numbers).save_pretrained(part / "scheduler")
         count = sum(torch.Size(shape).numel() for shape in shapes.values())
         write_text(
             part / "README.md", _card(str(source), Path(destination).name, experts.method, count, face and face.config)
@@ -278,6 +278,8 @@ def _generation_config(config: UniF2aceConfig) -> GenerationConfig:
         pad_token_id=text.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
+        # Show-o's temperatures; `image_sampling="showo"` would repeat its random numbers too
+        image_confidence_schedule="showo",
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..._versions import need
-from ...modeling_unif2ace.face_encoder_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
+from ...modeling_unif2ace.face_alignment_unif2ace import ARCFACE_TEMPLATE, ARCFACE_TEMPLATE_SIZE, similarity_transform
 from ...pipelines.files import read_json
 from .records import FolderWriter
 from .sources import BrokenSampleError, BrokenSamples, FaceStream

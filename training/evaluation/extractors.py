@@ -88,7 +88,7 @@ class FaceFeatures:
     """
     Identity embeddings of length 1 (ArcFace: Deng et al., CVPR 2019); their scalar product is the similarity of two
     faces. Pictures are taken for aligned faces: align photographs first
-    ([`~unif2ace.modeling_unif2ace.face_encoder_unif2ace.align_face`]).
+    ([`~unif2ace.modeling_unif2ace.face_alignment_unif2ace.align_face`]).
 
     Args:
         encoder ([`UniF2aceFaceEncoder`]): The face encoder.
