@@ -204,7 +204,8 @@ class UniF2aceProcessor(ProcessorMixin):
             generation_mode (`str`, *optional*, defaults to `"text"`):
                 `"text"` to describe, answer and chat; `"image"` to make pictures from descriptions.
             kwargs: As in other processors. With `"image"`, `truncation=True` cuts a text that is too long and logs
-                what was cut.
+                what was cut, and `allow_empty=True` makes of an empty text the prompt of no text, as negative
+                prompts may be.
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask`, long, (batch, length). With `"text"` also
@@ -300,7 +301,7 @@ class UniF2aceProcessor(ProcessorMixin):
             conversations, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs=dict(kwargs)
         )
 
-    def _describe_wanted_image(self, images, text, **kwargs) -> BatchFeature:
+    def _describe_wanted_image(self, images, text, allow_empty: bool = False, **kwargs) -> BatchFeature:
         if images is not None:
             raise ValueError('images were given with generation_mode="image", which makes a picture from text alone')
         texts = [text] if isinstance(text, str) else text
@@ -309,8 +310,19 @@ class UniF2aceProcessor(ProcessorMixin):
         _check_unicode(texts)
         # as every processor takes them: plain, or for the text alone
         options = {"padding": True, **kwargs, **kwargs.get("common_kwargs", {}), **kwargs.get("text_kwargs", {})}
-        rows = [self._encode_description(item, bool(options.get("truncation"))) for item in texts]
-        return self._pad_prompts(rows, options["padding"], options.get("return_tensors"))
+        layout, truncation = self.layout, bool(options.get("truncation"))
+        rows = [
+            layout.prompt([] if allow_empty and not item.strip() else self._encode_description(item, truncation))
+            for item in texts
+        ]
+        padded = self.tokenizer.pad(
+            {"input_ids": rows},
+            padding=options["padding"],
+            max_length=layout.image_start,
+            padding_side="left",
+            verbose=False,
+        )
+        return BatchFeature(dict(padded), tensor_type=options.get("return_tensors"))
 
     def _encode_description(self, text: str, truncation: bool) -> list[int]:
         """Ids of one description, without control tokens."""
@@ -348,18 +360,7 @@ class UniF2aceProcessor(ProcessorMixin):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask`, long, (batch_size, 3).
         """
-        return self._pad_prompts([[] for _ in range(batch_size)], True, return_tensors)
-
-    def _pad_prompts(self, rows: list[list[int]], padding: bool | str, return_tensors: str | None) -> BatchFeature:
-        layout = self.layout
-        padded = self.tokenizer.pad(
-            {"input_ids": [layout.prompt(row) for row in rows]},
-            padding=padding,
-            max_length=layout.image_start,
-            padding_side="left",
-            verbose=False,
-        )
-        return BatchFeature(dict(padded), tensor_type=return_tensors)
+        return self._describe_wanted_image(None, [""] * batch_size, allow_empty=True, return_tensors=return_tensors)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """The placeholders of one picture's codes."""

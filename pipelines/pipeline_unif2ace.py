@@ -15,7 +15,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
-from transformers import BatchFeature, GenerationConfig
+from transformers import GenerationConfig
 
 from ..modeling_unif2ace.provenance_unif2ace import mark_as_generated
 from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, ImageSampling, check_count, check_generator
@@ -278,9 +278,8 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         inputs = self.processor(text=as_list(prompt), generation_mode="image", return_tensors="pt").to(device)
         negative, texts = {}, [] if negative_prompt is None else as_list(negative_prompt)
         if guidance and any(text.strip() for text in texts):
-            encoded = self._encode_negative(texts).to(device)
-            negative["negative_input_ids"] = encoded["input_ids"]
-            negative["negative_attention_mask"] = encoded["attention_mask"]
+            encoded = self.processor(text=texts, generation_mode="image", allow_empty=True, return_tensors="pt")
+            negative = {f"negative_{name}": tensor for name, tensor in encoded.to(device).items()}
         return self.transformer.encode_prompt(
             inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -288,21 +287,6 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             num_images_per_prompt=num_images_per_prompt,
             **negative,
         )
-
-    def _encode_negative(self, texts: list[str]) -> BatchFeature:
-        """Texts as prompts, where an empty one is the prompt of no text."""
-        if all(text.strip() for text in texts):
-            return self.processor(text=texts, generation_mode="image", return_tensors="pt")
-        rows = [
-            self.processor(text=text, generation_mode="image")["input_ids"][0]
-            if text.strip()
-            else self.processor.unconditional_inputs(return_tensors=None)["input_ids"][0]
-            for text in texts
-        ]
-        length, pad_token_id = max(map(len, rows)), self.transformer.config.text_config.pad_token_id
-        ids = [[pad_token_id] * (length - len(row)) + list(row) for row in rows]
-        mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
-        return BatchFeature({"input_ids": ids, "attention_mask": mask}, tensor_type="pt")
 
     def sampling_numbers(
         self,

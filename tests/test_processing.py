@@ -120,6 +120,15 @@ def test_image_prompts_are_left_padded_without_soi(processor, tokenizer):
     assert single == [[t2i, 0, *tokenizer(texts[0])["input_ids"], 1]]
 
 
+def test_an_empty_text_may_be_the_prompt_of_no_text(processor):
+    several = processor(text=["a hat", " "], generation_mode="image", allow_empty=True, return_tensors="pt")
+    empty = processor.unconditional_inputs()
+    assert several["attention_mask"][1].sum() == 3
+    assert torch.equal(several["input_ids"][1, -3:], empty["input_ids"][0])
+    with pytest.raises(ValueError, match="the text is empty"):
+        processor(text=["a hat", " "], generation_mode="image")
+
+
 def test_unconditional_prompt(processor):
     prompts = processor.unconditional_inputs(2)
     assert prompts["input_ids"].tolist() == [[CONFIG.special_token_id("<|t2i|>"), 0, 1]] * 2
