@@ -3,6 +3,7 @@ Make the folder that ships, from a trained model: half precision, everything tha
 
     python -m unif2ace.hub_card.bundle --model runs/unif2ace/final --out hub_card/unif2ace-faces
     python benchmarks/quality.py                                    # measures what was bundled
+    unif2ace evaluate --suite custom --data painted:24 --parts experts   # its experts; kept as docs/experts.json
     python -m unif2ace.hub_card.bundle --card-only --out hub_card/unif2ace-faces --run runs/unif2ace
 
 Weights are stored as float16, but `config.json` says `float32`, so that `from_pretrained` computes in float32: the
@@ -348,7 +349,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="take its decoder, which was trained on for the same codes",
     )
     parser.add_argument(
-        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="more of what `unif2ace evaluate` wrote"
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[Path("docs/experts.json")],
+        metavar="FILE",
+        help="more of what `unif2ace evaluate` wrote (default: docs/experts.json, the experts' report)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)

@@ -230,7 +230,7 @@ def card_results(results: Mapping) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=_TASKS.get(part, "image-text-to-text"),
-            dataset_type=results.get("dataset_id") or f"{results['suite']}-faces",
+            dataset_type=_dataset(results),
             dataset_name=results["suite"],
             dataset_split=split and split[1],
             metric_type=name.replace(" ", "_"),
@@ -238,8 +238,13 @@ def card_results(results: Mapping) -> list[EvalResult]:
             metric_value=round(entry["value"], 4),
         )
         for part, found in results["parts"].items()
+        if part != "experts"  # says what is inside, not how good it is
         for name, entry in found["measures"].items()
     ]
+
+
+def _dataset(results: Mapping) -> str:
+    return results.get("dataset_id") or f"{results['suite']}-faces"
 
 
 def card_section(results: Mapping, introduction: str | None = None) -> str:
@@ -281,8 +286,7 @@ def update_card(results: Mapping, folder: str | Path) -> Path:
     if found != results["settings"]["model_sha256"]:
         raise ValueError(f"{folder} holds other weights than those measured, so its card cannot have these results")
     card = ModelCard.load(path)
-    dataset = card_results(results)[0].dataset_type
-    kept = [result for result in card.data.eval_results or [] if result.dataset_type != dataset]
+    kept = [result for result in card.data.eval_results or [] if result.dataset_type != _dataset(results)]
     card.data.model_name = card.data.model_name or Path(folder).resolve().name
     card.data.eval_results = kept + card_results(results)
     start, end = (f"<!-- {mark}evaluation: {results['suite']} -->" for mark in ("", "/"))
