@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser)
     parser.add_argument("--negative", metavar="TEXT", help="what the face must not look like")
     parser.add_argument(
+        "--complete-prompt",
+        action=argparse.BooleanOptionalAction,
+        help="let the model complete the text before it draws (default: the checkpoint's own; the completed text is "
+        "printed and written into the file)",
+    )
+    parser.add_argument(
         "--num-images", type=positive_int, default=1, metavar="N", help="pictures (default: %(default)s)"
     )
     parser.add_argument("--grid", action="store_true", help="put all pictures into one file, side by side")
@@ -105,24 +111,27 @@ def run(arguments: argparse.Namespace) -> int | None:
         batch = seeds[first : first + BATCH_SIZE]
         arguments.console.stage(f"drawing {first + 1} to {first + len(batch)} of {len(seeds)}")
         start = time.perf_counter()
-        made = pipe(
+        output = pipe(
             arguments.text,
             guidance_scale=arguments.guidance,
             num_inference_steps=arguments.steps,
             generator=[torch.Generator().manual_seed(seed) for seed in batch],
             num_images_per_prompt=len(batch),
             negative_prompt=arguments.negative,
-        ).images
+            complete_prompt=arguments.complete_prompt,
+        )
+        made, completed = output.images, output.completed_prompts or [None] * len(batch)
         seconds = (time.perf_counter() - start) / len(batch)  # of one picture: its share
-        for number, (seed, picture) in enumerate(zip(batch, made, strict=True), first):
+        for number, (seed, picture, prompt) in enumerate(zip(batch, made, completed, strict=True), first):
             pictures.append(enlarge(picture, arguments.upscale))
             file, place = files[0] if arguments.grid else files[number], ""
             if arguments.grid:
                 place = f"picture {number}  "
             else:
                 save_picture(pictures[-1], file)
-            text = f"{file}  {place}seed {seed}  {seconds:.1f} s"
-            arguments.console.result(text, file=file, picture=number, seed=seed, seconds=seconds)
+            text = f"{file}  {place}seed {seed}  {seconds:.1f} s" + (f"  {prompt}" if prompt else "")
+            facts = {} if prompt is None else {"completed_prompt": prompt}
+            arguments.console.result(text, file=file, picture=number, seed=seed, seconds=seconds, **facts)
     if arguments.grid:
         save_picture(picture_grid(pictures), files[0])
 
@@ -145,6 +154,7 @@ def _output_files(arguments: argparse.Namespace) -> list[Path]:
 
 # arguments of a single picture, and what they are when not given
 _SINGLE = {"text": None, "seed": None, "negative": None, "num_images": 1, "grid": False, "upscale": 1}
+_SINGLE["complete_prompt"] = None
 
 
 def _generate_list(arguments: argparse.Namespace) -> int:

@@ -49,16 +49,21 @@ class Provenance:
         checkpoint (`str`, *optional*): Name of the checkpoint; of a local one its folder's name.
         revision (`str`, *optional*): Commit of the Hub's repository, or `"sha256:"` and the hash of the local folder.
         seed (`int`, *optional*): Seed of the picture's own generator; `None` if it had none.
+        completed_prompt (`str`, *optional*): The text that the picture was drawn from, where the model completed it.
     """
 
     generator: str
     checkpoint: str | None = None
     revision: str | None = None
     seed: int | None = None
+    completed_prompt: str | None = None
 
     def to_json(self) -> str:
         """One line of JSON, with `"source": "AI-generated"` in it."""
-        return json.dumps({"source": SOURCE, **asdict(self)})
+        fields = asdict(self)
+        if self.completed_prompt is None:
+            del fields["completed_prompt"]
+        return json.dumps({"source": SOURCE, **fields})
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance | None":
@@ -122,7 +127,9 @@ def generator_name() -> str:
     return f"unif2ace {version}" if version else "unif2ace"
 
 
-def mark_as_generated(images: list[Image.Image], model, generator=None) -> list[Image.Image]:
+def mark_as_generated(
+    images: list[Image.Image], model, generator=None, completed_prompts: list[str] | None = None
+) -> list[Image.Image]:
     """
     Copies with the invisible watermark and, in `info`, the [`Provenance`] that `save_image` writes into files.
 
@@ -131,6 +138,7 @@ def mark_as_generated(images: list[Image.Image], model, generator=None) -> list[
         model ([`UniF2aceForConditionalGeneration`]): The model.
         generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
             What they were made with; seeds are recorded where each picture has its own.
+        completed_prompts (`list[str]`, *optional*): What each was drawn from, where the model completed prompts.
     """
     checkpoint, revision = describe_checkpoint(model.name_or_path, getattr(model.config, "_commit_hash", None))
     generators = [generator] if hasattr(generator, "initial_seed") else list(generator or ())
@@ -138,8 +146,8 @@ def mark_as_generated(images: list[Image.Image], model, generator=None) -> list[
     if len(seeds) != len(images):  # pictures that share a generator are not told apart by its seed
         seeds = [None] * len(images)
     marked = [embed_watermark(image) for image in images]
-    for image, seed in zip(marked, seeds, strict=True):
-        image.info[INFO_KEY] = Provenance(generator_name(), checkpoint, revision, seed)
+    for image, seed, text in zip(marked, seeds, completed_prompts or [None] * len(images), strict=True):
+        image.info[INFO_KEY] = Provenance(generator_name(), checkpoint, revision, seed, text)
     return marked
 
 

@@ -38,6 +38,8 @@ from .understanding_unif2ace import UniF2aceUnderstandingMixin, as_list, check_t
 # Module and class in `model_index.json`. Named alike because diffusers names the file when it refuses to run code.
 PIPELINE_CLASS = ["UniF2acePipeline", "UniF2acePipeline"]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+COMPLETE_BELOW = 48  # tokens; a prompt that has more is full already
+_WORDS = 7_046_029_254_386_353_087  # parts the seed of the words from that of the codes
 
 
 @dataclass
@@ -50,10 +52,12 @@ class UniF2acePipelineOutput(BaseOutput):
             `batch_size` pictures: PIL, or `(batch_size, resolution, resolution, 3)` float32 in [0, 1] (`"np"`), or
             `(batch_size, 3, resolution, resolution)` in [0, 1] (`"pt"`), or the codes (`"latent"`).
         codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`): The image codes, in raster order.
+        completed_prompts (`list[str]`, *optional*): What each picture was drawn from, where prompts were completed.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
     codes: torch.LongTensor | None = None
+    completed_prompts: list[str] | None = None
 
 
 class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2aceLoraMixin, DiffusionPipeline):
@@ -307,6 +311,40 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             guidance_interval=own.guidance_interval,
         )
 
+    def complete_prompts(
+        self,
+        prompts: list[str],
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        complete_prompt: bool | None = None,
+        num_images_per_prompt: int = 1,
+    ) -> list[str] | None:
+        """
+        What each picture is drawn from where prompts are to be completed, else `None`; arguments as for `__call__`.
+        The words have a generator of their own, made from the picture's seed, so that what draws the codes stays.
+        """
+        config = self.transformer.generation_config
+        if not (getattr(config, "complete_prompt", False) if complete_prompt is None else complete_prompt):
+            return None
+        texts = [text for text in prompts for _ in range(num_images_per_prompt)]
+        own = (
+            generator
+            if isinstance(generator, (list, tuple))
+            else [generator] * (len(texts) == 1 and generator is not None)
+        )
+        if own:
+            seeds = [item.initial_seed() for item in own]
+        else:
+            device = "cpu" if generator is None else generator.device
+            seeds = torch.randint(2**62, (len(texts),), generator=generator, device=device).tolist()
+        below = getattr(config, "complete_prompt_below", COMPLETE_BELOW)
+        short = [len(self.processor(text=text, generation_mode="image")["input_ids"][0]) < below for text in texts]
+        if not any(short):
+            return None
+        return [
+            self.complete(text, torch.Generator().manual_seed((seed + _WORDS) % 2**63)) if is_short else text
+            for text, seed, is_short in zip(texts, seeds, short, strict=True)
+        ]
+
     def prepare_latents(
         self, batch_size: int, device: torch.device, latents: torch.LongTensor | None = None
     ) -> torch.LongTensor:
@@ -353,6 +391,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         output_type: str,
         watermark: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        completed_prompts: list[str] | None = None,
     ) -> Any:
         """Codes to pictures of `output_type`; PIL pictures are marked as generated unless `watermark` is `False`."""
         if output_type == "latent":
@@ -362,12 +401,15 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         pixels = torch.cat([self.transformer.decode_image_tokens(codes) for codes in latents.split(1)])
         pixels = pixels.permute(0, 3, 1, 2)
         images = self.image_processor.postprocess(pixels.float(), output_type=output_type)
-        return self.mark_as_generated(images, generator) if watermark and output_type == "pil" else images
+        if watermark and output_type == "pil":
+            return self.mark_as_generated(images, generator, completed_prompts)
+        return images
 
     def mark_as_generated(
         self,
         images: list[Image.Image],
         generator: torch.Generator | list[torch.Generator] | None = None,
+        completed_prompts: list[str] | None = None,
     ) -> list[Image.Image]:
         """
         Copies with the invisible watermark and, in `info`, the [`Provenance`] that `save_image` writes into files.
@@ -376,8 +418,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             images (`list[PIL.Image.Image]`): Pictures that this pipeline made.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 What they were made with; seeds are recorded where each picture has its own.
+            completed_prompts (`list[str]`, *optional*): What each was drawn from, where prompts were completed.
         """
-        return mark_as_generated(images, self.transformer, generator)
+        return mark_as_generated(images, self.transformer, generator, completed_prompts)
 
     @property
     def num_timesteps(self) -> int:
@@ -430,6 +473,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         guidance_interval: tuple[float, float] | None = None,
         height: int | None = None,
         width: int | None = None,
+        complete_prompt: bool | None = None,
     ) -> UniF2acePipelineOutput | tuple:
         r"""
         Generate faces.
@@ -466,6 +510,11 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
             guidance_interval (`tuple[float, float]`, *optional*, defaults to the checkpoint's, else `(0.0, 1.0)`):
                 Share of the steps at which guidance starts and stops; the others cost half. Trades quality for time.
             height, width (`int`, *optional*): The model's resolution, which is the only size there is.
+            complete_prompt (`bool`, *optional*, defaults to the checkpoint's `generation_config`, else `False`):
+                Let the model complete each prompt in words before it draws, by the picture's seed, see `complete`.
+                Prompts of `generation_config.complete_prompt_below` tokens or more are full already and stay. The
+                texts are in the output and in the pictures' metadata; drawn from with the same seed, such a text
+                gives the same picture. Not for pictures of which codes are given (`latents`).
 
         Returns:
             [`UniF2acePipelineOutput`] or `tuple`.
@@ -491,6 +540,14 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 "afterwards"
             )
         guided, num_images_per_prompt = numbers.guidance_scale != 1, int(num_images_per_prompt)
+        completed = None
+        if latents is None:
+            completed = self.complete_prompts(as_list(prompt), generator, complete_prompt, num_images_per_prompt)
+        if completed is not None:
+            prompt = completed
+            if isinstance(negative_prompt, (list, tuple)):
+                negative_prompt = [text for text in negative_prompt for _ in range(num_images_per_prompt)]
+            num_images_per_prompt = 1
         state = self.encode_prompt(prompt, negative_prompt, guided, num_images_per_prompt)
         decoding = self.start_decoding(state, numbers, generator, latents)
         self.scheduler.set_timesteps(numbers.num_inference_steps, device=self._execution_device)
@@ -522,9 +579,11 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 if self.interrupt:
                     break
         latents = decoding.codes
-        images = self.decode_latents(latents, output_type, watermark, generator)
+        images = self.decode_latents(latents, output_type, watermark, generator, completed)
         self.maybe_free_model_hooks()
-        return UniF2acePipelineOutput(images=images, codes=latents) if return_dict else (images, latents)
+        if not return_dict:
+            return images, latents
+        return UniF2acePipelineOutput(images=images, codes=latents, completed_prompts=completed)
 
 
 def _publisher(options: dict[str, Any]) -> Callable:

@@ -12,9 +12,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 from transformers.cache_utils import DynamicCache
 
+from ..modeling_unif2ace.layout_unif2ace import COMPLETE_REQUEST
 from ..modeling_unif2ace.pictures_unif2ace import as_images, is_batch
 from ..modeling_unif2ace.sampling_unif2ace import check_count
 
@@ -201,6 +208,47 @@ class UniF2aceUnderstandingMixin:
             conversations = [_with_image(*pair) for pair in zip(conversations, images, strict=True)]
         return self._converse(conversations, is_batched, max_new_tokens, stream, generate_kwargs)
 
+    def complete(
+        self, prompt: str | list[str], generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> str | list[str]:
+        r"""
+        Complete short descriptions of faces to full ones, which `pipe(prompt, complete_prompt=True)` draws from: what
+        a sentence leaves open is decided once, in words.
+
+        Args:
+            prompt (`str` or `list[str]`): The descriptions.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Draws the words: one for all, one after the other, or one for each.
+
+        Returns:
+            `str`, or `list[str]` when a list was given. A description stays as it is where nothing comes of it that
+            the model could read as a prompt.
+
+        Raises:
+            ValueError: if the checkpoint has not learnt it: its generation config says nothing of `complete_prompt`.
+        """
+        check_texts("prompt", prompt)
+        if getattr(self.transformer.generation_config, "complete_prompt", None) is None:
+            raise ValueError("this checkpoint has not learnt to complete prompts: leave complete_prompt out")
+        prompts, config = as_list(prompt), self.transformer.config
+        generators = generator if isinstance(generator, (list, tuple)) else [generator] * len(prompts)
+        completed = []
+        for text, drawn_by in zip(
+            prompts, generators, strict=True
+        ):  # one by one: each is the same alone and with others
+            conversation = [{"role": "user", "content": COMPLETE_REQUEST.format(prompt=text)}]
+            draw = LogitsProcessorList([_Draw(drawn_by, config.text_vocab_size)])
+            longest = config.layout.prompt_limit
+            (found,) = self._converse([conversation], True, longest, False, {"logits_processor": draw})
+            completed.append(found if self._is_prompt(found) else text)
+        return completed[0] if isinstance(prompt, str) else completed
+
+    def _is_prompt(self, text: str) -> bool:
+        try:
+            return bool(text.strip()) and bool(self.processor(text=text, generation_mode="image"))
+        except ValueError:
+            return False
+
     def _converse(
         self, conversations: list, is_batched: bool, max_new_tokens: int, stream: bool, generate_kwargs: dict
     ) -> str | list[str] | Iterator[str]:
@@ -373,6 +421,20 @@ class UniF2aceUnderstandingMixin:
         for layer, parts in enumerate(zip(*(row.layers for row in rows), strict=True)):
             cache.update(torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts]), layer)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "cache": cache}
+
+
+class _Draw(LogitsProcessor):
+    """Makes of greedy decoding a draw with a generator of its own (the Gumbel-max trick), among words only."""
+
+    def __init__(self, generator: torch.Generator | None, text_vocab_size: int):
+        self.generator, self.text_vocab_size = generator, text_vocab_size
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        device = "cpu" if self.generator is None else self.generator.device
+        waits = torch.empty(scores.shape, device=device).exponential_(generator=self.generator)
+        drawn = scores.float() - waits.log().to(scores.device)
+        drawn[:, self.text_vocab_size :] = -torch.inf
+        return drawn
 
 
 class _WhenSet(StoppingCriteria):

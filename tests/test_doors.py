@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import threading
 from argparse import Namespace
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from transformers import pipeline as transformers_pipeline
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceScheduler, read_provenance
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace.sampling_unif2ace import ImageSampling
+from unif2ace.pipelines.understanding_unif2ace import _Draw
 from unif2ace.training.reward import GenerationRewardTrainer, Prompt
 
 
@@ -144,6 +146,78 @@ def test_every_sampler_draws_the_same(folder, tmp_path, draw, pipe, faces, door,
         for watermark in (True, False)
     ]
     assert draw(door).convert("RGB").tobytes() in expected
+
+
+def test_completed_prompts(pipe, folder, service, tmp_path, monkeypatch, capsys):
+    """One seed gives one completed text and one picture at every door, and that text the same picture again."""
+    with pytest.raises(ValueError, match="has not learnt"):
+        pipe(PROMPT, complete_prompt=True)
+    assert pipe(PROMPT).completed_prompts is None  # off where the checkpoint does not say so
+    assert service("/v1/images/generations", {"prompt": PROMPT, "complete_prompt": True})[0] == 400
+    config = json.loads((folder / "generation_config.json").read_text())
+    learnt = tmp_path / "learnt"
+    shutil.copytree(folder, learnt)
+    (learnt / "generation_config.json").write_text(json.dumps(config | {"complete_prompt": True}))
+    other = UniF2acePipeline.from_pretrained(learnt)
+    assert other.transformer.generation_config.complete_prompt is True
+    monkeypatch.setattr(pipe.transformer.generation_config, "complete_prompt", True, raising=False)
+    words = iter(f"A {age} man with a hat." for age in ("young", "old", "tall", "big") * 9)
+    said = {}
+
+    def complete(self, prompt, generator):  # an untrained model's own words are no prompt: see the next test
+        return said.setdefault((prompt, generator.initial_seed()), next(words))
+
+    monkeypatch.setattr(UniF2acePipeline, "complete", complete)
+    seeds = [torch.Generator().manual_seed(SEED + number) for number in range(2)]
+    output = pipe(PROMPT, generator=seeds, num_images_per_prompt=2)
+    text, second = output.completed_prompts
+    assert text != second and [read_provenance(image).completed_prompt for image in output.images] == [text, second]
+    alone = pipe(PROMPT, generator=torch.Generator().manual_seed(SEED))
+    assert alone.completed_prompts == [text] and alone.images[0].tobytes() == output.images[0].tobytes()
+    again = pipe(text, generator=torch.Generator().manual_seed(SEED), complete_prompt=False)
+    assert again.images[0].tobytes() == alone.images[0].tobytes() and again.completed_prompts is None
+    assert read_provenance(again.images[0]).completed_prompt is None
+
+    status, answer = service("/v1/images/generations", {"prompt": PROMPT, "seed": SEED, "n": 2})
+    assert status == 200 and [item["revised_prompt"] for item in answer["data"]] == [text, second]
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
+    assert picture.tobytes() == alone.images[0].tobytes() and read_provenance(picture).completed_prompt == text
+    file = tmp_path / "face.png"
+    assert main(["generate", PROMPT, "--seed", str(SEED), "--model", str(learnt), "-o", str(file)]) == 0
+    assert text in capsys.readouterr().out
+    assert read_provenance(Image.open(file)).completed_prompt == text
+    assert Image.open(file).tobytes() == alone.images[0].tobytes()
+    off = ["--no-complete-prompt", "--seed", str(SEED), "--model", str(learnt), "-o", str(file)]
+    assert main(["generate", PROMPT, *off]) == 0 and read_provenance(Image.open(file)).completed_prompt is None
+
+    monkeypatch.setattr(pipe.transformer.generation_config, "complete_prompt_below", 2, raising=False)
+    assert pipe(PROMPT).completed_prompts is None  # full already
+    monkeypatch.setattr(pipe.transformer.generation_config, "complete_prompt_below", 99)
+    known = pipe(text, generator=torch.Generator().manual_seed(SEED), complete_prompt=False).codes
+    assert pipe(PROMPT, latents=known).completed_prompts is None  # of a picture that is there
+
+
+def test_words_are_drawn_by_their_own_generator(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.transformer.generation_config, "complete_prompt", False, raising=False)
+    monkeypatch.setattr(pipe, "_is_prompt", lambda text: True)
+
+    def complete(prompt, *seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return pipe.complete(prompt, generators if len(seeds) > 1 else generators[0])
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    several = complete([PROMPT, PROMPT, "a hat"], 1, 2, 1)
+    assert torch.equal(torch.get_rng_state(), before) and len(set(several)) == 3
+    assert complete(PROMPT, 1) == several[0] and complete(PROMPT, 2) == several[1]
+    scores = torch.log(torch.tensor([[0.7, 0.2, 0.1, 5.0]]))  # the last one is no word
+    draw = _Draw(torch.Generator().manual_seed(0), 3)
+    counts = torch.bincount(torch.cat([draw(None, scores).argmax(-1) for _ in range(4000)]), minlength=4) / 4000
+    torch.testing.assert_close(counts, torch.tensor([0.7, 0.2, 0.1, 0.0]), atol=0.03, rtol=0)
+    monkeypatch.undo()
+    monkeypatch.setattr(pipe.transformer.generation_config, "complete_prompt", False, raising=False)
+    monkeypatch.setattr(pipe, "_converse", lambda *arguments: [" "])
+    assert pipe.complete(PROMPT) == PROMPT  # nothing came of it
 
 
 @pytest.mark.parametrize("sampling", ["maskgit", "showo", "ancestral"])

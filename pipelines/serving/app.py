@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from ...modeling_unif2ace.pictures_unif2ace import load_image, open_image
-from ...modeling_unif2ace.provenance_unif2ace import generator_name, save_image
+from ...modeling_unif2ace.provenance_unif2ace import generator_name, read_provenance, save_image
 from ..files import parse_json
 from ..seeds import picture_seeds
 from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError
@@ -240,6 +240,7 @@ class _Service:
                 num_inference_steps=body.num_inference_steps,
                 guidance_scale=body.guidance_scale,
                 negative_prompt=body.negative_prompt,
+                complete_prompt=body.complete_prompt,
                 deadline=deadline,
                 **given,
             )
@@ -263,8 +264,8 @@ class _Service:
             "size": size,
             "usage": None,
             "data": [
-                absent | {body.response_format: text, "seed": item.seed}
-                for text, item in zip(encoded, wanted, strict=True)
+                absent | _revised(picture) | {body.response_format: text, "seed": item.seed}
+                for text, item, picture in zip(encoded, wanted, pictures, strict=True)
             ],
         }
 
@@ -421,6 +422,12 @@ class _Service:
 
     async def show_metrics(self) -> Response:
         return PlainTextResponse(self.metrics.render(), media_type=self.metrics.content_type)
+
+
+def _revised(picture: Image.Image) -> dict[str, str]:
+    """OpenAI's name for the prompt that a picture was drawn from, where it is not the one that was sent."""
+    text = read_provenance(picture).completed_prompt
+    return {} if text is None else {"revised_prompt": text}
 
 
 def _parts(messages: list[Message]) -> list:

@@ -60,6 +60,7 @@ class ImageRequest:
         image (`PIL.Image.Image`, *optional*): A picture to change, as `pipe.edit` does, or `pipe.inpaint` with `mask`.
         mask (`PIL.Image.Image`, *optional*): White where to repaint it.
         source_prompt (`str`, *optional*), strength (`float`, *optional*, defaults to 0.3): Of `pipe.edit`.
+        complete_prompt (`bool`, *optional*): Whether the prompt is completed; as the checkpoint says when not given.
         deadline (`float`, *optional*): `time.monotonic()` after which nobody waits any more.
     """
 
@@ -72,6 +73,7 @@ class ImageRequest:
     mask: "Image.Image | None" = None
     source_prompt: str | None = None
     strength: float = 0.3
+    complete_prompt: bool | None = None
     deadline: float = float("inf")
 
 
@@ -82,6 +84,7 @@ class _Picture:
     request: ImageRequest
     future: Future
     decoding: ImageDecoding | None = None
+    completed: list[str] | None = None
 
 
 class ImageEngine:
@@ -218,7 +221,10 @@ class ImageEngine:
             call = pipe.prepare_edit(request.prompt, request.image, *options, generator=generator)
         numbers = pipe.sampling_numbers(request.num_inference_steps, request.guidance_scale)
         negative = request.negative_prompt or call.get("negative_prompt")
-        state = pipe.encode_prompt(request.prompt, negative, numbers.guidance_scale != 1)
+        if not call:
+            picture.completed = pipe.complete_prompts([request.prompt], generator, request.complete_prompt)
+        prompt = picture.completed or request.prompt
+        state = pipe.encode_prompt(prompt, negative, numbers.guidance_scale != 1)
         picture.decoding = pipe.start_decoding(state, numbers, generator, call.get("latents"))
 
     def _turn(self):
@@ -274,7 +280,10 @@ class ImageEngine:
         # one by one: in a batch sums are rounded otherwise, and some pixel falls on the other side of a half
         return [
             self.pipe.decode_latents(
-                picture.decoding.codes, "pil", generator=torch.Generator().manual_seed(picture.request.seed)
+                picture.decoding.codes,
+                "pil",
+                generator=torch.Generator().manual_seed(picture.request.seed),
+                completed_prompts=picture.completed,
             )[0]
             for picture in pictures
         ]

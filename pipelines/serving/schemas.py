@@ -67,8 +67,9 @@ class ImagesBody(_Body):
     """
     Body of `POST /v1/images/generations`.
 
-    `num_inference_steps`, `guidance_scale`, `negative_prompt` and `seed` are ours; OpenAI's client sends them with
-    `extra_body`. Picture i of `n` is made from seed + i. Steps and guidance are the checkpoint's own when not given.
+    `num_inference_steps`, `guidance_scale`, `negative_prompt`, `complete_prompt` and `seed` are ours; OpenAI's client
+    sends them with `extra_body`. Picture i of `n` is made from seed + i. Steps, guidance and whether prompts are
+    completed are the checkpoint's own when not given; a completed prompt is the answer's `revised_prompt`.
     """
 
     prompt: Text
@@ -82,6 +83,7 @@ class ImagesBody(_Body):
     num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     negative_prompt: Text | None = None
+    complete_prompt: bool | None = None
 
     @field_validator("stream")
     @classmethod
