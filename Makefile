@@ -5,11 +5,16 @@ CONFIGS := training/synthetic/configs
 .DEFAULT_GOAL := help
 .PHONY: help install test test-slow browser test-browser lint format docs bench train-faces bundle judges ci lock canary
 
+# how many GPUs there are, asked once and only where a stage needs to know
+GPUS = $(eval GPUS := $(shell $(PYTHON) -c "import torch; print(torch.cuda.device_count())"))$(GPUS)
 # $(call train_model,CONFIGURATION,RUN): a stage of the model, if it is not finished; goes on where it stopped
 define train_model
-test -d runs/$(2)/final || OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.cli train \
-		--config $(CONFIGS)/$(1).yaml $$(ls -d runs/$(2)/checkpoint-* > /dev/null 2>&1 && echo --resume)
+test -d runs/$(2)/final || OMP_NUM_THREADS=1 torchrun --nproc_per_node $(if $(filter 0,$(GPUS)),2,$(GPUS)) \
+		-m unif2ace.cli train --config $(CONFIGS)/$(1).yaml $(if $(filter 0,$(GPUS)),--set training.use_cpu=true) \
+		$$(ls -d runs/$(2)/checkpoint-* > /dev/null 2>&1 && echo --resume)
 endef
+ENCODERS := $(PYTHON) -m unif2ace.training.synthetic.train_encoders
+TOKENIZER := $(PYTHON) -m unif2ace.training.synthetic.train_tokenizer
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,26 +49,43 @@ docs: ## Build the documentation's site into runs/site (needs nothing but the ex
 bench: ## Measure the bundled checkpoint on held-out painted faces
 	$(PYTHON) benchmarks/quality.py
 
-train-faces: ## Train the bundled checkpoint from nothing: paint, tokenizers, encoders, model (hours on a CPU; resumes)
+train-faces: ## Train a model of rendered faces from nothing: render, tokenizers, encoders, model (resumes; on GPUs where there are any)
+	unif2ace data render --split validation --count 1024 --out runs/rendered
+	unif2ace data render --split test --count 1024 --out runs/rendered
+	unif2ace data render --split train --count 30000 --out runs/rendered --workers 2
+	$(PYTHON) -m unif2ace.training.train_text_tokenizer --num-bits 12 --out runs/rendered-text-tokenizer
+	$(ENCODERS) judge --config $(CONFIGS)/encoders-rendered.yaml
+	$(ENCODERS) judge --config $(CONFIGS)/encoders-rendered-measuring.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-rendered.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-rendered.yaml --encode
+	$(ENCODERS) clip --config $(CONFIGS)/encoders-rendered.yaml
+	$(ENCODERS) face --config $(CONFIGS)/encoders-rendered.yaml
+	$(call train_model,unif2ace-rendered,unif2ace-rendered)
+
+train-painted: ## Train the bundled checkpoint from nothing: paint, tokenizers, encoders, model (hours on a CPU; resumes)
 	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split test --count 1000 --out runs/painted
 	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split validation --count 1000 --out runs/painted
 	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split train --count 30000 --out runs/painted --workers 2
+	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split train --count 12000 --pictures-per-person 10 \
+		--out runs/painted-people --workers 2
+	$(PYTHON) -m unif2ace.training.synthetic.painted.dataset --split validation --count 800 --pictures-per-person 4 \
+		--out runs/painted-people
 	$(PYTHON) -m unif2ace.training.train_text_tokenizer --out runs/text_tokenizer
-	$(PYTHON) -m unif2ace.training.synthetic.train_encoders judge --config $(CONFIGS)/encoders-faces.yaml
-	$(PYTHON) -m unif2ace.training.synthetic.train_encoders clip --config $(CONFIGS)/encoders-faces.yaml
-	$(PYTHON) -m unif2ace.training.synthetic.train_encoders face --config $(CONFIGS)/encoders-faces.yaml
-	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml
-	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces.yaml --encode
+	$(ENCODERS) judge --config $(CONFIGS)/encoders-faces.yaml
+	$(ENCODERS) clip --config $(CONFIGS)/encoders-faces.yaml
+	$(ENCODERS) face --config $(CONFIGS)/encoders-faces.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-faces.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-faces.yaml --encode
 	$(call train_model,unif2ace-faces,unif2ace)
 	$(call train_model,unif2ace-faces-2,unif2ace-2)
-	$(PYTHON) -m unif2ace.training.synthetic.train_encoders clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
+	$(ENCODERS) clip --config $(CONFIGS)/encoders-faces-2.yaml --threads 2
 	$(call train_model,unif2ace-faces-3,unif2ace-3)
-	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-decoder.yaml
-	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml
-	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-faces-decoder.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-faces-2.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-faces-2.yaml --encode
 	$(call train_model,unif2ace-faces-4,unif2ace-4)
 	$(call train_model,unif2ace-faces-5,unif2ace-5)
-	$(PYTHON) -m unif2ace.training.synthetic.train_tokenizer --config $(CONFIGS)/tokenizer-faces-2-decoder.yaml
+	$(TOKENIZER) --config $(CONFIGS)/tokenizer-faces-2-decoder.yaml
 
 bundle: ## Put the trained model into the package, as the Hub folder it would be
 	$(PYTHON) -m unif2ace.hub_card.bundle --model runs/unif2ace-5/final \

@@ -101,7 +101,7 @@ def take_decoder(model: UniF2aceForConditionalGeneration, tokenizer: UniF2aceVQM
 
 def generation_config(model: UniF2aceForConditionalGeneration) -> GenerationConfig:
     """Greedy text of at most `MAX_NEW_TOKENS` tokens, and how pictures are sampled."""
-    text = model.config.text_config
+    text, learnt = model.config.text_config, vars(model.generation_config)
     return GenerationConfig(
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
@@ -111,6 +111,7 @@ def generation_config(model: UniF2aceForConditionalGeneration) -> GenerationConf
         # for `generate(generation_mode="image")`, which knows nothing of the scheduler
         image_temperature=SAMPLING["temperature"],
         image_confidence_temperature=SAMPLING["confidence_temperature"],
+        **{name: value for name, value in learnt.items() if name.startswith("complete_prompt")},
     )
 
 

@@ -24,12 +24,15 @@ class UniF2aceVQOutput(ModelOutput):
         codes (`torch.LongTensor` of shape `(batch, tokens)`): The codes, row by row.
         commitment_loss (`torch.FloatTensor`): Scalar, not weighted: see [`lookup_free_losses`].
         entropy_loss (`torch.FloatTensor`): Scalar, not weighted: see [`lookup_free_losses`].
+        hidden (`torch.FloatTensor` of shape `(batch, bits, height / f, width / f)`):
+            The encoder's outputs, whose signs are the bits.
     """
 
     reconstruction: torch.FloatTensor | None = None
     codes: torch.LongTensor | None = None
     commitment_loss: torch.FloatTensor | None = None
     entropy_loss: torch.FloatTensor | None = None
+    hidden: torch.FloatTensor | None = None
 
 
 def bits_to_codes(bits: torch.Tensor) -> torch.LongTensor:
@@ -382,6 +385,7 @@ class UniF2aceVQModel(UniF2aceSafeLoadingMixin, PreTrainedModel):
             codes=bits_to_codes(signs),
             commitment_loss=commitment_loss,
             entropy_loss=entropy_loss,
+            hidden=hidden,
         )
 
 

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from unif2ace.modeling_unif2ace import UniF2aceVQModel, get_preset
+from unif2ace.modeling_unif2ace import UniF2aceVQConfig, UniF2aceVQModel, get_preset
 from unif2ace.training.synthetic.faces import Faces, encode_faces, write_shards
 from unif2ace.training.synthetic.painted.dataset import painted_face, painted_features
 from unif2ace.training.synthetic.train_tokenizer import (
     TokenizerTask,
     TokenizerTrainingArguments,
+    decorrelation,
     train_tokenizer,
 )
 
@@ -119,6 +120,23 @@ def test_the_encoded_folder_has_the_codes_and_small_pictures(train, pictures, tm
     assert [path.stat().st_size < len(old) for path, old in zip(paths, (first, second), strict=True)] == [True, True]
     assert np.array_equal(np.stack(smaller.codes), np.stack(encoded.codes))
     assert not np.array_equal(smaller.pictures(), faces.pictures())
+
+
+def test_bits_that_say_the_same_cost():
+    bit = torch.randn(2, 1, 4, 4)
+    assert decorrelation(bit.expand(-1, 3, -1, -1)).item() == pytest.approx(1.0, abs=1e-5)
+    assert decorrelation(torch.cat([bit, -bit], 1)).item() == pytest.approx(1.0, abs=1e-5)
+    apart = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]]).view(1, 2, 2, 2)
+    assert decorrelation(apart).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_patches_are_pixels_in_other_places(pictures):
+    shape = get_preset("tiny").vq_config.to_dict() | {"patch_size": 2}
+    model = UniF2aceVQModel(UniF2aceVQConfig(**shape)).eval()
+    pixels = Faces(pictures).pixels([0, 1])
+    codes = model.encode(pixels)
+    assert model.config.grid_size == 2 and codes.shape == (2, 4)
+    assert model.decode(codes).shape == pixels.shape and model(pixels).reconstruction.shape == pixels.shape
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ A configuration is a YAML file; `docs/training.md` explains its sections, `train
 resumption), `log.jsonl`, `experts.jsonl`, `plots/`, `samples/`, checkpoints and, in the end, `final/`: the
 averaged weights with the processor, a folder that `from_pretrained` reads.
 
-The bundled checkpoint needs other parts first: `make train-faces` runs everything in its order.
+A fresh model needs other parts first: `make train-faces` runs everything in its order, `make train-painted` likewise
+for the bundled checkpoint.
 """
 
 import itertools
@@ -59,6 +60,7 @@ SECTIONS = (
     "parts",
     "data",
     "samples",
+    "generation",
     "distributed",
     "training",
 )
@@ -300,6 +302,8 @@ def _prepare(
         image_processor = processor.image_processor
     if model.config.face_config is not None and model.config.face_config.alignment != "whole":
         image_processor.face_size = model.config.face_config.image_size
+    for name, value in (config.get("generation") or {}).items():
+        setattr(model.generation_config, name, value)
     model.model.to(arguments.device)  # features are computed there
     train_rows, eval_rows = make_rows(
         config["data"],

@@ -1,4 +1,4 @@
-"""Train the text tokenizer on painted faces' captions and questions, and append the image vocabulary to it.
+"""Train the text tokenizer on what is said about synthetic faces, and append the image vocabulary to it.
 
 The result covers the whole vocabulary of the model, in the model's order: text, `SPECIAL_TOKENS`, one token per image
 code, the mask token. Example:
@@ -15,9 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
-from .data.language.attributes import ATTRIBUTES, sample_attributes
+from .data.language.attributes import ATTRIBUTES, WORLD_VALUES, sample_attributes
 from .data.language.captions import DESCRIBE_PROMPTS, write_caption
-from .data.language.questions import write_questions
+from .data.language.typed import Mixture, ask, talk_without_picture, write_short
 
 
 BOS_TOKEN, EOS_TOKEN = "<|bos|>", "<|eos|>"
@@ -120,13 +120,14 @@ def build_tokenizer(
     return extend_tokenizer(tokenizer, num_bits)
 
 
-# The language is learnt from attributes alone: nothing is painted, and what would be hidden is spoken of as well.
+# The language is learnt from attributes alone: nothing is drawn, and what would be hidden is spoken of as well.
 _ALL_VISIBLE = dict.fromkeys(ATTRIBUTES, True)
+_WORLD_SHARE = 0.15  # of the faces that have a value which only some worlds have
 
 
 def painted_texts(count: int, seed: int = 0, questions_per_face: int = 6) -> Iterator[str]:
     """
-    Captions and questions about random painted faces, in the form in which the model reads them.
+    Captions, short prompts and questions about random faces of all worlds, in the form in which the model reads them.
 
     Args:
         count (`int`): Number of faces.
@@ -136,13 +137,20 @@ def painted_texts(count: int, seed: int = 0, questions_per_face: int = 6) -> Ite
     Yields:
         `str`: a caption, or one turn of a conversation.
     """
+    mixture = Mixture()
     for index in range(count):
         rng = random.Random(f"text-tokenizer-{seed}-{index}")
         attributes = sample_attributes(rng)
+        for name, values in WORLD_VALUES.items():
+            if rng.random() < _WORLD_SHARE:
+                attributes[name] = rng.choice(values)
         yield write_caption(attributes, _ALL_VISIBLE, rng, coverage=rng.choice((1.0, 1.0, 0.6, 0.3))).text
+        yield write_short(attributes, _ALL_VISIBLE, rng).text
         yield f"USER: \n{rng.choice(DESCRIBE_PROMPTS)} ASSISTANT:"
-        for question in write_questions(attributes, _ALL_VISIBLE, rng, questions_per_face):
+        for question in ask(attributes, _ALL_VISIBLE, rng, questions_per_face, mixture):
             yield f"USER: \n{question.question} ASSISTANT: {question.answer}"
+        for question, answer in talk_without_picture(attributes, _ALL_VISIBLE, rng, mixture):
+            yield f"USER: \n{question} ASSISTANT: {answer}"
 
 
 def caption_lengths(tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 0) -> list[int]:
@@ -158,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m unif2ace.training.train_text_tokenizer",
-        description="Train the text tokenizer on the language of the painted faces.",
+        description="Train the text tokenizer on the language of the synthetic faces.",
         epilog="example: python -m unif2ace.training.train_text_tokenizer --out runs/text_tokenizer",
     )
     parser.add_argument("--out", required=True, help="folder to write the tokenizer to")

@@ -64,6 +64,7 @@ class TokenizerTrainingArguments:
         judge (`str`, *optional*): Folder of the frozen [`UniF2aceJudge`] for that term.
         commitment_weight (`float`, *optional*, defaults to 0.05): Weight of the commitment term.
         entropy_weight (`float`, *optional*, defaults to 0.02): Weight of the entropy term.
+        decorrelation_weight (`float`, *optional*, defaults to 0.0): Weight of the term that parts the bits' meanings.
         bf16 (`bool`, *optional*, defaults to `False`): Compute in bfloat16 (weights stay float32).
         threads (`int`, *optional*, defaults to 1): CPU threads.
         seed (`int`, *optional*, defaults to 0): Seed of weights and batches.
@@ -95,6 +96,7 @@ class TokenizerTrainingArguments:
     judge: str | None = None
     commitment_weight: float = 0.05
     entropy_weight: float = 0.02
+    decorrelation_weight: float = 0.0
     bf16: bool = False
     threads: int = 1
     seed: int = 0
@@ -150,6 +152,19 @@ def perceptual_error(judge: UniF2aceJudge, reconstruction: torch.Tensor, pixels:
     return torch.stack(errors).mean()
 
 
+def decorrelation(hidden: torch.Tensor) -> torch.Tensor:
+    """
+    Mean squared correlation of two bits of `hidden` (batch, bits, height, width), 0 to 1.
+
+    The entropy term sees one bit at a time: it is content with bits that all say "bright". They are told apart in the
+    end without this term, too, but late.
+    """
+    bits = torch.tanh(hidden.float()).transpose(0, 1).flatten(1)
+    bits = F.normalize(bits - bits.mean(1, keepdim=True), dim=1)
+    correlation = (bits @ bits.T).square()
+    return (correlation.sum() - correlation.diagonal().sum()) / (len(bits) * (len(bits) - 1))
+
+
 def tokenizer_loss(
     output: UniF2aceVQOutput,
     pixels: torch.Tensor,
@@ -171,6 +186,7 @@ def tokenizer_loss(
         "gradient": sum(part.abs().mean() for part in differences(error)),
         "commitment": output.commitment_loss,
         "entropy": output.entropy_loss,
+        "decorrelation": decorrelation(output.hidden),
     }
     if judge is not None:
         parts["perceptual"] = perceptual_error(judge, output.reconstruction, pixels)
