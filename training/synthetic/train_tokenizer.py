@@ -30,7 +30,7 @@ from ..part_trainer import ENDLESS, METRICS_FILE, PartTask, PartTrainer
 from .faces import SPLITS, Faces, encode_faces
 
 
-VALIDATION_PICTURES = 128
+VALIDATION_PICTURES, WATCHED_PICTURES = 128, 32
 
 
 @dataclass
@@ -195,10 +195,10 @@ def tokenizer_loss(
 
 
 @torch.no_grad()
-def validate(model: UniF2aceVQModel, faces: Faces) -> dict[str, float]:
+def validate(model: UniF2aceVQModel, faces: Faces, most: int = VALIDATION_PICTURES) -> dict[str, float]:
     """PSNR in dB: mean over pictures, of the worst tenth, at edges; number and perplexity of codes in use."""
     psnr, edge_error, codes = [], [], []
-    count = min(VALIDATION_PICTURES, len(faces))
+    count = min(most, len(faces))
     for start in range(0, count, 16):
         pixels = faces.pixels(range(start, min(start + 16, count))).to(model.device)
         found = model.encode(pixels)
@@ -267,7 +267,7 @@ class TokenizerTask(PartTask):
         return tokenizer_loss(self.model(pixels), pixels, self.args, judge)
 
     def watch(self) -> dict[str, float]:
-        return validate(self.model, self.validation)
+        return validate(self.model, self.validation, WATCHED_PICTURES)
 
     def evaluate(self) -> dict:
         draw_reconstructions(self.model, self.validation, self.output / "reconstructions.png")
