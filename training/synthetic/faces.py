@@ -160,6 +160,7 @@ def write_shards(
     per_file: int,
     workers: int = 1,
     overwrite: bool = False,
+    row_group_size: int = 64,
 ) -> list[Path]:
     """
     Write the first `count` faces of a split, going on where an earlier run stopped: a file has its name only when it
@@ -174,6 +175,7 @@ def write_shards(
         per_file (`int`): Faces in a file.
         workers (`int`, *optional*, defaults to 1): Processes.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to make everything again.
+        row_group_size (`int`, *optional*, defaults to 64): Faces that are read at once; many take less room.
 
     Returns:
         `list[Path]`: The files, in order.
@@ -200,7 +202,7 @@ def write_shards(
     paths = [folder / f"{split}-{number:05d}.parquet" for number in range(len(ranges))]
     jobs = [(path, *bounds) for path, bounds in zip(paths, ranges, strict=True)]
     jobs = [(path, start, stop) for path, start, stop in jobs if _shard_size(path) < stop - start]
-    write = partial(_write_shard, rows=rows, features=features)
+    write = partial(_write_shard, rows=rows, features=features, row_group_size=row_group_size)
     left = sum(stop - start for _, start, stop in jobs)
     with tqdm(total=count, initial=count - left, desc=f"making {split}", unit="face", smoothing=0.1) as progress:
         if workers == 1:
@@ -214,13 +216,13 @@ def write_shards(
     return paths
 
 
-def _write_shard(path: Path, start: int, stop: int, rows: Callable, features) -> int:
+def _write_shard(path: Path, start: int, stop: int, rows: Callable, features, row_group_size: int) -> int:
     import pyarrow
     import pyarrow.parquet
 
     encoded = [features.encode_example(row) for row in rows([(start, stop)])]
     with replacing(path) as part, pyarrow.parquet.ParquetWriter(part, features.arrow_schema) as writer:
-        writer.write_table(pyarrow.Table.from_pylist(encoded, schema=features.arrow_schema), row_group_size=64)
+        writer.write_table(pyarrow.Table.from_pylist(encoded, schema=features.arrow_schema), row_group_size)
     return stop - start
 
 
@@ -283,7 +285,9 @@ def encode_faces(
 
     settings = {"tokenizer": fingerprint(tokenizer), "webp_quality": webp_quality}
     stale = settings_of(out, split) not in (None, settings)
-    return write_shards(out, split, len(faces), rows, features, settings, per_file, overwrite=stale)
+    return write_shards(
+        out, split, len(faces), rows, features, settings, per_file, overwrite=stale, row_group_size=per_file
+    )
 
 
 def _as_webp(stored: bytes, quality: int) -> bytes:
