@@ -1,5 +1,5 @@
 """
-Fine-tune the bundled checkpoint on 40 pictures of one painted person, and measure what that gives and what it costs.
+Fine-tune the bundled checkpoint on 20 pictures of one painted person, and measure what that gives and what it costs.
 
     python benchmarks/finetune_person.py --out runs/person
     python benchmarks/finetune_person.py --out runs/person --preset attention+experts --task t2i
@@ -8,7 +8,7 @@ Paints a person whom the checkpoint has never seen (the painter's identity param
 what is worn, hair, pose, light and expression differ from picture to picture), with captions that give a name and
 leave unsaid what stays. Then runs `unif2ace finetune` and compares base and adapter:
 
-- **identity**: cosine between the face encoder's embedding of a generated face and the mean embedding of the 40
+- **identity**: cosine between the face encoder's embedding of a generated face and the mean embedding of the 20
   pictures, for new prompts with the name. What is possible is the same for new paintings of the person, as they are
   and through the image tokenizer; what is nothing is the same for other painted people.
 - **what else**: the same prompts without the name; the loss of codes and answers on held-out painted faces.
@@ -241,10 +241,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--base", help="checkpoint (default: the bundled one)")
     parser.add_argument("--person", type=int, default=5, help="number of the painted person (default: %(default)s)")
     parser.add_argument("--name", default="zora", help="what to call the person (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=40, help="pictures (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=20, help="pictures (default: %(default)s)")
     parser.add_argument("--preset", choices=list(PRESETS), default="attention")
     parser.add_argument("--task", choices=["t2i", "mmu", "both"], default="both")
-    parser.add_argument("--steps", type=int, default=100, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--prior", type=int, help="see `unif2ace finetune --help`")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=6, help="new prompts to draw (default: %(default)s)")
