@@ -74,13 +74,14 @@ class PromptState:
         return PromptState(self.cache.map(lambda states: states[: self.batch_size]), mask, self.batch_size, False)
 
 
-def merge_prompts(states: list[PromptState]) -> PromptState:
+def merge_prompts(states: list[PromptState], static_length: int | None = None) -> PromptState:
     """
     Prompts of several requests as one state, padded on the left; the rows of each request stay together.
 
-    Guidance is not the state's matter any more: prompts and negative prompts are rows like others.
+    Guidance is not the state's matter any more: prompts and negative prompts are rows like others. With
+    `static_length` they are padded to that length, if they are shorter, and always have a mask.
     """
-    length = max(state.cache.get_seq_length() for state in states)
+    length = max(static_length or 0, *(state.cache.get_seq_length() for state in states))
 
     def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # (rows, heads, length, size)
         return torch.cat([F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
@@ -96,7 +97,8 @@ def merge_prompts(states: list[PromptState]) -> PromptState:
             mask = torch.ones(keys.shape[0], keys.shape[-2], dtype=torch.long, device=keys.device)
         masks.append(F.pad(mask, (length - mask.shape[-1], 0)))
     mask = torch.cat(masks)
-    return PromptState(PromptCache(layers), None if bool(mask.all()) else mask, len(mask), guided=False)
+    unpadded = static_length is None and bool(mask.all())
+    return PromptState(PromptCache(layers), None if unpadded else mask, len(mask), guided=False)
 
 
 @dataclass(eq=False)
@@ -268,7 +270,7 @@ class UniF2aceGenerationMixin(GenerationMixin):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        caches, masks = [self._encode_text(input_ids, attention_mask)], [attention_mask]
+        states = [PromptState(self._encode_text(input_ids, attention_mask), attention_mask, len(input_ids), False)]
         if guidance:
             if negative_input_ids is None:
                 cache = self._encode_empty_prompt(input_ids.device)
@@ -281,24 +283,15 @@ class UniF2aceGenerationMixin(GenerationMixin):
                 copies = len(input_ids)
                 cache = cache.map(lambda states: states.expand(copies, -1, -1, -1))
                 negative_attention_mask = negative_attention_mask.expand(copies, -1)
-            caches.append(cache)
-            masks.append(negative_attention_mask)
-        length = max(mask.shape[1] for mask in masks)
-        if self.static_image_shapes:
-            length = max(length, self.config.layout.image_start)
+            states.append(PromptState(cache, negative_attention_mask, len(input_ids), False))
+        merged = merge_prompts(states, self.config.layout.image_start if self.static_image_shapes else None)
 
-        def merge(parts: list[torch.Tensor]) -> torch.Tensor:  # left pad along the tokens, repeat images, stack
-            padded = [F.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
-            return torch.cat([part.repeat_interleave(num_images_per_prompt, dim=0) for part in padded])
+        def repeat(rows: torch.Tensor) -> torch.Tensor:
+            return rows.repeat_interleave(num_images_per_prompt, dim=0)
 
-        layers = [
-            (merge([cache.layers[index][0] for cache in caches]), merge([cache.layers[index][1] for cache in caches]))
-            for index in range(len(caches[0].layers))
-        ]
-        mask = merge([mask[..., None] for mask in masks])[..., 0]
         return PromptState(
-            cache=PromptCache(layers),
-            attention_mask=None if not self.static_image_shapes and bool(mask.all()) else mask,
+            cache=merged.cache.map(repeat),
+            attention_mask=None if merged.attention_mask is None else repeat(merged.attention_mask),
             batch_size=len(input_ids) * num_images_per_prompt,
             guided=guidance,
         )
