@@ -125,6 +125,7 @@ def test_card_of_an_unmeasured_checkpoint(bundled):
     assert "model-index" not in data and {"unif2ace", "text-to-image"} <= set(data["tags"])
     text = card.text
     assert "Not measured yet" in text and "painted faces only" in text and "2 CPU cores" in text
+    assert "not the paper's total" in text and "answers count\n4.0 times, and codes under facial parts" in text
     assert "30 steps in 2 minutes" in text or "30 steps in 3 minutes" in text
     assert "| 10 | 5.000 | 4.500 | – |" in text and "| 30 | 3.000 | 2.500 | 4.200 |" in text
     for unfinished in ("More information needed", "More Information Needed", "None", "Undefined", "{{", "}}:"):

@@ -14,6 +14,7 @@ from unif2ace.training.callbacks import ExpertWatch, expert_gradients
 from unif2ace.training.checkpoints import last_checkpoint
 from unif2ace.training.data.collator import UniF2aceCollator
 from unif2ace.training.run_trainer import CLOCK_FILE, EMA_FILE
+from unif2ace.training.train import load_config
 from unif2ace.training.train_text_tokenizer import build_tokenizer
 from unif2ace.training.trainer import UniF2aceTrainer
 
@@ -254,6 +255,10 @@ def test_the_papers_constants(tmp_path):
         and args.mask_schedule == "cosine"
         and args.region_weights is None
     )
+    recipe = load_config("unif2ace-faces-paper")["training"]
+    weights = ["alpha", "mask_weight", "weighting", "mask_schedule", "mmu_weight"]
+    weights += [name for name in recipe if name.endswith("balance_coef")]
+    assert "region_weights" not in recipe and all(recipe[name] == getattr(args, name) for name in weights)
     torch.manual_seed(0)
     layer = UniF2aceForConditionalGeneration(get_preset("tiny")).model.language_model.layers[0]
     assert set(layer.mlp.shared_experts) == {"t2i", "mmu"}
