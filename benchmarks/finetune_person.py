@@ -112,9 +112,7 @@ def held_out_losses(pipe: UniF2acePipeline, folder: Path) -> dict[str, float]:
         model=pipe.transformer,
         args=arguments,
         eval_dataset=FaceRows(records, features={"codes": codes}),
-        data_collator=UniF2aceCollator(
-            pipe.processor.tokenizer, pipe.transformer.config, pipe.processor.image_processor
-        ),
+        data_collator=UniF2aceCollator.from_processor(pipe.processor, pipe.transformer.config),
     )
     metrics = trainer.evaluate()
     return {"codes": metrics["eval_mask_loss"], "answers": metrics["eval_mmu_loss"]}

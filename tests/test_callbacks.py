@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unif2ace.cli import main
-from unif2ace.training.run_folder import plot_experts, plot_losses, read_lines
+from unif2ace.training.run_folder import append_line, plot_experts, plot_losses, read_lines
 from unif2ace.training.train import load_config, train
 
 
@@ -138,3 +138,11 @@ def test_plots_need_matplotlib_and_say_so(monkeypatch):
 def test_plots_of_little():
     assert plot_losses([]).size[0] > 100
     assert plot_experts({"t2i_load": torch.tensor([[0.5, 0.5, 0.0]])}).size[0] > 100
+
+
+def test_a_killed_runs_half_line_spoils_no_other(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"step": 1}\n{"said": "\xc3')  # cut off within a letter
+    append_line(log, {"step": 2})
+    append_line(log, {"said": "ä"})
+    assert read_lines(log) == [{"step": 1}, {"step": 2}, {"said": "ä"}]

@@ -15,6 +15,7 @@ from unif2ace import UniF2acePipeline, UniF2aceProcessor
 from unif2ace.cli import main
 from unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration, get_preset
 from unif2ace.training import finetune as module
+from unif2ace.training import run_trainer
 from unif2ace.training.data.rows import FaceRows, TuningRows, read_faces
 from unif2ace.training.finetune import finetune
 from unif2ace.training.finetune_settings import FinetuneSettings
@@ -108,13 +109,13 @@ def test_a_stopped_run_goes_on_and_ends_the_same(settings, monkeypatch, tmp_path
     options = {"preset": "attention+experts", "tasks": ["t2i"], "steps": 6, "save_steps": 3}
     finetune(settings("whole", **options))
 
-    class Stop(module.Progress):
+    class Stop(run_trainer.Progress):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 1:  # noticed after the next one
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "Progress", Stop)
+        patch.setattr(run_trainer, "Progress", Stop)
         summary = finetune(settings("stopped", **options))
     assert (summary["steps"], summary["stopped_by"]) == (2, "SIGTERM")
     assert not (tmp_path / "stopped" / "adapter_config.json").exists()

@@ -8,7 +8,7 @@ from PIL import Image
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.visibility import assumed_visible
 from unif2ace.training.evaluation.judge import UniF2aceJudge, UniF2aceJudgeConfig, attribute_accuracy, attribute_loss
-from unif2ace.training.part_trainer import cosine_share
+from unif2ace.training.run_trainer import cosine_share
 from unif2ace.training.synthetic.encoder_tasks import JudgeTask, PatchProbe, augment
 from unif2ace.training.synthetic.faces import Faces
 from unif2ace.training.synthetic.painted.dataset import attributes_of, render

@@ -477,6 +477,17 @@ def test_dense_warm_up_ends(make_trainer):
     assert all(module.density == 0.5 for module in trainer.sequence_moes)
 
 
+def test_the_dense_phase_can_begin_at_nothing(make_trainer):
+    """So that training begins at the function of converted weights; and it ends at nothing, as every dense phase."""
+    trainer, seen = make_trainer(max_steps=7, sequence_dense_steps=6, sequence_dense_rise=1 / 3), []
+    draw = trainer._draw
+    trainer._draw = lambda *args, **kwargs: seen.append(trainer.sequence_moes[0].density) or draw(*args, **kwargs)
+    trainer.train()
+    assert seen == pytest.approx([0, 0.5, 1, 0.75, 0.5, 0.25, 0])
+    with pytest.raises(ValueError, match="sequence_dense_rise=1.0, expected 0 or more and less than 1"):
+        make_trainer(sequence_dense_rise=1.0)
+
+
 def test_dead_experts_are_counted():
     load = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
     summary = summarize_load(load)

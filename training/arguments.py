@@ -117,8 +117,10 @@ class UniF2aceTrainingArguments(RunArguments):
             What the sequence routers learn from: `"straight_through"`, all experts of a group, used or not, or
             `"top_k"`, those that were used; see `UniF2aceSequenceMoE`.
         sequence_dense_steps (`int`, *optional*, defaults to `0`):
-            Steps over which the sequence experts go from a mixture of all to the best few, linearly. Above 0 training
-            does not begin at the function of converted weights.
+            Steps over which the sequence experts go from a mixture of all to the best few, linearly.
+        sequence_dense_rise (`float`, *optional*, defaults to `0.0`):
+            Share of these steps in which the mixture comes in first, linearly from nothing. At 0 it is there at once,
+            and training does not begin at the function of converted weights; above 0 it does.
         sequence_router_noise (`float`, *optional*, defaults to `0.25`):
             Largest standard deviation of the noise on the sequence routers' logits, which explores. It is zero at the
             first step, so that training begins at the function of converted weights, rises, and falls back to zero.
@@ -156,6 +158,7 @@ class UniF2aceTrainingArguments(RunArguments):
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
     sequence_routing: str = field(default="straight_through", metadata={"help": "What sequence routers learn from."})
     sequence_dense_steps: int = field(default=0, metadata={"help": "Steps from a mixture of all experts to the best."})
+    sequence_dense_rise: float = field(default=0.0, metadata={"help": "Share of these steps until it is a mixture."})
     sequence_router_noise: float = field(default=0.25, metadata={"help": "Largest noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
     without: list[str] = field(default_factory=list, metadata={"help": "Experts that may lack features: clip, face."})
@@ -191,6 +194,8 @@ class UniF2aceTrainingArguments(RunArguments):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name}={value}, expected 0 or more")
+        if not 0 <= self.sequence_dense_rise < 1:
+            raise ValueError(f"sequence_dense_rise={self.sequence_dense_rise}, expected 0 or more and less than 1")
         unknown = set(self.without) - {"clip", "face"}
         if unknown:
             raise ValueError(f"without={self.without}, expected some of 'clip', 'face'")

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from .._versions import need
+from .run_folder import append_line, read_lines
 
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -79,7 +80,8 @@ class ChatEndpoint:
         self._interval = 0.0 if requests_per_minute is None else 60 / requests_per_minute
         self._next, self._lock = 0.0, threading.Lock()
         self.log = None if log is None else Path(log)
-        self._known = self._read_log()
+        entries = read_lines(self.log) if self.log is not None and self.log.exists() else []
+        self._known = {entry["key"]: entry["answer"] for entry in entries}
 
     def ask(self, prompt: str, image: Image.Image | None = None, system: str | None = None, seed: int = 0) -> str:
         """
@@ -145,26 +147,12 @@ class ChatEndpoint:
             self._next = start + self._interval
         time.sleep(max(0.0, start - time.monotonic()))
 
-    def _read_log(self) -> dict[str, str]:
-        known = {}
-        if self.log is not None and self.log.exists():
-            for line in filter(None, self.log.read_text(encoding="utf-8").split("\n")):
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a run that was killed
-                    continue
-                known[entry["key"]] = entry["answer"]
-        return known
-
     def _write_log(self, key: str, prompt: str, system: str | None, seed: int, answer: str) -> None:
         if self.log is None:
             return
         entry = {"key": key, "model": self.model, "seed": seed, "system": system, "prompt": prompt, "answer": answer}
         with self._lock:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a", encoding="utf-8") as file:
-                # a killed run may have left half a line
-                file.write("\n" + json.dumps(entry, ensure_ascii=False))
+            append_line(self.log, entry)
 
 
 def _data_url(image: Image.Image) -> str:

@@ -11,12 +11,10 @@ before and after, and, until training is complete, the checkpoints to resume fro
 
 import json
 import os
-import platform
 import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import ProgressCallback, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers import set_seed
 
 from ..modeling_unif2ace.layout_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
@@ -37,21 +34,20 @@ from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..pipelines.pictures import labelled_sheet, picture_grid, save_picture
 from .adapters import changed_weights, lora_config, restrict_to_tasks
 from .arguments import UniF2aceTrainingArguments
-from .callbacks import JsonLog, Progress
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.language.captions import parse_caption
 from .data.rows import FaceRows, TuningRows, read_faces
 from .finetune_settings import FULL, FinetuneSettings
+from .run_folder import LOG_FILE, package_versions
 from .trainer import UniF2aceTrainer
 
 
-SETTINGS_FILE, SUMMARY_FILE, LOG_FILE, PRIOR_FILE = "settings.json", "summary.json", "log.jsonl", "prior.safetensors"
+SETTINGS_FILE, SUMMARY_FILE, PRIOR_FILE = "settings.json", "summary.json", "prior.safetensors"
 PASSES = 8  # over the faces before their words repeat, where a face has several captions
 ENCODE_BATCH, PRIOR_BATCH, SAMPLES = 32, 8, 6
 OTHERS = 8  # pictures of the base model's own that are not learnt again: their loss says what is forgotten
 SHEET_FILE, SHEET_SIDE = "sheet.png", 192
-PACKAGES = ("unif2ace", "torch", "transformers", "peft", "diffusers")
 
 
 def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, resume: bool = False) -> dict[str, Any]:
@@ -151,7 +147,7 @@ def finetune(settings: FinetuneSettings, pipe: UniF2acePipeline | None = None, r
         "prompts": prompts,
         "samples": "samples.png",
         "device": str(model.device),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": package_versions(),
     }
     save_picture(picture_grid(after), output / "samples.png")
     rows = {"training": [record.image for record in shown], "before": before, "after": after}
@@ -332,14 +328,9 @@ def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run
         model=model,
         args=arguments,
         train_dataset=rows,
-        data_collator=UniF2aceCollator(
-            processor.tokenizer, model.config, processor.image_processor, chat_template=processor.chat_template
-        ),
-        callbacks=[JsonLog(run / LOG_FILE)],
+        data_collator=UniF2aceCollator.from_processor(processor, model.config),
     )
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(Progress(trainer))
+    trainer.keep_log(run / LOG_FILE)
     return trainer
 
 

@@ -6,23 +6,21 @@ resumed run sees the batches of an uninterrupted one, and several processes see 
 """
 
 import json
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from ..pipelines.files import write_json
 from .arguments import RunArguments
-from .callbacks import JsonLog, Progress
 from .checkpoints import last_checkpoint
 from .run_folder import LOG_FILE
-from .run_trainer import RunTrainer
+from .run_trainer import RunTrainer, cosine_share
 
 
 METRICS_FILE = "metrics.json"
@@ -80,19 +78,6 @@ class _Loss(nn.Module):
         return self.draw(number, progress)
 
 
-class _Numbers(Dataset):
-    """The numbers of the batches."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> int:
-        return number
-
-
 class _SaveByTheClock(TrainerCallback):
     """A checkpoint every so many minutes, and at the end."""
 
@@ -144,14 +129,10 @@ class PartTrainer(RunTrainer):
         super().__init__(
             model=_Loss(task, batch_size, args.seed),
             args=args,
-            train_dataset=_Numbers(args.max_steps * args.world_size),
+            train_dataset=range(args.max_steps * args.world_size),  # the numbers of the batches
             data_collator=lambda numbers: {"number": numbers[0]},
-            callbacks=[JsonLog(Path(args.output_dir) / LOG_FILE)],
         )
-        for callback in (ProgressCallback, PrinterCallback):
-            self.remove_callback(callback)
-        if not args.disable_tqdm:
-            self.add_callback(Progress(self))
+        self.keep_log(Path(args.output_dir) / LOG_FILE)
         self.add_callback(_SaveByTheClock(self, checkpoint_minutes))
 
     @property
@@ -161,16 +142,11 @@ class PartTrainer(RunTrainer):
             return min(1.0, self.time_share)
         return min(1.0, self.state.global_step / self.args.max_steps)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """The base's scheduler, or with `warmup_share` the one that follows `progress`."""
+    def learning_rate_factor(self, num_training_steps: int) -> Callable[[int], float] | None:
+        """The base's, or with `warmup_share` the one that follows `progress`."""
         if self.warmup_share is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: cosine_share(self.progress, self.warmup_share)
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+            return super().learning_rate_factor(num_training_steps)
+        return lambda step: cosine_share(self.progress, self.warmup_share)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs=False, num_items_in_batch=None):
         """
@@ -220,10 +196,3 @@ class PartTrainer(RunTrainer):
                 write_json(output / METRICS_FILE, metrics)
         self.accelerator.wait_for_everyone()  # who reads the result finds it
         return metrics
-
-
-def cosine_share(progress: float, warmup_share: float = 0.04) -> float:
-    """Factor of the learning rate at `progress` in [0, 1] of the training: linear warm-up, then a cosine to 0."""
-    if progress < warmup_share:
-        return max(progress / warmup_share, 0.02)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup_share) / (1.0 - warmup_share))))

@@ -17,7 +17,6 @@ off, so it costs no memory. Other samplings can be used for the rollouts: their 
 given.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +30,10 @@ from tqdm import tqdm
 
 from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, ImageSampling
 from ..pipelines import UniF2acePipeline
+from ..pipelines.files import write_json
 from .adapters import lora_config, restrict_to_tasks
 from .evaluation.judge import UniF2aceJudge
+from .run_folder import append_line
 
 
 CREDITS = ("revealed", "hidden")
@@ -415,9 +416,7 @@ class GenerationRewardTrainer:
     def _note(self, entry: dict[str, float]) -> None:
         self.log.append(entry)
         if self.log_file is not None:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            append_line(self.log_file, entry)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter and the arguments."""
@@ -425,4 +424,4 @@ class GenerationRewardTrainer:
         if (folder / "adapter_config.json").exists():
             raise FileExistsError(f"{folder} holds an adapter already; choose another folder")
         self.model.save_pretrained(folder)
-        (folder / "reward.json").write_text(json.dumps(asdict(self.args), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "reward.json", asdict(self.args))

@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -53,7 +54,6 @@ def write_run(folder: str | Path, config: dict[str, Any], **facts: Any) -> None:
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "revision": git_revision(),
             "packages": package_versions(),
-            "python": platform.python_version(),
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             **facts,
@@ -63,8 +63,8 @@ def write_run(folder: str | Path, config: dict[str, Any], **facts: Any) -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that training depends on, of those that are installed."""
-    versions = {}
+    """Versions of Python and of the packages that training depends on, of those that are installed."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -91,16 +91,20 @@ def git_revision() -> str | None:
 
 
 def append_line(path: Path, entry: dict) -> None:
-    """Add a JSON object to a file of lines."""
+    """Add a JSON object to a file of lines, on a line of its own even if a killed run has left half a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
 
 
 def read_lines(path: str | Path) -> list[dict]:
     """The JSON objects of a file of lines; a last one that was cut off is left out."""
     entries = []
-    for line in Path(path).read_text(encoding="utf-8").split("\n"):
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entries.append(json.loads(line))
         except ValueError:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from ..pipelines.files import write_json
 from .arguments import RunArguments
+from .callbacks import JsonLog, Progress
 from .checkpoints import being_written, is_write_error, last_checkpoint, why_incomplete
 
 
@@ -55,6 +56,13 @@ class _AfterEachStep(TrainerCallback):
             control.should_save = control.should_training_stop = True
         elif trainer.time_share >= 1:
             control.should_training_stop = True
+
+
+def cosine_share(progress: float, warmup_share: float = 0.04) -> float:
+    """Factor of the learning rate at `progress` in [0, 1] of the training: linear warm-up, then a cosine to 0."""
+    if progress < warmup_share:
+        return max(progress / warmup_share, 0.02)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup_share) / (1.0 - warmup_share))))
 
 
 class Averages:
@@ -127,6 +135,14 @@ class RunTrainer(Trainer):
             self.ema.to(dtype=torch.float32)
         self.add_callback(_AfterEachStep(self))
 
+    def keep_log(self, path: Path) -> None:
+        """Append every log to a file, and show our bar (with `disable_tqdm` none) instead of transformers'."""
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(JsonLog(path))
+        if not self.args.disable_tqdm:
+            self.add_callback(Progress(self))
+
     def end_step(self) -> None:
         """What a subclass does after each optimizer step."""
 
@@ -178,19 +194,21 @@ class RunTrainer(Trainer):
         self.stopped_by = signal.Signals(number).name if number else None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """The scheduler of the arguments, or with `max_minutes` warm-up steps and a cosine over the time."""
-        if self.args.max_minutes is None:
+        """The scheduler of the arguments, or what [`learning_rate_factor`] describes."""
+        factor = self.learning_rate_factor(num_training_steps)
+        if factor is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            warmup = max(self.args.get_warmup_steps(num_training_steps), 1)
-
-            def factor(step: int) -> float:
-                cosine = (1 + math.cos(math.pi * min(self.time_share, 1.0))) / 2
-                return min(1.0, (step + 1) / warmup) * cosine
-
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def learning_rate_factor(self, num_training_steps: int) -> Callable[[int], float] | None:
+        """The factor of the learning rate at a step: with `max_minutes` warm-up steps and a cosine over the time."""
+        if self.args.max_minutes is None:
+            return None
+        warmup = max(self.args.get_warmup_steps(num_training_steps), 1)
+        return lambda step: min(1.0, (step + 1) / warmup) * cosine_share(self.time_share, warmup_share=0.0)
 
     # ---- Evaluation, logs, checkpoints ------------------------------------------------------------------------------
 

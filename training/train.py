@@ -28,7 +28,6 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, set_seed
 from transformers.distributed import DistributedConfig
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..modeling_unif2ace import (
     UniF2aceConfig,
@@ -40,7 +39,7 @@ from ..modeling_unif2ace import (
     get_preset,
 )
 from .arguments import UniF2aceTrainingArguments
-from .callbacks import JsonLog, Progress, RunPlots, Samples
+from .callbacks import RunPlots, Samples
 from .checkpoints import last_checkpoint
 from .data.collator import UniF2aceCollator
 from .data.rows import make_rows
@@ -51,19 +50,7 @@ from .trainer import UniF2aceTrainer
 
 PART_CLASSES = {"vq_model": UniF2aceVQModel, "vision_tower": CLIPVisionModel, "face_encoder": UniF2aceFaceEncoder}
 PART_CONFIGS = {"vq_model": "vq_config", "vision_tower": "vision_config", "face_encoder": "face_config"}
-SECTIONS = (
-    "preset",
-    "initial",
-    "fresh",
-    "model",
-    "text_tokenizer",
-    "parts",
-    "data",
-    "samples",
-    "generation",
-    "distributed",
-    "training",
-)
+SECTIONS = "preset initial fresh model text_tokenizer parts data samples generation distributed training".split()
 TOKENIZER_ROWS = 4000  # whose words make a text tokenizer, where the configuration names none
 
 
@@ -238,18 +225,12 @@ def train(config: dict[str, Any], resume: bool = False) -> UniF2aceTrainer:
     trainer = UniF2aceTrainer(
         model=model,
         args=arguments,
-        data_collator=UniF2aceCollator(
-            processor.tokenizer, model.config, processor.image_processor, chat_template=processor.chat_template
-        ),
+        data_collator=UniF2aceCollator.from_processor(processor, model.config),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,
-        callbacks=[JsonLog(output / LOG_FILE)],
     )
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    if not arguments.disable_tqdm:
-        trainer.add_callback(Progress(trainer))
+    trainer.keep_log(output / LOG_FILE)
     trainer.add_callback(RunPlots(trainer, output))
     samples = dict(config.get("samples") or {})
     if samples:

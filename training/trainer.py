@@ -45,8 +45,6 @@ from .run_trainer import RunTrainer
 logger = logging.get_logger(__name__)
 
 FROZEN = (UniF2aceVQModel, CLIPVisionModel, UniF2aceFaceEncoder)
-EMA_FILE = "ema.safetensors"
-CLOCK_FILE = "training_clock.json"
 OBJECTIVE_FILE = "objective.safetensors"
 
 
@@ -58,10 +56,7 @@ class UniF2aceTrainer(RunTrainer):
     CLIP tower and face encoder are frozen. Masks and denominators are those of the whole optimizer step, over all
     micro-batches and processes, so the step does not depend on how it was split. Prediction returns losses only;
     `evaluate` draws the same masks each time.
-
-    SIGTERM (and the first Ctrl-C) ends training after the running step, with a checkpoint; `stopped_by` then names
-    the signal. A checkpoint that is being written is marked, see [`~unif2ace.training.checkpoints.last_checkpoint`];
-    if the disk does not take it, it is removed and training goes on.
+    Runs can be stopped and go on as those of [`~unif2ace.training.run_trainer.RunTrainer`].
 
     Args:
         model (`UniF2aceForConditionalGeneration`): The model, or a PEFT model around it.
@@ -137,9 +132,11 @@ class UniF2aceTrainer(RunTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self._check_features(batch)
-        dense_steps = self.args.sequence_dense_steps
+        share = self.state.global_step / max(self.args.sequence_dense_steps, 1)
+        rise = self.args.sequence_dense_rise
+        density = share / rise if share < rise else (1 - share) / (1 - rise)
         for sequence_moe in self.sequence_moes:
-            sequence_moe.density = max(0.0, 1 - self.state.global_step / dense_steps) if dense_steps else 0.0
+            sequence_moe.density = max(density, 0.0) if self.args.sequence_dense_steps else 0.0
         batches = [
             self._draw(batch, self.state.global_step, self._first_row(micro, self.args.per_device_train_batch_size))
             for micro, batch in enumerate(batches)

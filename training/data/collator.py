@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ...modeling_unif2ace.chat_template_unif2ace import render_chat
 from ...modeling_unif2ace.configuration_unif2ace import UniF2aceConfig
 from ...modeling_unif2ace.layout_unif2ace import MMU, T2I, TASKS, SequenceLayout
-from ...modeling_unif2ace.processing_unif2ace import CHAT_TEMPLATE
+from ...modeling_unif2ace.processing_unif2ace import CHAT_TEMPLATE, UniF2aceProcessor
 
 
 logger = logging.get_logger(__name__)
@@ -87,6 +87,11 @@ class UniF2aceCollator:
         experts = text.mmu_sequence_experts if text.sequence_moe_layers else ()
         self.feature_columns = {f"{kind}_features" for kind in ("clip", "face") if kind in experts}
         self.layout = SequenceLayout.from_tokenizer(tokenizer, config.num_image_tokens, config.max_text_length)
+
+    @classmethod
+    def from_processor(cls, processor: UniF2aceProcessor, config: UniF2aceConfig) -> "UniF2aceCollator":
+        """The collator of a checkpoint: with its tokenizer, its image processor and its chat template."""
+        return cls(processor.tokenizer, config, processor.image_processor, chat_template=processor.chat_template)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         for row in rows:

@@ -305,7 +305,7 @@ def measure_experts(
     Raises:
         ValueError: if a task has fewer than two rows.
     """
-    probe = ExpertProbe(model, UniF2aceCollator(processor.tokenizer, model.config, processor.image_processor), rows)
+    probe = ExpertProbe(model, UniF2aceCollator.from_processor(processor, model.config), rows)
     items = [f"{task}-{place}" for task in TASKS for place in range(probe.counts[task])]
     part, base = Part(items), {task: probe.losses(task) for task in TASKS}
     entries = [entry for task in TASKS for entry in _of_task(probe, task, base[task], probe.use(task))]
