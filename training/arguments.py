@@ -116,11 +116,12 @@ class UniF2aceTrainingArguments(RunArguments):
         sequence_routing (`str`, *optional*, defaults to `"straight_through"`):
             What the sequence routers learn from: `"straight_through"`, all experts of a group, used or not, or
             `"top_k"`, those that were used; see `UniF2aceSequenceMoE`.
-        sequence_dense_steps (`int`, *optional*, defaults to `0`):
-            Steps over which the sequence experts go from a mixture of all to the best few, linearly.
-        sequence_dense_rise (`float`, *optional*, defaults to `0.0`):
-            Share of these steps in which the mixture comes in first, linearly from nothing. At 0 it is there at once,
-            and training does not begin at the function of converted weights; above 0 it does.
+        sequence_dense_steps (`int`, *optional*, defaults to `1000`):
+            Steps over which the sequence experts go from a mixture of all to the best few, linearly; at most half of
+            the training's. 0 for models whose experts are trained.
+        sequence_dense_rise (`float`, *optional*, defaults to `0.1`):
+            Share of these steps in which the mixture comes in first, linearly from nothing, so that training begins at
+            the function of converted weights. At 0 it is there at once.
         sequence_router_noise (`float`, *optional*, defaults to `0.25`):
             Largest standard deviation of the noise on the sequence routers' logits, which explores. It is zero at the
             first step, so that training begins at the function of converted weights, rises, and falls back to zero.
@@ -157,8 +158,10 @@ class UniF2aceTrainingArguments(RunArguments):
     balance_scope: str = field(default="step", metadata={"help": "Loads over a step or a micro_batch."})
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
     sequence_routing: str = field(default="straight_through", metadata={"help": "What sequence routers learn from."})
-    sequence_dense_steps: int = field(default=0, metadata={"help": "Steps from a mixture of all experts to the best."})
-    sequence_dense_rise: float = field(default=0.0, metadata={"help": "Share of these steps until it is a mixture."})
+    sequence_dense_steps: int = field(
+        default=1000, metadata={"help": "Steps from a mixture of all experts to few."}
+    )
+    sequence_dense_rise: float = field(default=0.1, metadata={"help": "Share of these steps until it is a mixture."})
     sequence_router_noise: float = field(default=0.25, metadata={"help": "Largest noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
     without: list[str] = field(default_factory=list, metadata={"help": "Experts that may lack features: clip, face."})

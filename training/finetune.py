@@ -314,6 +314,7 @@ def _trainer(model, processor, rows: TuningRows, settings: FinetuneSettings, run
         t2i_fraction=max(0.75, 1 / settings.batch_size) if both else None,
         # routers start from what they have learnt: no exploration, no balance loss to pull at them
         sequence_router_noise=0.0,
+        sequence_dense_steps=0,
         t2i_balance_coef=0.0,
         mmu_balance_coef=0.0,
         logging_steps=max(1, min(10, settings.steps // 10)),

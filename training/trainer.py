@@ -132,11 +132,10 @@ class UniF2aceTrainer(RunTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self._check_features(batch)
-        share = self.state.global_step / max(self.args.sequence_dense_steps, 1)
-        rise = self.args.sequence_dense_rise
-        density = share / rise if share < rise else (1 - share) / (1 - rise)
+        steps = min(self.args.sequence_dense_steps, self.state.max_steps // 2)
+        share, rise = self.state.global_step / steps if steps else 1.0, self.args.sequence_dense_rise
         for sequence_moe in self.sequence_moes:
-            sequence_moe.density = max(density, 0.0) if self.args.sequence_dense_steps else 0.0
+            sequence_moe.density = share / rise if share < rise else max(0.0, (1 - share) / (1 - rise))
         batches = [
             self._draw(batch, self.state.global_step, self._first_row(micro, self.args.per_device_train_batch_size))
             for micro, batch in enumerate(batches)
