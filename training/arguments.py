@@ -158,9 +158,7 @@ class UniF2aceTrainingArguments(RunArguments):
     balance_scope: str = field(default="step", metadata={"help": "Loads over a step or a micro_batch."})
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of prompts trained without text."})
     sequence_routing: str = field(default="straight_through", metadata={"help": "What sequence routers learn from."})
-    sequence_dense_steps: int = field(
-        default=1000, metadata={"help": "Steps from a mixture of all experts to few."}
-    )
+    sequence_dense_steps: int = field(default=1000, metadata={"help": "Steps from a mixture of all experts to few."})
     sequence_dense_rise: float = field(default=0.1, metadata={"help": "Share of these steps until it is a mixture."})
     sequence_router_noise: float = field(default=0.25, metadata={"help": "Largest noise on sequence routers' logits."})
     sequence_router_noise_steps: int = field(default=1000, metadata={"help": "Steps until that noise is zero."})
