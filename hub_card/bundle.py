@@ -219,6 +219,7 @@ def _stages(configs: Path) -> list[dict]:
     encoders, tokenizer = "encoders-faces.yaml", "tokenizer-faces.yaml"
     encoders_2, tokenizer_2 = "encoders-faces-2.yaml", "tokenizer-faces-2.yaml"
     paint = f"{module}.synthetic.painted.dataset --out runs/painted --split"
+    people = f"{module}.synthetic.painted.dataset --out runs/painted-people --pictures-per-person"
     encoder, quantizer = f"{module}.synthetic.train_encoders", f"{module}.synthetic.train_tokenizer {place}"
     train = f"OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m unif2ace.cli train {place}"
     better = "image tokenizer, {} stage: a better decoder for the same codes"
@@ -237,6 +238,8 @@ def _stages(configs: Path) -> list[dict]:
         ("paint 30,000 faces", f"{paint} train --count 30000", None),
         ("and some to validate on", f"{paint} validation --count 1000", None),
         ("and to test on", f"{paint} test --count 1000", None),
+        ("1,200 people in ten pictures each", f"{people} 10 --split train --count 12000", None),
+        ("and 200 others in four", f"{people} 4 --split validation --count 800", None),
         ("text tokenizer", f"{module}.train_text_tokenizer --out runs/text_tokenizer", None),
         # its features are part of the losses of what follows
         ("attribute classifier", f"{encoder} judge {place}{encoders}", minutes(encoders, "judge")),
