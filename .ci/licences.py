@@ -47,15 +47,15 @@ def locked() -> set[str]:
     return {
         line.partition("==")[0].lower()
         for file in ROOT.glob("constraints-*.txt")
-        for line in file.read_text(encoding="utf-8").splitlines()
+        for line in file.read_text(encoding="utf-8").split("\n")
         if "==" in line and not line.startswith("#")
     }
 
 
 def table() -> dict[str, str]:
     """The licence of each package that has a line."""
-    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
-    return dict(line.split(maxsplit=1) for line in lines if not line.startswith("#"))
+    lines = TABLE.read_text(encoding="utf-8").split("\n") if TABLE.is_file() else []
+    return dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
 
 
 def stated(name: str) -> str | None:

@@ -32,6 +32,7 @@ import torch
 from outsiders import Outsiders, agreement, crop_face
 from PIL import Image
 
+from unif2ace.modeling_unif2ace.pictures_unif2ace import open_image
 from unif2ace.pipelines.files import replacing, write_text
 from unif2ace.training.data.language.attributes import ATTRIBUTES, VAGUE_VALUES
 from unif2ace.training.data.language.captions import Caption
@@ -131,7 +132,7 @@ class QualitySuite(FaceSuite):
         if importlib.util.find_spec("openpeople") is not None:
             for folder in sorted((importlib.resources.files("openpeople") / "data" / "curated").iterdir()):
                 sex = json.loads((folder / "metadata.json").read_text())["character_details"]["demographics"]["sex"]
-                with Image.open(str(folder / "assets" / "studio_portrait.jpg")) as portrait:
+                with open_image(str(folder / "assets" / "studio_portrait.jpg")) as portrait:
                     portrait.thumbnail((768, 768))
                     pictures[folder.name] = (portrait.convert("RGB"), {"male": "man", "female": "woman"}[sex])
         part = Part(list(pictures))

@@ -292,6 +292,22 @@ def test_json_of_strangers_raises_one_sentence(text):
         parse_json(text)
 
 
+@pytest.mark.parametrize("text", [DEEP, "{a: [", "a: b: c", '{"a":' * 100_000])
+def test_configurations_and_results_that_cannot_be_read_are_one_sentence(tmp_path, text):
+    from unif2ace.training.evaluation.results import load_results
+    from unif2ace.training.train import load_config, override
+
+    (tmp_path / "config.yaml").write_text(text)
+    for read in (
+        lambda: load_config(tmp_path / "config.yaml"),
+        lambda: override({}, [f"training.x={text}"]),
+        lambda: load_results(tmp_path / "config.yaml"),
+    ):
+        with pytest.raises(ValueError, match="is not (YAML|JSON)") as raised:
+            read()
+        assert len(str(raised.value)) < 1000
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_a_table_of_100_000_rows_is_read_in_flat_memory(tmp_path, kind):
     from unif2ace.training.data.sources.readers import read_rows

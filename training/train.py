@@ -74,7 +74,7 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> dict[str, Any]:
     Raises:
         ValueError: if a section is unknown or an override is malformed.
     """
-    config = yaml.load(_find_config(path).read_text(encoding="utf-8"), Loader=_Loader)
+    config = _parse(_find_config(path).read_text(encoding="utf-8"), path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a configuration: expected the sections {', '.join(SECTIONS)}")
     override(config, overrides)
@@ -99,7 +99,15 @@ def override(config: dict[str, Any], changes: list[str]) -> None:
         place = config
         for folder in folders:
             place = place.setdefault(folder, {})
-        place[name] = yaml.load(value, Loader=_Loader)
+        place[name] = _parse(value, change)
+
+
+def _parse(text: str, name: str | Path) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split()) or "too deep"
+        raise ValueError(f"{str(name)[:200]} is not YAML that can be read ({problem[:300]}): mend it") from None
 
 
 def _find_config(path: str | Path):

@@ -1,6 +1,5 @@
 """Checkpoints of other projects, read one tensor at a time: safetensors or PyTorch files, whole or in shards."""
 
-import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ...pipelines.files import read_json
 from ...pipelines.loading_unif2ace import fetch_folder
 
 
@@ -147,7 +147,7 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
 
 def _sharded_files(index_file: Path) -> tuple[list[Path], dict[str, str]]:
     try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))["weight_map"]
+        index = read_json(index_file)["weight_map"]
         names = list(dict.fromkeys(index.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index_file} is broken, expected JSON with a weight_map: download it again") from error

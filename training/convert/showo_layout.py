@@ -7,7 +7,6 @@ they are read off the tensors; what tensors do not tell (rotary base, longest se
 language model's own `config.json`, or is Phi-1.5's.
 """
 
-import json
 import math
 import os
 import re
@@ -27,6 +26,7 @@ from ...modeling_unif2ace import (
 )
 from ...modeling_unif2ace.image_tokenizer_unif2ace import codes_to_bits
 from ...modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
+from ...pipelines.files import read_json
 from ...pipelines.loading_unif2ace import fetch_folder
 from ..train_text_tokenizer import extend_tokenizer
 from .upcycle import expert_widths
@@ -124,7 +124,7 @@ def read_showo_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} has no config.json, expected a checkpoint of Show-o") from error
     except ValueError as error:
@@ -187,7 +187,7 @@ def read_text_model(name: str | os.PathLike, text_vocab_size: int) -> ShowoText:
     config_file, fields = folder / "config.json", {}
     if config_file.is_file():
         try:
-            fields = _phi_fields(json.loads(config_file.read_text(encoding="utf-8")))
+            fields = _phi_fields(read_json(config_file))
         except ValueError as error:
             raise ValueError(f"{config_file} is not JSON: download it again") from error
     return ShowoText(tokenizer, fields)

@@ -172,48 +172,26 @@ def clean(
         FileExistsError: if a folder exists and `overwrite` is not given.
         ValueError: if there is no usable sample, or a split would be empty; nothing is written then.
     """
-    output = Path(output)
     duplicates = NearDuplicates(distance) if distance >= 0 else None
     left_out: list[tuple[str, str]] = []
+    people: dict[str, set[str]] = {name: set() for name in splits}
     with ExitStack() as stack:
-        writers = {name: _Split(output / name, stack, overwrite) for name in splits}
+        writers = {name: stack.enter_context(FolderWriter(Path(output) / name, overwrite)) for name in splits}
         for record in tqdm(stream, desc="cleaning", unit="face", disable=None):
             earlier = duplicates.add(record.image, record.id) if duplicates else None
-            if earlier is None:
-                writers[split_of(record, splits, seed, split_by)].add(record)
-            else:
+            if earlier is not None:
                 left_out.append((record.id, earlier))
-        if not any(writer.count for writer in writers.values()):
+                continue
+            split = split_of(record, splits, seed, split_by)
+            writers[split].add(record)
+            people[split] |= set() if record.identity is None else {record.identity}
+        pictures = {name: writer.count for name, writer in writers.items()}
+        if not any(pictures.values()):
             raise ValueError(f"{stream.name} has no usable sample")
-        if empty := [name for name, writer in writers.items() if not writer.count]:
-            people = sum(len(writer.people) for writer in writers.values())
-            pictures = sum(writer.count for writer in writers.values())
+        if empty := [name for name, count in pictures.items() if not count]:
             raise ValueError(
-                f"the split {empty[0]} would be empty: {pictures} pictures of {people or 0} known people, none of "
-                "whom is put into two splits; give larger shares, fewer splits, another --seed, or --split-by picture"
+                f"the split {empty[0]} would be empty: {sum(pictures.values())} pictures of "
+                f"{len(set().union(*people.values()))} known people, none of whom is put into two splits; give larger "
+                "shares, fewer splits, another --seed, or --split-by picture"
             )
-    return Cleaned(
-        {name: writer.count for name, writer in writers.items()},
-        {name: len(writer.people) for name, writer in writers.items()},
-        left_out,
-    )
-
-
-class _Split:
-    """The folder of one split, made with its first record."""
-
-    def __init__(self, folder: Path, stack: ExitStack, overwrite: bool):
-        self.writer, self.stack, self.open = FolderWriter(folder, overwrite), stack, False
-        self.people: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        return self.writer.count
-
-    def add(self, record: FaceRecord) -> None:
-        if not self.open:
-            self.stack.enter_context(self.writer)
-            self.open = True
-        self.writer.add(record)
-        if record.identity is not None:
-            self.people.add(record.identity)
+    return Cleaned(pictures, {name: len(found) for name, found in people.items()}, left_out)

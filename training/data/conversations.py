@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ...modeling_unif2ace.pictures_unif2ace import load_image
 from ...pipelines.files import json_lines
 from .language.attributes import ATTRIBUTES
@@ -106,16 +108,17 @@ def preference_rows(records: Sequence[FaceRecord], seed: int = 0) -> list[dict]:
             if not record.captions or not others:
                 raise ValueError(f"face {record.id or place} has no caption, or no other face has a different one")
             chosen, rejected = rng.choice(record.captions), rng.choice(others)
-        ask = _user(rng.choice(DESCRIBE_PROMPTS))
-        rows.append(
-            {
-                "images": [record.image],
-                "prompt": ask,
-                "chosen": _assistant(chosen),
-                "rejected": _assistant(rejected),
-            }
-        )
+        rows.append(_preference(record.image, rng.choice(DESCRIBE_PROMPTS), chosen, rejected))
     return rows
+
+
+def _preference(image: Image.Image, ask: str, chosen: str, rejected: str) -> dict:
+    return {
+        "images": [image],
+        "prompt": _user(ask),
+        "chosen": _assistant(chosen),
+        "rejected": _assistant(rejected),
+    }
 
 
 def _described(record: FaceRecord, rng: random.Random) -> tuple[str, str]:
@@ -145,17 +148,15 @@ def folder_preferences(folder: str | Path) -> list[dict] | None:
     lines = [line for _, line in json_lines(file)]
     if not all(isinstance(line, dict) for line in lines):
         raise ValueError(f"{file} has lines that are no JSON objects, expected file_name, chosen and rejected in each")
-    with_both = ["chosen" in line and "rejected" in line for line in lines]
+    with_both = [all(isinstance(line.get(name), str) for name in ("chosen", "rejected")) for line in lines]
     if not any(with_both):
         return None
     if not all(with_both):
-        raise ValueError(f"{file}, line {with_both.index(False) + 1} lacks chosen or rejected, other lines have them")
+        raise ValueError(
+            f"{file}, line {with_both.index(False) + 1} lacks a text chosen or rejected, others have both"
+        )
+    pictures = [load_image(file_below(folder, str(line.get("file_name", "")))) for line in lines]
     return [
-        {
-            "images": [load_image(file_below(folder, str(line.get("file_name", ""))))],
-            "prompt": _user(line.get("prompt") or DESCRIBE_PROMPTS[0]),
-            "chosen": _assistant(line["chosen"]),
-            "rejected": _assistant(line["rejected"]),
-        }
-        for line in lines
+        _preference(picture, line.get("prompt") or DESCRIBE_PROMPTS[0], line["chosen"], line["rejected"])
+        for picture, line in zip(pictures, lines, strict=True)
     ]

@@ -68,23 +68,21 @@ class FaceRecord:
                 raise TypeError(f"{name} has a caption of type {type(caption).__name__}: captions must be texts.")
             if not caption.strip():
                 raise ValueError(f"{name} has an empty caption: leave it out or give a text.")
+        kinds = (*QUESTION_KINDS, OPEN_QUESTION)
         for question in self.questions:
-            kinds = (*QUESTION_KINDS, OPEN_QUESTION)
             if question.kind not in kinds:
                 raise ValueError(f"{name} has a question of kind {question.kind!r}: use one of {kinds}.")
             if not question.question.strip() or not question.answer.strip():
                 raise ValueError(
                     f"{name} has a question without text or answer: {question!r}; leave it out or fill it."
                 )
-        words = [*self.captions, self.id, self.identity or ""]
-        words += [text for question in self.questions for text in (question.question, question.answer)]
-        for text in words:
+        asked = [text for question in self.questions for text in (question.question, question.answer)]
+        for text in (*self.captions, *asked, self.id, self.identity or ""):
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise ValueError(
-                    f"{ascii(name)} has half a surrogate pair in {ascii(text[:60])}: take it out"
-                ) from None
+                shown = ascii(text[:60])
+                raise ValueError(f"{ascii(name)} has half a surrogate pair in {shown}: take it out") from None
         for attribute, value in self.attributes.items():
             if attribute not in ATTRIBUTES:
                 raise ValueError(f"{name} has the unknown attribute {attribute!r}: use one of {tuple(ATTRIBUTES)}.")

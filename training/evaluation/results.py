@@ -1,6 +1,5 @@
 """Results of a suite as JSON, as Markdown, as entries for the Hub and for the model card."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
 from ...modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
-from ...pipelines.files import write_text
+from ...pipelines.files import read_json, write_text
 from ..disclosure import public
 from .statistics import rounded
 
@@ -63,8 +62,8 @@ def load_results(path: str | Path) -> dict:
         ValueError: if it is something else.
     """
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        results = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON file ({error}), expected one that `unif2ace evaluate` wrote") from error
     if not isinstance(results, dict) or not {"suite", "settings", "parts"} <= results.keys():
         raise ValueError(f"{path} holds no results of `unif2ace evaluate`, expected suite, settings and parts in it")
