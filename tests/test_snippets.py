@@ -151,9 +151,7 @@ def test_every_page_is_found():
     """From the index, and in the site's navigation."""
     index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
     navigation = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    listed = [
-        page for entry in navigation for page in (sum(entry.values(), []) if isinstance(entry, dict) else [entry])
-    ]
+    listed = re.findall(r"[\w-]+\.md", json.dumps(navigation))
     for page in PAGES[1:]:
         assert page.name in listed
         assert page.name == "index.md" or f"]({page.name})" in index, page.name
