@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from showo_mask import showo_attention_mask
 
 from unif2ace import UniF2aceProcessor
-from unif2ace.training.convert.showo_training import showo_attention_mask
 
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from showo_mask import showo_attention_mask
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2aceProcessor
 from unif2ace.modeling_unif2ace.objective_unif2ace import sample_masks
 from unif2ace.training.convert.showo_layout import our_name
-from unif2ace.training.convert.showo_training import ShowoPrompts, showo_attention_mask, showo_losses
+from unif2ace.training.convert.showo_training import ShowoPrompts, showo_losses
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from showo_mask import showo_attention_mask
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
 from unif2ace.training.convert.showo import convert_showo, export_showo
 from unif2ace.training.convert.showo_layout import ExpertChoice
-from unif2ace.training.convert.showo_training import showo_attention_mask
 
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

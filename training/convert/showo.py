@@ -22,6 +22,7 @@ from ...modeling_unif2ace import (
 )
 from ...pipelines.files import check_new, new_folder, write_json, write_text
 from ...pipelines.scheduling_unif2ace import UniF2aceScheduler
+from ..train_text_tokenizer import extend_tokenizer
 from .face_encoder import load_face_encoder
 from .reader import CheckpointReader, check_finite, check_keys, fetch_weights
 from .showo_layout import (
@@ -29,7 +30,6 @@ from .showo_layout import (
     DEFAULT_TEXT_MODEL,
     ExpertChoice,
     codebook_tables,
-    extended_tokenizer,
     magvit_config,
     magvit_shapes,
     make_config,
@@ -49,6 +49,7 @@ DEFAULT_MAGVIT = "showlab/magvitv2"
 VQ_PREFIX = "model.vq_model."
 TOWER_PREFIX = "model.vision_tower."
 FACE_PREFIX = "model.face_encoder."
+_CLIP_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")  # what is not the tower's
 MAX_NEW_TOKENS = 100  # as Show-o answers
 
 # the folder that the original's training writes its weights to, inside `checkpoint-N`
@@ -144,8 +145,11 @@ def convert_showo(
     jobs = _language_jobs(language, config, experts.method)
     jobs += _copies(images, {name: VQ_PREFIX + name for name in images.shapes if name not in CODEBOOK_KEYS})
     if tower is not None:
-        names = {name: TOWER_PREFIX + _clip_name(name) for name in tower.shapes if _is_vision(name)}
-        names = {name: target for name, target in names.items() if not target.endswith("position_ids")}
+        names = {
+            name: TOWER_PREFIX + name.removeprefix("vision_model.")
+            for name in tower.shapes
+            if not name.startswith(_CLIP_TEXT) and not name.endswith("position_ids")
+        }
         found = {target: tower.shapes[name] for name, target in names.items()}
         expected = {name: shape for name, shape in shapes.items() if name.startswith(TOWER_PREFIX)}
         check_keys(found, expected, f"the CLIP model {clip}")
@@ -161,9 +165,14 @@ def convert_showo(
         write_checkpoint(part, jobs, dtype, progress=progress)
         config.architectures, config.dtype = [UniF2aceForConditionalGeneration.__name__], dtype
         config.save_pretrained(part)
-        tokenizer = extended_tokenizer(text, config.vq_config.num_bits, config.text_config.max_position_embeddings)
+        # special tokens, image codes and mask behind the text's, at Show-o's ids
+        tokenizer = extend_tokenizer(text.tokenizer, config.vq_config.num_bits)
+        tokenizer.model_max_length = config.text_config.max_position_embeddings
         UniF2aceProcessor.from_config(config, tokenizer).save_pretrained(part)
-        numbers = _generation_config(config)
+        ends = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        # Show-o's temperatures; `image_sampling="showo"` would repeat its random numbers too
+        answers = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
+        numbers = GenerationConfig(**ends, **answers, image_confidence_schedule="showo")
         numbers.save_pretrained(part)
         UniF2aceScheduler.from_generation_config(numbers).save_pretrained(part / "scheduler")
         count = sum(torch.Size(shape).numel() for shape in shapes.values())
@@ -260,27 +269,6 @@ def _read_clip(name: str | os.PathLike) -> tuple[CheckpointReader, CLIPVisionCon
     if values.get("model_type") not in ("clip", "clip_vision_model"):
         raise ValueError(f"{name} holds a model of type {values.get('model_type')!r}, expected a CLIP model")
     return CheckpointReader(folder), CLIPVisionConfig.from_dict(values.get("vision_config", values))
-
-
-def _is_vision(name: str) -> bool:
-    return not name.startswith(("text_model.", "text_projection.", "visual_projection.", "logit_scale"))
-
-
-def _clip_name(name: str) -> str:
-    return name.removeprefix("vision_model.")
-
-
-def _generation_config(config: UniF2aceConfig) -> GenerationConfig:
-    text = config.text_config
-    return GenerationConfig(
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-        max_new_tokens=MAX_NEW_TOKENS,
-        do_sample=False,
-        # Show-o's temperatures; `image_sampling="showo"` would repeat its random numbers too
-        image_confidence_schedule="showo",
-    )
 
 
 _METHODS = {

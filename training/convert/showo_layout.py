@@ -28,7 +28,6 @@ from ...modeling_unif2ace.image_tokenizer_unif2ace import codes_to_bits
 from ...modeling_unif2ace.layout_unif2ace import SPECIAL_TOKENS
 from ...pipelines.files import read_json
 from ...pipelines.loading_unif2ace import fetch_folder
-from ..train_text_tokenizer import extend_tokenizer
 from .upcycle import expert_widths
 
 
@@ -81,7 +80,9 @@ def model_shapes(config: UniF2aceConfig) -> dict[str, tuple[int, ...]]:
 
 def showo_shapes(config: UniF2aceConfig) -> dict[str, tuple[int, ...]]:
     """The tensors that Show-o's checkpoint of a dense configuration has; also of one with experts, left out here."""
-    dense = without_experts(config)
+    values = config.to_dict()
+    values["text_config"] |= {"moe_layers": [], "sequence_moe_layers": []}
+    dense = UniF2aceConfig(**values | {"vision_config": None, "face_config": None})
     return {
         showo_name(name): shape
         for name, shape in model_shapes(dense).items()
@@ -103,13 +104,6 @@ def codebook_tables(config: UniF2aceVQConfig) -> dict[str, torch.Tensor]:
     bits = codes_to_bits(codes, config.num_bits, 1, config.codebook_size)[0, :, 0].T
     weights = 2 ** torch.arange(config.num_bits - 1, -1, -1)
     return {CODEBOOK_KEYS[0]: bits.float().contiguous(), CODEBOOK_KEYS[1]: weights}
-
-
-def without_experts(config: UniF2aceConfig) -> UniF2aceConfig:
-    """The dense configuration with the same language model and image tokenizer."""
-    values = config.to_dict()
-    values["text_config"] |= {"moe_layers": [], "sequence_moe_layers": []}
-    return UniF2aceConfig(**values | {"vision_config": None, "face_config": None})
 
 
 # What the source says
@@ -391,13 +385,6 @@ def _check_preset(preset: UniF2aceConfig, sizes: dict[str, int], showo: dict[str
             f"the checkpoint does not have the preset's shape: {', '.join(wrong)}; take another preset, or none, "
             "which takes the shape from the checkpoint"
         )
-
-
-def extended_tokenizer(text: ShowoText, num_bits: int, longest: int) -> PreTrainedTokenizerFast:
-    """The text tokenizer with special tokens, image codes and mask behind it, at Show-o's ids; in place."""
-    tokenizer = extend_tokenizer(text.tokenizer, num_bits)
-    tokenizer.model_max_length = longest
-    return tokenizer
 
 
 def showo_config(config: UniF2aceConfig, text_model: str = DEFAULT_TEXT_MODEL) -> dict[str, Any]:

@@ -59,9 +59,13 @@ def write_checkpoint(
         ValueError: if a job makes other tensors than it promised.
     """
     jobs = list(jobs)
-    sizes = {key: _bytes(shape, dtype) for job in jobs for key, shape in job.shapes.items()}
-    total = sum(sizes.values())
-    check_room(folder, total)
+    sizes = {key: torch.Size(shape).numel() * dtype.itemsize for job in jobs for key, shape in job.shapes.items()}
+    total, free = sum(sizes.values()), shutil.disk_usage(folder).free
+    if total > free:
+        raise OSError(
+            f"the result needs {total / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free where it should go: make "
+            "room, or choose another place"
+        )
     shards = _plan(sizes, max_shard_bytes)
     files = [f"{name}.safetensors"]
     if len(shards) > 1:
@@ -78,7 +82,12 @@ def write_checkpoint(
                 shard[key] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
                 bar.update(sizes[key])
                 if len(shard) == len(wanted):
-                    _save(shard, folder / file)
+                    try:
+                        save_file(shard, folder / file, metadata={"format": "pt"})
+                    except SafetensorError as error:
+                        raise OSError(
+                            f"{file} could not be written ({error}): make room, or choose another place"
+                        ) from error
                     shard = {}
                     file, wanted = next(remaining, (None, []))
             del made
@@ -88,16 +97,6 @@ def write_checkpoint(
             folder / f"{name}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
     return total
-
-
-def check_room(folder: Path, needed: int):
-    """`OSError` if the file system of `folder` has less than `needed` bytes left."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"the result needs {needed / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free where it should go: make "
-            "room, or choose another place"
-        )
 
 
 def _plan(sizes: dict[str, int], most: int) -> list[list[str]]:
@@ -110,14 +109,3 @@ def _plan(sizes: dict[str, int], most: int) -> list[list[str]]:
         shards[-1].append(name)
         room -= size
     return shards
-
-
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * dtype.itemsize
-
-
-def _save(tensors: dict[str, torch.Tensor], file: Path):
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{file.name} could not be written ({error}): make room, or choose another place") from error
