@@ -80,7 +80,5 @@ def _pipeline_code() -> dict[str, bytes]:
 
 
 check_installed()
-hooks.set_publisher(_publisher)
-hooks.set_card_writer(_card_writer)
-hooks.set_code(_pipeline_code)
+hooks.register(publisher=_publisher, card_writer=_card_writer, code=_pipeline_code)
 register_when_needed()

@@ -4,23 +4,24 @@ it. Light enough to be imported by everything; a copy of the code that came from
 """
 
 from collections.abc import Callable
+from typing import Any
 
 
-_find_publisher: Callable[[], Callable] | None = None
-_make_code: Callable[[], dict[str, bytes]] | None = None
+_registered: dict[str, Callable] = {}
 
 
-def set_publisher(find: Callable[[], Callable] | None) -> None:
+def register(**hooks: Callable) -> None:
     """
-    Say how models get to the Hub.
+    Say who does what.
 
     Args:
-        find (`Callable`, *optional*):
-            Called without arguments when something is to be published; returns `publish(folder, repo_id, **options)`,
-            whose keyword-only arguments are the options that there are. `None` takes the publisher away.
+        publisher: Called without arguments when something is to be published; returns `publish(folder, repo_id,
+            **options)`, whose keyword-only arguments are the options that there are.
+        card_writer: Called when an adapter is fresh; returns `write(folder)`, which writes `README.md`.
+        code: Returns the files of code that go into the folder of a pipeline, so that diffusers loads it where the
+            package is not installed: the content of each by its path.
     """
-    global _find_publisher
-    _find_publisher = find
+    _registered.update(hooks)
 
 
 def publisher() -> Callable:
@@ -30,23 +31,7 @@ def publisher() -> Callable:
     Raises:
         OSError: if there is none, since this code came from the Hub, or if it needs something that is not installed.
     """
-    if _find_publisher is None:
-        raise OSError("publishing needs the package unif2ace: install it, and load with UniF2acePipeline")
-    return _find_publisher()
-
-
-_find_card_writer: Callable[[], Callable] | None = None
-
-
-def set_card_writer(find: Callable[[], Callable] | None) -> None:
-    """
-    Say who writes the card of a fresh adapter.
-
-    Args:
-        find (`Callable`, *optional*): As for [`set_publisher`]; returns `write(folder)`, which writes `README.md`.
-    """
-    global _find_card_writer
-    _find_card_writer = find
+    return _call("publisher", "publishing needs the package unif2ace: install it, and load with UniF2acePipeline")
 
 
 def card_writer() -> Callable:
@@ -56,25 +41,18 @@ def card_writer() -> Callable:
     Raises:
         OSError: as [`publisher`].
     """
-    if _find_card_writer is None:
-        raise OSError("cards are written by the package unif2ace: install it")
-    return _find_card_writer()
-
-
-def set_code(make: Callable[[], dict[str, bytes]] | None) -> None:
-    """
-    Say what code goes into the folder of a pipeline, so that diffusers loads it where the package is not installed.
-
-    Args:
-        make (`Callable`, *optional*): Returns the content of each file by its path in the folder.
-    """
-    global _make_code
-    _make_code = make
+    return _call("card_writer", "cards are written by the package unif2ace: install it")
 
 
 def pipeline_code() -> dict[str, bytes] | None:
     """The files of code that go into the folder of a pipeline; `None` where this code is such a copy itself."""
-    return None if _make_code is None else _make_code()
+    return _registered["code"]() if "code" in _registered else None
 
 
-__all__ = ["card_writer", "pipeline_code", "publisher", "set_card_writer", "set_code", "set_publisher"]
+def _call(name: str, what_is_missing: str) -> Any:
+    if name not in _registered:
+        raise OSError(what_is_missing)
+    return _registered[name]()
+
+
+__all__ = ["card_writer", "pipeline_code", "publisher", "register"]

@@ -191,7 +191,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         index = json.loads(index_file.read_text(encoding="utf-8"))
         index.pop("_name_or_path", None)  # a place on the machine that saved
         for name, part in self.components.items():
-            index[name] = _bare_name(part)
+            index[name] = [type(part).__module__.rpartition(".")[2], type(part).__name__]
         index["_class_name"] = PIPELINE_CLASS
         for name, content in self._code().items():
             (folder / name).write_bytes(content)
@@ -593,10 +593,6 @@ def _publisher(options: dict[str, Any]) -> Callable:
     if unknown:
         raise TypeError(f"publish takes no {unknown[0]!r}, expected repo_id, {', '.join(publish.__kwdefaults__)}")
     return publish
-
-
-def _bare_name(part: Any) -> list[str]:
-    return [type(part).__module__.rpartition(".")[2], type(part).__name__]
 
 
 __all__ = ["UniF2acePipeline", "UniF2acePipelineOutput"]

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import (
+    BatchFeature,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -256,14 +258,9 @@ class UniF2aceUnderstandingMixin:
         if stream and len(conversations) > 1:
             raise ValueError(f"stream=True with {len(conversations)} texts at once, expected one: stream them in turn")
         conversations, pictures = _unwrap_images(conversations)
-        inputs = self._tokenize(conversations)
+        inputs = self.read_conversations(conversations, max_new_tokens)
+        inputs = inputs.to(self._execution_device, self.transformer.dtype)
         length = inputs["input_ids"].shape[1]
-        limit = self.transformer.config.text_config.max_position_embeddings
-        if length + max_new_tokens > limit:
-            raise ValueError(
-                f"picture and question take {length} tokens and the answer up to {max_new_tokens}, but the model "
-                f"reads {limit}: shorten the question or lower max_new_tokens"
-            )
         if "stop_strings" in generate_kwargs:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
         shared = self._shared_prefixes(pictures, inputs, generate_kwargs)
@@ -357,30 +354,47 @@ class UniF2aceUnderstandingMixin:
     def _holds_several(self, image: Any) -> bool:
         return image.ndim == 2 if self._are_codes(image) else is_batch(image)
 
-    def _tokenize(self, conversations: list[list[dict]]):
-        return self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-            sanitize_control_tokens=True,  # what looks like a control token in a question is text
-        ).to(self._execution_device, self.transformer.dtype)
+    def read_conversations(self, conversations: list[list[dict]], max_new_tokens: int = 0) -> BatchFeature:
+        """
+        What `generate` reads of conversations, on the CPU, padded to one length.
 
-    def _made_for(self) -> tuple[torch.device, torch.dtype]:
-        return self._execution_device, self.transformer.dtype
+        Args:
+            conversations (`list[list[dict]]`): As in `chat`, pictures among their content.
+            max_new_tokens (`int`, *optional*, defaults to 0): Tokens that have to find room behind them.
+
+        Raises:
+            ValueError: if one does not fit into the model, or the chat template refuses it.
+        """
+        try:
+            inputs = self.processor.apply_chat_template(
+                conversations,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+                sanitize_control_tokens=True,  # what looks like a control token in a question is text
+            )
+        except TemplateError as error:  # about the conversation, in words of the template
+            raise ValueError(str(error)) from error
+        length, limit = inputs["input_ids"].shape[1], self.transformer.config.text_config.max_position_embeddings
+        if length + max_new_tokens > limit:
+            raise ValueError(
+                f"the conversation takes {length} tokens, a picture's among them, and the answer up to "
+                f"{max_new_tokens}, but the model reads {limit}: shorten it, or ask for a shorter answer"
+            )
+        return inputs
 
     def _prefill(self, images: list) -> list[PrefilledImage]:
         """The pictures, read; those that have been read here before, as they are."""
-        made_for = self._made_for()
+        made_for = self._execution_device, self.transformer.dtype
         done = {id(item): item for item in images if isinstance(item, PrefilledImage) and item.made_for == made_for}
         waiting = {id(item): item for item in images if id(item) not in done}
         if waiting:
             pictures = [_picture(item) for item in waiting.values()]
-            inputs = self._tokenize(
+            inputs = self.read_conversations(
                 [[{"role": "user", "content": [{"type": "image", "image": picture}]}] for picture in pictures]
-            )
+            ).to(*made_for)
             places = (inputs["input_ids"][0] == self.transformer.config.image_token_id).nonzero()
             input_ids = inputs["input_ids"][:, : int(places.max()) + 2]  # the last placeholder, and end-of-image
             self._onload()

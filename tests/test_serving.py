@@ -26,7 +26,8 @@ uvicorn = pytest.importorskip("uvicorn", reason="the service needs the extra `se
 
 from unif2ace.pipelines.serving.app import ServiceLimits, create_app  # noqa: E402  (needs fastapi)
 from unif2ace.pipelines.serving.connections import ConnectionLimits, server_config  # noqa: E402
-from unif2ace.pipelines.serving.image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError  # noqa: E402
+from unif2ace.pipelines.serving.engine import EngineClosedError, QueueFullError  # noqa: E402
+from unif2ace.pipelines.serving.image_engine import ImageEngine, ImageRequest  # noqa: E402
 from unif2ace.pipelines.serving.limits import RequestLimits  # noqa: E402
 from unif2ace.pipelines.serving.text_engine import TextEngine, TextRequest  # noqa: E402
 

@@ -26,7 +26,8 @@ from ...modeling_unif2ace.pictures_unif2ace import load_image, open_image
 from ...modeling_unif2ace.provenance_unif2ace import generator_name, read_provenance, save_image
 from ..files import parse_json
 from ..seeds import picture_seeds
-from .image_engine import EngineClosedError, ImageEngine, ImageRequest, QueueFullError
+from .engine import EngineClosedError, QueueFullError
+from .image_engine import ImageEngine, ImageRequest
 from .limits import FORM, RequestLimits, error_body
 from .metrics import RequestMetrics, ServiceMetrics
 from .schemas import ChatBody, EditsBody, ImagesBody, Message

@@ -123,7 +123,8 @@ def generate_all(
     _check_count(errors, options)
     options.out.mkdir(parents=True, exist_ok=True)
     with only_run(options.out / LOCK), _open_manifest(options.out / MANIFEST) as manifest:
-        _clean_up(options.out)
+        for part in options.out.glob(f"{_PART}*"):  # what a run that was killed left
+            part.unlink()
         done = read_manifest(options.out)
         todo = [item for item in items if not _is_done(item, done.get(item.id), options)]
         summary = BatchSummary(made=0, kept=len(items) - len(todo), errors=errors)
@@ -228,12 +229,6 @@ def _is_done(item: PromptItem, entry: dict[str, Any] | None, options: BatchOptio
     if options.overwrite:
         return False
     raise ValueError(f"{file} {difference}: choose another folder, or pass --overwrite to replace it")
-
-
-def _clean_up(out: Path):
-    """Remove what a run that was killed left under hidden names."""
-    for file in out.glob(f"{_PART}*"):
-        file.unlink()
 
 
 def _batches(items: list[PromptItem], size: int) -> list[list[PromptItem]]:

@@ -8,9 +8,7 @@ sums, which a different batch size may order differently).
 """
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...modeling_unif2ace.generation_unif2ace import ImageDecoding, PromptState, merge_prompts
+from .engine import Engine, EngineClosedError
 
 
 if TYPE_CHECKING:
@@ -27,23 +26,6 @@ if TYPE_CHECKING:
     from ..pipeline_unif2ace import UniF2acePipeline
 
 logger = logging.getLogger(__name__)
-
-
-class QueueFullError(RuntimeError):
-    """
-    More work waits than is allowed to.
-
-    Args:
-        retry_after (`float`): Seconds after which a place may be free.
-    """
-
-    def __init__(self, retry_after: float):
-        super().__init__(f"the service is busy: try again in {retry_after:.0f} s")
-        self.retry_after = retry_after
-
-
-class EngineClosedError(RuntimeError):
-    """The engine has been shut down."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ class _Picture:
     completed: list[str] | None = None
 
 
-class ImageEngine:
+class ImageEngine(Engine):
     """
     Makes pictures for many callers with one model, in a thread of its own.
 
@@ -105,33 +87,15 @@ class ImageEngine:
         max_waiting: int = 64,
         on_step: Callable[[int], None] | None = None,
     ):
-        self.pipe = pipe
-        self.max_batch_size = max_batch_size
-        self.max_waiting = max_waiting
         self._on_step = on_step
-        self._waiting: deque[_Picture] = deque()
         self._active: list[_Picture] = []
         self._merged: PromptState | None = None
-        self._changed = threading.Condition()
-        self._closing = False
-        self._seconds_per_picture = 1.0
-        self._thread = threading.Thread(target=self._run, name="image-engine", daemon=True)
-        self._thread.start()
-
-    @property
-    def num_waiting(self) -> int:
-        """Pictures that no step has been made of."""
-        return len(self._waiting)
+        super().__init__(pipe, max_batch_size, max_waiting)
 
     @property
     def num_active(self) -> int:
         """Pictures under way."""
         return len(self._active)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether pictures can be made."""
-        return self._thread.is_alive() and not self._closing
 
     def submit(self, requests: list[ImageRequest]) -> list[Future]:
         """
@@ -149,29 +113,10 @@ class ImageEngine:
             EngineClosedError: if the engine has been closed.
         """
         pictures = [_Picture(request, Future()) for request in requests]
-        with self._changed:
-            if self._closing:
-                raise EngineClosedError("the service is shutting down")
-            if len(self._waiting) + len(pictures) > self.max_waiting:
-                raise QueueFullError(max(1.0, len(self._waiting) * self._seconds_per_picture))
-            self._waiting.extend(pictures)
-            self._changed.notify()
+        self._enter(pictures)
         for picture in pictures:
-            picture.future.add_done_callback(lambda future, picture=picture: self._forget(picture))
+            picture.future.add_done_callback(lambda future, picture=picture: self._leave(picture))
         return [picture.future for picture in pictures]
-
-    def _forget(self, picture: _Picture):
-        """A picture that nobody wants any more leaves the queue at once."""
-        with self._changed:
-            if picture in self._waiting:
-                self._waiting.remove(picture)
-
-    def close(self, timeout: float | None = 10):
-        """Finish nothing more: pictures that wait or are under way end with `EngineClosedError`."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout)
 
     # What the thread does
 
@@ -181,12 +126,9 @@ class ImageEngine:
                 if self._active:
                     self._turn()
         finally:
-            with self._changed:
-                self._closing = True
-                left = [*self._active, *self._waiting]
-                self._active, self._waiting = [], deque()
-            for picture in left:
-                _fail(picture, EngineClosedError("the service is shutting down"))
+            for picture in self._active:
+                self._fail(picture, EngineClosedError())
+            self._active = []
 
     def _take_in(self) -> bool:
         """Let in what there is room for; wait if there is nothing to do. `False` at the end."""
@@ -203,7 +145,7 @@ class ImageEngine:
             try:
                 self._begin(picture)
             except Exception as error:  # of this request alone: a prompt that is too long, say
-                _fail(picture, error)
+                self._fail(picture, error)
             else:
                 self._active.append(picture)
                 self._merged = None
@@ -227,6 +169,7 @@ class ImageEngine:
         state = pipe.encode_prompt(prompt, negative, numbers.guidance_scale != 1)
         picture.decoding = pipe.start_decoding(state, numbers, generator, call.get("latents"))
 
+    @torch.inference_mode()
     def _turn(self):
         """One step of all pictures under way; an error ends these, not the engine."""
         start = time.monotonic()
@@ -235,13 +178,23 @@ class ImageEngine:
             if not self._active:
                 return
             num_pictures = len(self._active)
-            self._step()
-            finished = [item for item in self._active if item.decoding.is_done]
-            images = self._decode(finished)
+            # an edit that leaves every code as it was is done before its first step
+            decodings = [picture.decoding for picture in self._active if not picture.decoding.is_done]
+            if decodings:
+                if self._merged is None:
+                    self._merged = merge_prompts([decoding.prompt for decoding in decodings])
+                self.pipe.transformer.decode_step(decodings, self._merged)
+            finished = [picture for picture in self._active if picture.decoding.is_done]
+            images = []
+            for picture in finished:
+                generator = torch.Generator().manual_seed(picture.request.seed)
+                images += self.pipe.decode_latents(
+                    picture.decoding.codes, "pil", generator=generator, completed_prompts=picture.completed
+                )
         except Exception as error:
             logger.exception("a denoising step failed")
             for picture in self._active:
-                _fail(picture, error)
+                self._fail(picture, error)
             self._active, self._merged = [], None
             return
         if finished:
@@ -251,7 +204,7 @@ class ImageEngine:
             if picture.future.set_running_or_notify_cancel():
                 picture.future.set_result(image)
         seconds = (time.monotonic() - start) / num_pictures * 16  # of a picture of usual length
-        self._seconds_per_picture += 0.1 * (seconds - self._seconds_per_picture)
+        self.seconds_each += 0.1 * (seconds - self.seconds_each)
         if self._on_step is not None:
             self._on_step(num_pictures)
 
@@ -260,39 +213,15 @@ class ImageEngine:
         for picture in list(self._active):
             late = picture.request.deadline < now
             if late:
-                _fail(picture, TimeoutError("the time for this request is over"))
+                self._fail(picture, TimeoutError("the time for this request is over"))
             if late or picture.future.cancelled():
                 self._active.remove(picture)
                 self._merged = None
 
-    @torch.inference_mode()
-    def _step(self):
-        # an edit that leaves every code as it was is done before its first step
-        decodings = [picture.decoding for picture in self._active if not picture.decoding.is_done]
-        if not decodings:
-            return
-        if self._merged is None:
-            self._merged = merge_prompts([decoding.prompt for decoding in decodings])
-        self.pipe.transformer.decode_step(decodings, self._merged)
-
-    @torch.inference_mode()
-    def _decode(self, pictures: list[_Picture]) -> list["Image.Image"]:
-        # one by one: in a batch sums are rounded otherwise, and some pixel falls on the other side of a half
-        return [
-            self.pipe.decode_latents(
-                picture.decoding.codes,
-                "pil",
-                generator=torch.Generator().manual_seed(picture.request.seed),
-                completed_prompts=picture.completed,
-            )[0]
-            for picture in pictures
-        ]
+    def _fail(self, picture: _Picture, error: Exception):
+        # a future stays cancellable while its picture is under way; who cancelled it wants to hear nothing more
+        if not picture.future.done() and picture.future.set_running_or_notify_cancel():
+            picture.future.set_exception(error)
 
 
-def _fail(picture: _Picture, error: Exception):
-    # a future stays cancellable while its picture is under way; who cancelled it wants to hear nothing more
-    if not picture.future.done() and picture.future.set_running_or_notify_cancel():
-        picture.future.set_exception(error)
-
-
-__all__ = ["EngineClosedError", "ImageEngine", "ImageRequest", "QueueFullError"]
+__all__ = ["ImageEngine", "ImageRequest"]

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from jinja2 import TemplateError
 from torch.nn import functional as F
 from transformers import BatchFeature, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .image_engine import EngineClosedError, QueueFullError
+from .engine import Engine, EngineClosedError
 
 
 if TYPE_CHECKING:
@@ -154,8 +153,8 @@ class _Answer:
 class _Pieces(BaseStreamer, StoppingCriteria):
     """Hands the tokens of a batch to its answers, and stops rows that nobody waits for any more."""
 
-    def __init__(self, answers: list[_Answer], decode: Callable[[list[int]], str], end_ids: set[int]):
-        self.answers, self.decode, self.end_ids = answers, decode, end_ids
+    def __init__(self, answers: list[_Answer], engine: "TextEngine"):
+        self.answers, self.engine = answers, engine
         self.prompt_seen = False
 
     def put(self, value: torch.Tensor):
@@ -164,16 +163,17 @@ class _Pieces(BaseStreamer, StoppingCriteria):
             self.prompt_seen = True
             return
         for answer, token in zip(self.answers, value.tolist(), strict=True):
-            answer.take(token, self.decode, self.end_ids)
+            answer.take(token, self.engine._decode, self.engine._end_ids)
 
     def end(self):
         """Nothing is buffered."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
-        return torch.tensor([answer.is_over for answer in self.answers], device=input_ids.device)
+        over = [answer.is_over or self.engine._closing for answer in self.answers]
+        return torch.tensor(over, device=input_ids.device)
 
 
-class TextEngine:
+class TextEngine(Engine):
     """
     Answers for many callers with one model, in a thread of its own.
 
@@ -183,28 +183,14 @@ class TextEngine:
         max_waiting (`int`, *optional*, defaults to 64): Requests that may wait; `submit` refuses more.
     """
 
+    seconds_each = 0.1
+
     def __init__(self, pipe: "UniF2acePipeline", max_batch_size: int = 8, max_waiting: int = 64):
-        self.pipe = pipe
-        self.max_batch_size = max_batch_size
-        self.max_waiting = max_waiting
-        self._waiting: deque[_Answer] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
-        self._seconds_per_batch = 1.0
+        config, generation = pipe.transformer.config.text_config, pipe.transformer.generation_config
+        end = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+        self._end_ids = set(end) if isinstance(end, (list, tuple)) else {end}
         self.num_active = 0
-        self._end_ids = _end_ids(pipe.transformer.generation_config, pipe.transformer.config.text_config)
-        self._thread = threading.Thread(target=self._run, name="text-engine", daemon=True)
-        self._thread.start()
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that have not begun."""
-        return len(self._waiting)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether requests can be answered."""
-        return self._thread.is_alive() and not self._closing
+        super().__init__(pipe, max_batch_size, max_waiting)
 
     def prepare(self, request: TextRequest) -> PreparedText:
         """
@@ -217,20 +203,8 @@ class TextEngine:
         Raises:
             ValueError: if the conversation is none, does not fit into the model, or its picture cannot be read.
         """
-        try:
-            inputs = self.pipe.processor.apply_chat_template(
-                [request.messages],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                sanitize_control_tokens=True,
-            )
-        except TemplateError as error:  # of the chat template, about the conversation
-            raise ValueError(str(error)) from error
-        prepared = PreparedText(request, dict(inputs))
-        self._check_length(prepared)
-        return prepared
+        inputs = self.pipe.read_conversations([request.messages], request.max_new_tokens)
+        return PreparedText(request, dict(inputs))
 
     def submit(self, request: TextRequest | PreparedText, listener: Listener) -> threading.Event:
         """
@@ -252,57 +226,21 @@ class TextEngine:
         """
         prepared = request if isinstance(request, PreparedText) else self.prepare(request)
         answer = _Answer(prepared, listener)
-        answer.cancelled = _Cancellation(lambda: self._forget(answer))
-        with self._changed:
-            self.check_room()
-            self._waiting.append(answer)
-            self._changed.notify()
+        answer.cancelled = _Cancellation(lambda: self._leave(answer))
+        self._enter([answer])
         return answer.cancelled
 
-    def check_room(self):
-        """`QueueFullError` or `EngineClosedError` if a request could not be taken in now: worth asking before work."""
-        with self._changed:
-            if self._closing:
-                raise EngineClosedError("the service is shutting down")
-            if len(self._waiting) >= self.max_waiting:
-                batches = len(self._waiting) / self.max_batch_size
-                raise QueueFullError(max(1.0, batches * self._seconds_per_batch))
-
-    def _forget(self, answer: _Answer):
-        with self._changed:
-            if answer in self._waiting:
-                self._waiting.remove(answer)
-
-    def _check_length(self, prepared: PreparedText):
-        limit = self.pipe.transformer.config.text_config.max_position_embeddings
-        length, wanted = prepared.inputs["input_ids"].shape[1], prepared.request.max_new_tokens
-        if length + wanted > limit:
-            raise ValueError(
-                f"the conversation takes {length} tokens and the answer up to {wanted}, but the model reads {limit}: "
-                "shorten the conversation or lower max_tokens"
-            )
-
-    def close(self, timeout: float | None = 10):
-        """Requests that wait or are under way end with `EngineClosedError`."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout)
-
     def _run(self):
-        try:
-            while batch := self._next_batch():
-                start = time.monotonic()
-                self.num_active = len(batch)
-                self._answer(batch)
-                self.num_active = 0
-                self._seconds_per_batch += 0.3 * (time.monotonic() - start - self._seconds_per_batch)
-        finally:
-            with self._changed:
-                self._closing = True
-                left, self._waiting = list(self._waiting), deque()
-            for answer in left:
-                answer.listener(EngineClosedError("the service is shutting down"))
+        while batch := self._next_batch():
+            start = time.monotonic()
+            self.num_active = len(batch)
+            self._answer(batch)
+            self.num_active = 0
+            seconds = (time.monotonic() - start) / self.max_batch_size
+            self.seconds_each += 0.3 * (seconds - self.seconds_each)
+
+    def _fail(self, answer: _Answer, error: Exception):
+        answer.listener(error)
 
     def _next_batch(self) -> list[_Answer]:
         """The oldest request and what can go with it; empty at the end."""
@@ -330,15 +268,14 @@ class TextEngine:
         sampling = {"do_sample": False}
         if request.temperature > 0:
             sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p}
-        pieces = _Pieces(answers, self._decode, self._end_ids)
-        stopping = _StopWhenClosing(self)
+        pieces = _Pieces(answers, self)
         try:
             with torch.inference_mode():
                 self.pipe.transformer.generate(
                     **self._merge([answer.prepared.inputs for answer in answers]),
                     max_new_tokens=request.max_new_tokens,
                     streamer=pieces,
-                    stopping_criteria=StoppingCriteriaList([pieces, stopping]),
+                    stopping_criteria=StoppingCriteriaList([pieces]),
                     **sampling,
                 )
         except Exception as error:
@@ -355,7 +292,7 @@ class TextEngine:
         if answer.done or answer.cancelled.is_set():
             return
         if self._closing:
-            answer.listener(EngineClosedError("the service is shutting down"))
+            answer.listener(EngineClosedError())
         else:
             answer.listener(TimeoutError("the time for this request is over"))
 
@@ -373,21 +310,6 @@ class TextEngine:
 
     def _decode(self, tokens: list[int]) -> str:
         return self.pipe.processor.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
-
-
-class _StopWhenClosing(StoppingCriteria):
-    def __init__(self, engine: TextEngine):
-        self.engine = engine
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
-        return torch.full((len(input_ids),), self.engine._closing, device=input_ids.device)
-
-
-def _end_ids(generation_config, text_config) -> set[int]:
-    ids = generation_config.eos_token_id
-    if ids is None:
-        ids = text_config.eos_token_id
-    return set(ids) if isinstance(ids, (list, tuple)) else {ids}
 
 
 __all__ = ["PreparedText", "TextEngine", "TextPiece", "TextRequest"]
