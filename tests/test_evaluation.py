@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from outsiders import Sight, agreement, correlation
 
 from unif2ace.training.data.language.attributes import ATTRIBUTES
 from unif2ace.training.data.language.questions import Question
@@ -189,3 +190,22 @@ def test_exact_visibility_is_remembered(tmp_path):
     path.write_text(json.dumps({"seed": 5}) + "\n")
     with pytest.raises(ValueError, match="belongs to faces of"):
         exact_visibility(tmp_path, "test", 1)
+
+
+def test_what_outsiders_agree_with():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 50))
+    y += x
+    assert correlation(x, y)(np.ones((1, 50)))[0] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    weights = bootstrap_weights(50, samples=1)
+    drawn = np.repeat(np.arange(50), weights[0])
+    assert correlation(x, y)(weights)[0] == pytest.approx(np.corrcoef(x[drawn], y[drawn])[0, 1])
+    y[:10] = np.nan  # unknown
+    assert correlation(x, y)(np.ones((1, 50)))[0] == pytest.approx(np.corrcoef(x[10:], y[10:])[0, 1])
+    assert np.isnan(correlation(x, np.ones(50))(np.ones((1, 50)))[0])
+    sights = [Sight(0.9, (0, 0, 9, 9), True, 30.0), Sight(0.6, None, True, 60.0), Sight(0.8, None, False, 10.0)]
+    found = agreement(sights, ["man", "woman", None], [1.0, 2.0, 0.0])  # nobody knows whether the third is one
+    values = {name: statistic(np.ones((1, 3)))[0] for name, statistic in found.items()}
+    assert values["BlazeFace over 0.75"] == pytest.approx(2 / 3)
+    assert values["dlib HOG finds a face"] == pytest.approx(1 / 3) and values["gender agrees"] == 0.5
+    assert values["age correlation"] > 0.95

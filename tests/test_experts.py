@@ -14,6 +14,7 @@ from unif2ace.training.evaluation.experts import (
     ExpertProbe,
     as_copy,
     face_rows,
+    idle_experts,
     measure_experts,
     other_feature,
     use_tables,
@@ -148,6 +149,19 @@ def test_the_report(pipe, rows):
     assert all(torch.allclose(shares.sum(-1), torch.ones(len(shares))) for shares in tables.values())
     assert part.pictures["experts"].size[0] > 100
     assert not pipe.transformer.training and all(p.grad is None for p in pipe.transformer.parameters())
+
+
+def test_idle_experts_are_named():
+    kinds = [("1", 0.5, 0.1, 0.2), ("2", 0.5, -0.1, 0.1), ("3", 0.01, 0.1, 0.2)]
+    entries = [
+        {"layer": 0, "task": "t2i", "level": "token", "expert": expert, "use": use, "low": low, "high": high}
+        | {"cost": 0.0, "gradient": gradient}
+        for (expert, use, low, high), gradient in zip(kinds, (1e-3, 1e-5, 0.0), strict=True)
+    ]
+    text = idle_experts(entries)
+    assert "2 of text to image, token level, costs nothing when it is replaced (gradient 1e-05 to 1e-05)" in text
+    assert "3 of text to image, token level, is not used (no gradient)" in text and "1 of text" not in text
+    assert idle_experts(entries[:1]).startswith("Every expert is used")
 
 
 def test_the_command_writes_table_and_figure(talking_checkpoint, tmp_path, capsys):
