@@ -17,6 +17,12 @@ from .compat_unif2ace import cached_file
 
 
 MAX_INDEX_BYTES = 64 * 2**20
+# Files of a checkpoint, adapter or processor that hold one JSON object each.
+_JSON_FILES = (
+    *("config.json", "generation_config.json", "model_index.json", "scheduler_config.json", "adapter_config.json"),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.json"),
+)
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -85,6 +91,27 @@ def read_index(index: Path) -> dict[str, set[str]]:
     return shards
 
 
+def refuse_broken_json(folder: str | os.PathLike) -> None:
+    """
+    transformers takes a generation config that is cut for an absent one, and samples otherwise without a word; for
+    other files it raises whatever comes, without their name.
+
+    Raises:
+        UniF2aceCheckpointError: if a configuration or the tokenizer in the folder is no JSON object.
+    """
+    for path in (Path(folder) / name for name in _JSON_FILES):
+        if not path.is_file():
+            continue
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_INDEX_BYTES + 1)
+            whole = len(content) <= MAX_INDEX_BYTES and isinstance(json.loads(content), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            raise UniF2aceCheckpointError(f"{path} is broken, expected a JSON object: download or save it again")
+
+
 def refuse_non_finite(model: torch.nn.Module) -> None:
     """
     Raises:
@@ -122,6 +149,7 @@ class UniF2aceSafeLoadingMixin:
             raise ValueError("use_safetensors=False is not supported: convert the weights to safetensors first")
         folder = _folder_with_index(pretrained_model_name_or_path, kwargs)
         if folder is not None and os.path.isdir(pretrained_model_name_or_path):
+            refuse_broken_json(folder)
             weight_files(folder, kwargs.get("variant"))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         if folder is not None and not os.path.isdir(pretrained_model_name_or_path):
@@ -171,6 +199,7 @@ __all__ = [
     "UniF2aceCheckpointError",
     "UniF2aceSafeLoadingMixin",
     "read_index",
+    "refuse_broken_json",
     "refuse_non_finite",
     "weight_files",
 ]

@@ -26,6 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 from transformers.utils import logging
 
+from ..modeling_unif2ace.checkpoint_unif2ace import refuse_broken_json
 from ..modeling_unif2ace.sampling_unif2ace import ImageSampling
 from .scheduling_unif2ace import UniF2aceScheduler
 
@@ -69,8 +70,15 @@ class CheckpointFolders:
 
         Raises:
             FileNotFoundError: if the folder holds neither.
+            UniF2aceCheckpointError: if one of its configurations, or its tokenizer, is no JSON object.
         """
-        folder = Path(folder)
+        folders = cls._find(Path(folder))
+        for part in {folders.root, folders.model, folders.processor, folders.scheduler}:
+            refuse_broken_json(part)
+        return folders
+
+    @classmethod
+    def _find(cls, folder: Path) -> "CheckpointFolders":
         if (folder / "model_index.json").is_file() and (folder / "transformer").is_dir():
             return cls(folder, folder / "transformer", folder / "processor", folder / "scheduler")
         if (folder / "config.json").is_file():

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from transformers.utils import is_peft_available
 
 from ..modeling_unif2ace.adapters_unif2ace import mark_adapters
 from .loading_unif2ace import ADAPTER_CONFIG, ADAPTER_WEIGHTS, fetch_adapter
+
+
+# Repetitions in one alternative of an adapter's patterns: each more can multiply the time by the length of a name.
+MAX_REPEATS = 3
 
 
 class UniF2aceLoraMixin:
@@ -279,6 +284,17 @@ def _check_adapter(config, tensors: dict):
     """`ValueError` for what is no LoRA, and for weights that would spoil every picture without a word."""
     if config.peft_type != "LORA":
         raise ValueError(f"it is of type {config.peft_type}, expected LORA")
+    # both decide what is allocated and run before a shape is compared
+    ranks = [config.r, *(config.rank_pattern or {}).values()]
+    largest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    if not all(isinstance(rank, int) and 0 < rank <= largest for rank in ranks):
+        raise ValueError(f"its ranks are {ranks}, expected numbers from 1 to the {largest} of its largest tensor")
+    modules = (config.target_modules, config.exclude_modules, config.layers_pattern)
+    patterns = [text for text in modules if isinstance(text, str)]
+    for pattern in (*patterns, *(config.rank_pattern or {}), *(config.alpha_pattern or {})):
+        repeats = max(len(re.findall(r"[*+{]", part)) for part in pattern.split("|"))
+        if repeats > MAX_REPEATS or re.search(r"\)[*+{]", pattern):
+            raise ValueError(f"the pattern {pattern[:100]!r} may match without end: name the modules in a list")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is of type {tensor.dtype}, expected floating point numbers")

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,6 +19,8 @@ from transformers import AutoModelForMultimodalLM, PreTrainedConfig
 from unif2ace import UniF2aceConfig, UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceVQModel
 from unif2ace.modeling_unif2ace import UniF2aceCheckpointError, get_preset
 from unif2ace.modeling_unif2ace.checkpoint_unif2ace import weight_files
+from unif2ace.training.evaluation.subject import _kept
+from unif2ace.training.finetune import _kept_codes
 
 
 INDEX = "model.safetensors.index.json"
@@ -257,6 +260,36 @@ def test_sizes_that_no_machine_has_are_refused_before_anything_is_built(whole, c
     (folder / "config.json").write_text(json.dumps(config))
     with no_longer_than(30), pytest.raises(REFUSALS, match="expected"):
         LOADERS[0](folder)
+
+
+def test_what_a_run_kept_for_itself_is_made_again_if_it_is_damaged(tmp_path):
+    npz, codes = tmp_path / "kept.npz", tmp_path / "prior.safetensors"
+    np.savez(npz, pictures=np.arange(99), codes=np.arange(4))
+    save_file({"codes": torch.arange(4)}, codes)
+    assert _kept(npz)[1].tolist() == _kept_codes(codes).tolist() == [0, 1, 2, 3]
+    assert _kept_codes(tmp_path / "absent") is None
+    flipped = bytearray(npz.read_bytes())
+    flipped[300] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    assert _kept(tmp_path / "flipped.npz") is None
+    for file, read in ((npz, _kept), (codes, _kept_codes)):
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], whole[:-1], b"", b"text", b"[" * 9999):
+            file.write_bytes(content)
+            assert read(file) is None
+
+
+@pytest.mark.parametrize("content", [b"", b'{"do_sample": true, ', b"[]", b"[" * 100_000, b"\xff\xfe"])
+def test_every_broken_file_of_a_checkpoint_is_named(whole, copy_of, content):
+    names = [path.relative_to(whole) for path in whole.rglob("*.json") if path.name != "config.json"]
+    assert {"tokenizer.json", "generation_config.json", "processor_config.json"} <= {name.name for name in names}
+    for name in names:
+        folder = copy_of(whole)
+        (folder / name).write_bytes(content)
+        # transformers takes a broken generation config for none and samples with other numbers
+        with pytest.raises(OSError, match=rf"{name.name} is broken, expected a JSON object"):
+            UniF2acePipeline.from_pretrained(folder)
+        (folder / name).write_bytes((whole / name).read_bytes())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"model_type": 3}'])

@@ -10,6 +10,7 @@ import torch
 from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from time_limit import no_longer_than
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from unif2ace import UniF2aceForConditionalGeneration, UniF2acePipeline, UniF2aceProcessor
@@ -350,7 +351,18 @@ def test_bad_adapters_are_refused(pipe, base, adapters, tmp_path, wanted):
         pipe.set_adapters("one", [1.0, 2.0])
 
 
-@pytest.mark.parametrize("fault", ["nan", "inf", "shape", "integers", "missing", "alpha", "kind"])
+FAULTS = ["nan", "inf", "shape", "integers", "missing", "alpha", "kind", "rank", "ranks", "circle", "slow"]
+CONFIGS = {
+    "alpha": {"lora_alpha": float("inf")},
+    "kind": {"peft_type": "IA3"},
+    "rank": {"r": 10**9},  # would be allocated before any shape is compared
+    "ranks": {"rank_pattern": {"q_proj": 10**9}},
+    "circle": {"target_modules": "((a+)+)+z|(.*)+q_proj!"},  # would match for years
+    "slow": {"rank_pattern": {".*.*.*.*.*.*.*.*!": 4}},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_spoilt_adapters_are_refused_at_loading(pipe, adapters, tmp_path, wanted, fault):
     folder = shutil.copytree(adapters[0], tmp_path / "spoilt")
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -365,9 +377,9 @@ def test_spoilt_adapters_are_refused_at_loading(pipe, adapters, tmp_path, wanted
         del tensors[name]
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "adapter_config.json").read_text())
-    config |= {"alpha": {"lora_alpha": float("inf")}, "kind": {"peft_type": "IA3"}}.get(fault, {})
+    config |= CONFIGS.get(fault, {})
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="does not fit this model"):
+    with no_longer_than(30), pytest.raises(ValueError, match="does not fit this model"):
         pipe.load_lora_weights(folder)
     assert pipe.get_list_adapters() == []
     torch.testing.assert_close(logits(pipe.transformer), wanted["base"], atol=0, rtol=0)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -234,14 +235,24 @@ def _prior(
         captions = [_without(caption, settings.trigger) for caption in captions]
     captions = [caption for caption in dict.fromkeys(captions) if caption] or ["a face"]
     texts = [captions[i % len(captions)] for i in range(count)]
-    if not file.is_file():
-        codes = []
+    codes = _kept_codes(file)
+    if codes is None or len(codes) != count:
+        drawn = []
         for start in tqdm(range(0, count, PRIOR_BATCH), desc="drawing what the model knows", leave=False):
             numbers = range(start, min(start + PRIOR_BATCH, count))
-            codes.append(_draw(pipe, [texts[i] for i in numbers], settings.seed + start, "latent").cpu())
+            drawn.append(_draw(pipe, [texts[i] for i in numbers], settings.seed + start, "latent").cpu())
+        codes = torch.cat(drawn)
         with replacing(file) as part:
-            save_file({"codes": torch.cat(codes)}, part)
-    return list(zip(texts, load_file(file)["codes"], strict=True))
+            save_file({"codes": codes}, part)
+    return list(zip(texts, codes, strict=True))
+
+
+def _kept_codes(file: Path) -> torch.Tensor | None:
+    """The codes that a run drew before it was broken off; `None` if the file is absent or damaged."""
+    try:
+        return load_file(file)["codes"]
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
 
 
 def _without(caption: str, trigger: str) -> str:

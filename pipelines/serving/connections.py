@@ -145,7 +145,14 @@ def server_config(app, host: str, port: int, limits: ConnectionLimits | None = N
                 self.refuse(408, f"no request came within {limits.header_seconds:g} s")
 
     return uvicorn.Config(
-        app, host, port, http=GuardedProtocol, ws="none", timeout_keep_alive=limits.idle_seconds, **options
+        app,
+        host,
+        port,
+        http=GuardedProtocol,
+        ws="none",
+        timeout_keep_alive=limits.idle_seconds,
+        proxy_headers=False,  # nothing here asks where a client is, and any client could write it
+        **options,
     )
 
 

@@ -72,6 +72,9 @@ class RequestLimits:
             if not hmac.compare_digest(headers.get(b"authorization", b""), expected):
                 await _refuse(send, 401, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
                 return
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # a proxy may believe the other one
+            await _refuse(send, 400, "the request states its length twice: send Content-Length or Transfer-Encoding")
+            return
         too_large = f"the body is larger than {self.max_body_bytes} bytes: send a smaller picture"
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_body_bytes:

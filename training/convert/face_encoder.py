@@ -77,10 +77,20 @@ class _Graph:
         graph, to_array = model.graph, onnx.numpy_helper.to_array
         self.path = path
         self.producer = {output: node for node in graph.node for output in node.output}
-        self.constants = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+        later = set(self.producer)
         for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = to_array(node.attribute[0].t)
+            if later.intersection(node.input) or not node.output:  # a circle would be walked without end
+                raise ValueError(
+                    f"{path}: {node.op_type} {node.name!r} comes before its input, expected a sorted graph"
+                )
+            later.difference_update(node.output)
+        try:
+            self.constants = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+            for node in graph.node:
+                if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                    self.constants[node.output[0]] = to_array(node.attribute[0].t)
+        except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{path} has a tensor that cannot be read ({error}): download it again") from error
         inputs = [item.name for item in graph.input if item.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
             raise ValueError(f"{path} has {len(inputs)} inputs and {len(graph.output)} outputs, expected one of each")

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -20,6 +23,9 @@ from ...modeling_unif2ace.provenance_unif2ace import checkpoint_sha256
 from ...pipelines import UniF2acePipeline
 from ...pipelines.files import replacing
 from .metrics.fit import answer_log_probability
+
+
+logger = logging.getLogger(__name__)
 
 
 _pipe: UniF2acePipeline | None = None  # of a worker process
@@ -133,11 +139,7 @@ class Subject:
         found: list[tuple[np.ndarray, np.ndarray] | None] = []
         for batch in batches:
             path = self._stored(batch, steps, guidance)
-            if path is not None and path.exists():
-                with np.load(path) as kept:
-                    found.append((kept["pictures"], kept["codes"]))
-            else:
-                found.append(None)
+            found.append(_kept(path) if path is not None and path.exists() else None)
         missing = [place for place, pictures in enumerate(found) if pictures is None]
         tasks = [(*batches[place], steps, guidance) for place in missing]
         made = self._run(_generate, tasks, [len(task[0]) for task in tasks], description)
@@ -320,6 +322,16 @@ def _log_probabilities(
 
 def _describe(pipe: UniF2acePipeline, images: list[Image.Image]) -> list[str]:
     return pipe.describe(images)
+
+
+def _kept(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pictures and codes that an earlier run kept; `None`, and a warning, if the file is damaged."""
+    try:
+        with np.load(path) as kept:
+            return kept["pictures"], kept["codes"]
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("%s is damaged (%s): its pictures are made again", path, error)
+        return None
 
 
 __all__ = ["Subject", "code_sha256", "fit_text", "picture_seed"]
