@@ -5,12 +5,11 @@ transformers' own "any-to-any" asks for torchvision as soon as a model reads pic
 that a conversation can ask for a picture.
 """
 
-import torch
 from PIL import Image
 from transformers.pipelines.any_to_any import AnyToAnyPipeline, Chat
 from transformers.pipelines.base import Pipeline
 
-from .provenance_unif2ace import mark_as_generated
+from .provenance_unif2ace import mark_as_generated, recorded_seeds
 
 
 TASK = "face-any-to-any"
@@ -62,15 +61,14 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
         if (generate_kwargs or {}).get("generation_mode") != "image":
             return super()._forward(model_inputs, generate_kwargs)
         prompt_text = model_inputs.pop("text")
-        generator = generate_kwargs.get("generator")
-        is_fresh = generator is not None and _is_fresh(generator)  # else its seed does not make the picture again
+        seeds = recorded_seeds(generate_kwargs.get("generator"), len(model_inputs["input_ids"]))
         # nothing of a text's generation configuration applies
         codes = self.model.generate(**model_inputs, **generate_kwargs)
         return {
             "generated_sequence": codes,
             "prompt_text": prompt_text,
             "input_ids": model_inputs["input_ids"],
-            "generator": generator if is_fresh else None,
+            "seeds": seeds,
         }
 
     def postprocess(self, model_outputs, *args, watermark=True, **kwargs):
@@ -79,18 +77,10 @@ class UniF2aceAnyToAnyPipeline(AnyToAnyPipeline):
         made = [record for record in records if isinstance(record.get("generated_image"), Image.Image)]
         if watermark and made:
             pictures = [record["generated_image"] for record in made]
-            marked = mark_as_generated(pictures, self.model, model_outputs.get("generator"))
+            marked = mark_as_generated(pictures, self.model, model_outputs.get("seeds"))
             for record, picture in zip(made, marked, strict=True):
                 record["generated_image"] = picture
         return records
-
-
-def _is_fresh(generator) -> bool:
-    """Whether a generator stands where its seed put it."""
-    if not isinstance(generator, torch.Generator):
-        return True  # a list: one for each picture
-    seeded = torch.Generator(generator.device).manual_seed(generator.initial_seed())
-    return torch.equal(generator.get_state(), seeded.get_state())
 
 
 def _last_words(messages) -> str:

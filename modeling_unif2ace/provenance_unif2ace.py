@@ -127,8 +127,35 @@ def generator_name() -> str:
     return f"unif2ace {version}" if version else "unif2ace"
 
 
+def recorded_seeds(generator, count: int) -> list[int | None]:
+    """
+    The seed that makes each of `count` pictures again, asked before anything is drawn.
+
+    A picture has one where it has a generator of its own that still stands where its seed put it.
+
+    Args:
+        generator (`torch.Generator` or a list of them, *optional*): What the pictures will be drawn with.
+        count (`int`): Number of pictures.
+
+    Returns:
+        `list[int | None]`: `None` for a picture that no seed alone makes again.
+    """
+    own = list(generator) if isinstance(generator, (list, tuple)) else [generator]
+    if len(own) != count or None in own:
+        return [None] * count
+    seeds = []
+    for place, item in enumerate(own):
+        start = type(item)(item.device).manual_seed(item.initial_seed())  # torch is not imported here
+        is_fresh = item.get_state().equal(start.get_state()) and not any(item is other for other in own[:place])
+        seeds.append(item.initial_seed() if is_fresh else None)
+    return seeds
+
+
 def mark_as_generated(
-    images: list[Image.Image], model, generator=None, completed_prompts: list[str] | None = None
+    images: list[Image.Image],
+    model,
+    seeds: list[int | None] | None = None,
+    completed_prompts: list[str] | None = None,
 ) -> list[Image.Image]:
     """
     Copies with the invisible watermark and, in `info`, the [`Provenance`] that `save_image` writes into files.
@@ -136,17 +163,13 @@ def mark_as_generated(
     Args:
         images (`list[PIL.Image.Image]`): Pictures that `model` made.
         model ([`UniF2aceForConditionalGeneration`]): The model.
-        generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-            What they were made with; seeds are recorded where each picture has its own.
+        seeds (`list[int | None]`, *optional*): What makes each again, see [`recorded_seeds`].
         completed_prompts (`list[str]`, *optional*): What each was drawn from, where the model completed prompts.
     """
     checkpoint, revision = describe_checkpoint(model.name_or_path, getattr(model.config, "_commit_hash", None))
-    generators = [generator] if hasattr(generator, "initial_seed") else list(generator or ())
-    seeds = [item.initial_seed() for item in generators]
-    if len(seeds) != len(images):  # pictures that share a generator are not told apart by its seed
-        seeds = [None] * len(images)
+    nothing = [None] * len(images)
     marked = [embed_watermark(image) for image in images]
-    for image, seed, text in zip(marked, seeds, completed_prompts or [None] * len(images), strict=True):
+    for image, seed, text in zip(marked, seeds or nothing, completed_prompts or nothing, strict=True):
         image.info[INFO_KEY] = Provenance(generator_name(), checkpoint, revision, seed, text)
     return marked
 
@@ -205,6 +228,7 @@ __all__ = [
     "describe_checkpoint",
     "generator_name",
     "mark_as_generated",
+    "recorded_seeds",
     "read_provenance",
     "save_image",
 ]

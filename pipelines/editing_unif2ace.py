@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..modeling_unif2ace.pictures_unif2ace import as_images, load_image
+from ..modeling_unif2ace.provenance_unif2ace import recorded_seeds
 from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, check_count, mask_codes, row_generators
 from .regions_unif2ace import mask_picture, outpaint_canvas
 from .understanding_unif2ace import as_list, check_texts
@@ -84,6 +85,7 @@ class UniF2aceEditingMixin:
         return_dict, watermark = kwargs.pop("return_dict", True), kwargs.pop("watermark", True)
         pictures, chosen = self._pictures_and_masks(image, mask)
         call = self.prepare_inpaint(prompt, pictures, chosen, num_images_per_prompt)
+        seeds = recorded_seeds(kwargs.get("generator"), len(call["latents"]))
         output = self(**call, watermark=False, **kwargs)
         pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         originals = self.image_processor.postprocess(pixels, output_type="pil")
@@ -92,7 +94,7 @@ class UniF2aceEditingMixin:
             source = 0 if len(originals) == 1 else row // num_images_per_prompt
             output.images[row] = Image.composite(picture, originals[source], shown[source])
         if watermark:
-            output.images = self.mark_as_generated(output.images, kwargs.get("generator"))
+            output.images = self.mark_as_generated(output.images, seeds)
         return output if return_dict else (output.images, output.codes)
 
     def prepare_inpaint(
@@ -169,10 +171,11 @@ class UniF2aceEditingMixin:
         """
         _check_strength(strength)
         prompts, codes = self._pair(prompt, image, num_images_per_prompt)
-        rows = row_generators(generator, len(codes))
+        seeds, rows = recorded_seeds(generator, len(codes)), row_generators(generator, len(codes))
         count = torch.full((len(codes),), round(strength * codes.shape[1]))
         places = mask_codes(codes, count, rows) == MASKED_CODE
-        return self(**self._fill(prompts, codes, places, num_images_per_prompt), generator=generator, **kwargs)
+        call = self._fill(prompts, codes, places, num_images_per_prompt)
+        return self(**call, generator=generator, seeds=seeds, **kwargs)
 
     @torch.no_grad()
     def edit(
@@ -230,8 +233,8 @@ class UniF2aceEditingMixin:
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> dict[str, Any]:
         """
-        What `edit` asks of `__call__`: its arguments `prompt`, `latents`, `num_images_per_prompt` and
-        `negative_prompt`. The same `generator` has to go on with them.
+        What `edit` asks of `__call__`: its arguments `prompt`, `latents`, `num_images_per_prompt`, `negative_prompt`
+        and `seeds`. The same `generator` has to go on with them.
 
         Args:
             prompt, image, source_prompt, strength, region, num_draws, num_images_per_prompt, generator: As in `edit`.
@@ -248,7 +251,7 @@ class UniF2aceEditingMixin:
             if len(sources) not in (1, len(prompts)):
                 raise ValueError(f"{len(sources)} source prompts for {len(prompts)} prompts; give as many, or one")
             source_prompt = sources * len(prompts) if len(sources) == 1 else sources
-        rows = row_generators(generator, len(codes))
+        seeds, rows = recorded_seeds(generator, len(codes)), row_generators(generator, len(codes))
         scores = self.text_difference(prompts, source_prompt, codes, rows, num_draws, num_images_per_prompt)
         allowed = torch.ones_like(codes, dtype=torch.bool)
         if region is not None:
@@ -259,7 +262,8 @@ class UniF2aceEditingMixin:
         order = scores.masked_fill(~allowed, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         count = (allowed.sum(-1, keepdim=True) * strength).round()
         places = order.argsort(dim=-1) < count
-        return self._fill(prompts, codes, places, num_images_per_prompt) | {"negative_prompt": source_prompt}
+        call = self._fill(prompts, codes, places, num_images_per_prompt)
+        return call | {"negative_prompt": source_prompt, "seeds": seeds}
 
     @torch.no_grad()
     def text_difference(

@@ -21,6 +21,7 @@ from diffusers.modular_pipelines import (
 
 from ..modeling_unif2ace.modeling_unif2ace import UniF2aceForConditionalGeneration
 from ..modeling_unif2ace.processing_unif2ace import UniF2aceProcessor
+from ..modeling_unif2ace.provenance_unif2ace import recorded_seeds
 from .files import write_text
 from .pipeline_unif2ace import UniF2acePipeline
 from .scheduling_unif2ace import UniF2aceScheduler
@@ -36,6 +37,7 @@ COUNT = InputParam("num_images_per_prompt", int, 1, description="Pictures of eac
 GENERATOR = InputParam("generator", description="Makes pictures repeatable: one for all, or one per picture.")
 IMAGE = InputParam("image", required=True, description="Pictures to change, one for each prompt or one for all.")
 LATENTS = OutputParam("latents", torch.LongTensor, "Image codes; some are to be drawn anew.")
+SEEDS = OutputParam("seeds", description="What makes each picture again; recorded in its metadata.")
 STEPS = InputParam("num_inference_steps", int, description="Steps; the checkpoint's own when not given.")
 SCALE = InputParam("guidance_scale", float, description="1 is no guidance; the checkpoint's own when not given.")
 
@@ -99,7 +101,7 @@ class UniF2aceEditBlock(_Block):
         COUNT,
         GENERATOR,
     )
-    makes = (LATENTS, OutputParam("negative_prompt", description="What guidance leads away from."))
+    makes = (LATENTS, OutputParam("negative_prompt", description="What guidance leads away from."), SEEDS)
 
     def work(self, pipe, prompt, image, source_prompt, strength, num_images_per_prompt, generator):
         counts = {"num_images_per_prompt": num_images_per_prompt, "generator": generator}
@@ -141,15 +143,20 @@ class UniF2aceDenoiseBlock(_Block):
         SCALE,
         InputParam("guidance_interval", tuple[float, float], description="Share of the steps with guidance."),
         GENERATOR,
+        InputParam("seeds", description="Of pictures that are edited."),
     )
-    makes = (OutputParam("latents", torch.LongTensor, "Image codes, all of them known."),)
+    makes = (OutputParam("latents", torch.LongTensor, "Image codes, all of them known."), SEEDS)
 
-    def work(self, pipe, prompt_state, latents, num_inference_steps, guidance_scale, guidance_interval, generator):
+    def work(
+        self, pipe, prompt_state, latents, num_inference_steps, guidance_scale, guidance_interval, generator, seeds
+    ):
         numbers = pipe.sampling_numbers(num_inference_steps, guidance_scale, guidance_interval)
+        if seeds is None:
+            seeds = recorded_seeds(generator, prompt_state.batch_size)
         decoding = pipe.start_decoding(prompt_state, numbers, generator, latents)
         for _ in pipe.transformer.decode(decoding):
             pass
-        return {"latents": decoding.codes}
+        return {"latents": decoding.codes, "seeds": seeds}
 
 
 class UniF2aceDecodeBlock(_Block):
@@ -160,12 +167,12 @@ class UniF2aceDecodeBlock(_Block):
         InputParam("latents", torch.LongTensor, required=True),
         InputParam("output_type", str, "pil", description="`pil`, `np`, `pt` or `latent`."),
         InputParam("watermark", bool, True, description="Mark PIL pictures as generated."),
-        GENERATOR,
+        InputParam("seeds", description="As the denoise block made them."),
     )
     makes = (OutputParam("images", description="The pictures."),)
 
-    def work(self, pipe, latents, output_type, watermark, generator):
-        return {"images": pipe.decode_latents(latents, output_type, watermark, generator)}
+    def work(self, pipe, latents, output_type, watermark, seeds):
+        return {"images": pipe.decode_latents(latents, output_type, watermark, seeds)}
 
 
 class UniF2aceBlocks(SequentialPipelineBlocks):

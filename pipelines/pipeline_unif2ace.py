@@ -17,8 +17,14 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from transformers import GenerationConfig
 
-from ..modeling_unif2ace.provenance_unif2ace import mark_as_generated
-from ..modeling_unif2ace.sampling_unif2ace import MASKED_CODE, ImageSampling, check_count, check_generator
+from ..modeling_unif2ace.provenance_unif2ace import mark_as_generated, recorded_seeds
+from ..modeling_unif2ace.sampling_unif2ace import (
+    MASKED_CODE,
+    ImageSampling,
+    check_count,
+    check_generator,
+    row_generators,
+)
 from .editing_unif2ace import UniF2aceEditingMixin
 from .hooks import pipeline_code, publisher
 from .loading_unif2ace import (
@@ -326,16 +332,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         if not (getattr(config, "complete_prompt", False) if complete_prompt is None else complete_prompt):
             return None
         texts = [text for text in prompts for _ in range(num_images_per_prompt)]
-        own = (
-            generator
-            if isinstance(generator, (list, tuple))
-            else [generator] * (len(texts) == 1 and generator is not None)
-        )
-        if own:
-            seeds = [item.initial_seed() for item in own]
-        else:
-            device = "cpu" if generator is None else generator.device
-            seeds = torch.randint(2**62, (len(texts),), generator=generator, device=device).tolist()
+        seeds = recorded_seeds(generator, len(texts))
+        if None in seeds:
+            seeds = [row.initial_seed() for row in row_generators(generator, len(texts))]
         below = getattr(config, "complete_prompt_below", COMPLETE_BELOW)
         short = [len(self.processor(text=text, generation_mode="image")["input_ids"][0]) < below for text in texts]
         if not any(short):
@@ -390,10 +389,10 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         latents: torch.LongTensor,
         output_type: str,
         watermark: bool = True,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: list[int | None] | None = None,
         completed_prompts: list[str] | None = None,
     ) -> Any:
-        """Codes to pictures of `output_type`; PIL pictures are marked as generated unless `watermark` is `False`."""
+        """Codes to pictures of `output_type`; PIL pictures are marked as generated, as by `mark_as_generated`."""
         if output_type == "latent":
             return latents
         self._onload()
@@ -402,13 +401,13 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         pixels = pixels.permute(0, 3, 1, 2)
         images = self.image_processor.postprocess(pixels.float(), output_type=output_type)
         if watermark and output_type == "pil":
-            return self.mark_as_generated(images, generator, completed_prompts)
+            return self.mark_as_generated(images, seeds, completed_prompts)
         return images
 
     def mark_as_generated(
         self,
         images: list[Image.Image],
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: list[int | None] | None = None,
         completed_prompts: list[str] | None = None,
     ) -> list[Image.Image]:
         """
@@ -416,11 +415,10 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
 
         Args:
             images (`list[PIL.Image.Image]`): Pictures that this pipeline made.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                What they were made with; seeds are recorded where each picture has its own.
+            seeds (`list[int | None]`, *optional*): The seed that makes each of them again, where there is one.
             completed_prompts (`list[str]`, *optional*): What each was drawn from, where prompts were completed.
         """
-        return mark_as_generated(images, self.transformer, generator, completed_prompts)
+        return mark_as_generated(images, self.transformer, seeds, completed_prompts)
 
     @property
     def num_timesteps(self) -> int:
@@ -474,6 +472,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
         height: int | None = None,
         width: int | None = None,
         complete_prompt: bool | None = None,
+        seeds: list[int | None] | None = None,
     ) -> UniF2acePipelineOutput | tuple:
         r"""
         Generate faces.
@@ -515,6 +514,9 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 Prompts of `generation_config.complete_prompt_below` tokens or more are full already and stay. The
                 texts are in the output and in the pictures' metadata; drawn from with the same seed, such a text
                 gives the same picture. Not for pictures of which codes are given (`latents`).
+            seeds (`list[int | None]`, *optional*):
+                What the pictures' metadata record; the generators' seeds when not given, where nothing was drawn from
+                them before.
 
         Returns:
             [`UniF2acePipelineOutput`] or `tuple`.
@@ -540,6 +542,8 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 "afterwards"
             )
         guided, num_images_per_prompt = numbers.guidance_scale != 1, int(num_images_per_prompt)
+        if seeds is None:
+            seeds = recorded_seeds(generator, len(as_list(prompt)) * num_images_per_prompt)
         completed = None
         if latents is None:
             completed = self.complete_prompts(as_list(prompt), generator, complete_prompt, num_images_per_prompt)
@@ -579,7 +583,7 @@ class UniF2acePipeline(UniF2aceEditingMixin, UniF2aceUnderstandingMixin, UniF2ac
                 if self.interrupt:
                     break
         latents = decoding.codes
-        images = self.decode_latents(latents, output_type, watermark, generator, completed)
+        images = self.decode_latents(latents, output_type, watermark, seeds, completed)
         self.maybe_free_model_hooks()
         if not return_dict:
             return images, latents

@@ -448,7 +448,7 @@ def test_nothing_that_a_call_does_stays(pipe):
                 codes = pipe.transformer.generate(
                     **inputs, generation_mode="image", generator=torch.Generator().manual_seed(seed)
                 )
-                same = pipe.decode_latents(codes, "pil", generator=torch.Generator().manual_seed(seed))[0].tobytes()
+                same = pipe.decode_latents(codes, "pil", seeds=[seed])[0].tobytes()
                 good = same == alone[seed]
             else:
                 good = pipe.describe(face, max_new_tokens=5) == answer

@@ -69,6 +69,25 @@ def test_seed_is_recorded_only_where_it_makes_the_picture(pipe):
     images = pipe("a man", num_inference_steps=2, num_images_per_prompt=2, generator=shared).images
     assert [read_provenance(image).seed for image in images] == [None, None]
 
+    used = torch.Generator().manual_seed(9)
+    first, second = (pipe("a man", num_inference_steps=2, generator=used).images[0] for _ in range(2))
+    assert [read_provenance(first).seed, read_provenance(second).seed] == [9, None]
+    assert first.tobytes() != second.tobytes()
+
+    one = torch.Generator().manual_seed(9)
+    images = pipe("a man", num_inference_steps=2, num_images_per_prompt=2, generator=[one, one]).images
+    assert [read_provenance(image).seed for image in images] == [9, None]
+
+
+@pytest.mark.parametrize("way", ["vary", "edit", "inpaint", "inpaint and keep pixels"])
+def test_an_edited_picture_records_the_seed_that_edits_it_again(pipe, face, way):
+    options = {"mask": "mouth"} if "inpaint" in way else {}
+    if "keep" in way:
+        options["keep_pixels"] = True
+    change, used = getattr(pipe, way.split()[0]), torch.Generator().manual_seed(4)
+    images = [change("a man", face, num_inference_steps=2, generator=used, **options).images[0] for _ in range(2)]
+    assert [read_provenance(image).seed for image in images] == [4, None]
+
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_change_is_small(face, size):

@@ -187,9 +187,8 @@ class ImageEngine(Engine):
             finished = [picture for picture in self._active if picture.decoding.is_done]
             images = []
             for picture in finished:
-                generator = torch.Generator().manual_seed(picture.request.seed)
                 images += self.pipe.decode_latents(
-                    picture.decoding.codes, "pil", generator=generator, completed_prompts=picture.completed
+                    picture.decoding.codes, "pil", seeds=[picture.request.seed], completed_prompts=picture.completed
                 )
         except Exception as error:
             logger.exception("a denoising step failed")
