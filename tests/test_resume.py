@@ -16,7 +16,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from unif2ace.pipelines.files import only_run
 from unif2ace.training.checkpoints import INCOMPLETE_FILE, being_written, last_checkpoint, why_incomplete
+from unif2ace.training.run_trainer import LOCK_FILE
 from unif2ace.training.train import train
 
 
@@ -111,6 +113,27 @@ def test_stopped_by_sigterm(whole, tmp_path):
     assert (tmp_path / "final" / "model.safetensors").exists()
     starts = json.loads((tmp_path / "run.json").read_text())
     assert [start["resumed_from"] for start in starts] == [None, f"checkpoint-{stopped_at}"]
+
+
+def test_a_run_that_had_only_its_result_to_write_makes_no_step_more(tmp_path):
+    config = config_for(tmp_path, max_steps=5)  # in the middle of an epoch
+    train(config)
+    before = load_file(tmp_path / "final" / "model.safetensors")
+    shutil.rmtree(tmp_path / "final")
+    assert train(config, resume=True).state.global_step == 5
+    after = load_file(tmp_path / "final" / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_two_runs_do_not_train_into_one_folder(tmp_path):
+    process = start(tmp_path)
+    wait_until(lambda: logged_steps(tmp_path) >= 1, process)
+    with pytest.raises(ValueError, match=f"another run writes to {tmp_path}: wait for it"):
+        train(config_for(tmp_path))
+    process.kill()
+    process.communicate(timeout=300)
+    with only_run(tmp_path / LOCK_FILE):  # which ended with the process
+        pass
 
 
 def test_killed_while_a_checkpoint_is_written(whole, tmp_path, capsys):

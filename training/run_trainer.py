@@ -21,10 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
-from ..pipelines.files import write_json
+from ..pipelines.files import only_run, write_json
 from .arguments import RunArguments
 from .callbacks import JsonLog, Progress
 from .checkpoints import being_written, is_write_error, last_checkpoint, why_incomplete
@@ -36,6 +36,13 @@ EMA_FILE = "ema.safetensors"
 CLOCK_FILE = "training_clock.json"
 
 
+LOCK_FILE = ".lock"
+
+
+class _NothingLeft(Exception):
+    """A run that is resumed has made all its steps already."""
+
+
 class _AfterEachStep(TrainerCallback):
     """Lets the trainer average the weights, close the step's books, and stop when it is told or the time is over."""
 
@@ -45,6 +52,10 @@ class _AfterEachStep(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.started = time.monotonic()
         self.trainer.look_around()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:  # Trainer itself would make a step more
+            raise _NothingLeft
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
@@ -350,7 +361,9 @@ class RunTrainer(Trainer):
             kwargs: Of [`~transformers.Trainer.train`].
 
         Raises:
-            ValueError: if the checkpoint is not whole, or was written with another number of rows a step.
+            ValueError:
+                if the checkpoint is not whole, or was written with another number of rows a step; or while another
+                run trains into the same folder.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_checkpoint(self.args.output_dir, logger.warning))
@@ -365,8 +378,15 @@ class RunTrainer(Trainer):
             earlier = {number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         except ValueError:  # not in the main thread, where signals cannot be caught
             earlier = {}
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            return super().train(resume_from_checkpoint or None, **kwargs)
+            with only_run(folder / LOCK_FILE) if self.args.process_index == 0 else nullcontext():
+                return super().train(resume_from_checkpoint or None, **kwargs)
+        except _NothingLeft:
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            self.is_in_train = False
+            return TrainOutput(self.state.global_step, 0.0, {})
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
