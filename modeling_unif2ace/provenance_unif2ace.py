@@ -141,7 +141,7 @@ def recorded_seeds(generator, count: int) -> list[int | None]:
         `list[int | None]`: `None` for a picture that no seed alone makes again.
     """
     own = list(generator) if isinstance(generator, (list, tuple)) else [generator]
-    if len(own) != count or None in own:
+    if len(own) != count or not all(hasattr(item, "initial_seed") for item in own):
         return [None] * count
     seeds = []
     for place, item in enumerate(own):

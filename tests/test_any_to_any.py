@@ -1,5 +1,7 @@
 """transformers' `pipeline` in one line: texts, pictures and conversations to texts or pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,11 @@ def test_text_to_picture(faces):
     marked = made["generated_image"]
     assert marked.tobytes() == embed_watermark(expected).tobytes() != picture.tobytes()
     origin = read_provenance(marked)
-    assert origin.seed == 1 and origin.checkpoint == "checkpoint0" and origin.revision.startswith("sha256:")
+    assert (
+        origin.seed == 1
+        and origin.checkpoint == Path(faces.model.name_or_path).name
+        and origin.revision.startswith("sha256:")
+    )
 
 
 def test_several_texts_to_pictures(faces):

@@ -109,13 +109,13 @@ def test_a_stopped_run_goes_on_and_ends_the_same(settings, monkeypatch, tmp_path
     options = {"preset": "attention+experts", "tasks": ["t2i"], "steps": 6, "save_steps": 3}
     finetune(settings("whole", **options))
 
-    class Stop(run_trainer.Progress):
+    class Stop(run_trainer.JsonLog):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 1:  # noticed after the next one
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_trainer, "Progress", Stop)
+        patch.setattr(run_trainer, "JsonLog", Stop)
         summary = finetune(settings("stopped", **options))
     assert (summary["steps"], summary["stopped_by"]) == (2, "SIGTERM")
     assert not (tmp_path / "stopped" / "adapter_config.json").exists()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers.utils.logging import warning_once
 
@@ -530,7 +531,7 @@ def test_the_gaussian_noise_feature_is_standard_normal():
     assert abs(feature.pow(4).mean() - 3) < 0.3
     assert torch.corrcoef(feature).triu(1).abs().max() < 0.6  # another mask, another vector
     assert noise_feature(torch.zeros(1, 256, dtype=torch.bool), "gaussian", 64).isfinite().all()
-    with pytest.raises(ValueError, match="noise_feature"):
+    with pytest.raises(StrictDataclassError, match="noise_feature"):
         UniF2aceConfig(**get_preset("tiny").to_dict() | {"noise_feature": "white"})
 
 

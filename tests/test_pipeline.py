@@ -433,7 +433,7 @@ def test_wrong_checkpoints(tmp_path, monkeypatch):
     for name, message in (
         ("empty", "neither model_index.json, config.json nor"),
         ("other", "model of type 'bert', expected 'unif2ace'"),
-        ("broken", "missing or broken"),
+        ("broken", "config.json is broken, expected a JSON object"),
         ("file", "is a file"),
         ("absent/deep/path", "cannot have that name"),
     ):
