@@ -119,9 +119,14 @@ def _run(command: str, arguments: argparse.Namespace) -> int:
         from huggingface_hub.errors import StrictDataclassError  # here: it takes longer than `--help`
         from safetensors import SafetensorError
 
+        from ..pipelines.files import system_error
+
         if isinstance(error, StrictDataclassError):  # a configuration's numbers
             return _fail(command, " ".join(str(error).split()), EXIT_BAD_INPUT)
-        if isinstance(error, SafetensorError):  # also a disk that is full: it is written in Rust
+        told = system_error(error)
+        if told is not None:
+            return _fail(command, sentence(told), EXIT_BAD_INPUT)
+        if isinstance(error, SafetensorError):
             what = f"a file of weights could not be read or written ({error}): make room, or take the file anew"
             return _fail(command, what, EXIT_BAD_INPUT)
         return _bug(command, error)

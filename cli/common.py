@@ -36,6 +36,8 @@ _OF_FILES = {
     errno.ENOTDIR: "{} lies in something that is a file: name a folder",
     errno.EEXIST: "{} exists already: choose another place",
     errno.ENOSPC: "{} could not be written, because the disk is full: make room",
+    errno.EDQUOT: "{} could not be written, because your share of the disk is full: make room",
+    errno.EFBIG: "{} could not be written, because files may not be that large here: raise the limit (ulimit -f)",
     errno.EROFS: "{} could not be written, because the disk is read-only: choose another place",
     errno.ENAMETOOLONG: "{} is too long for the name of a file: choose a shorter one",
     errno.EADDRINUSE: "the port is taken by another program: choose one with --port",

@@ -5,6 +5,7 @@ names of files that may come from strangers, read so that nothing of theirs ends
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +32,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield part
         part.chmod(0o666 & ~_umask())  # mkstemp makes files that nobody else can read
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, name):
+            error.filename = str(path)  # a full disk names no file, others the hidden one
         raise
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The operating system's error that a library written in Rust tells as text only; `None` if it is none."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def check_new(path: str | Path, overwrite: bool = False) -> None:

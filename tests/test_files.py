@@ -1,11 +1,14 @@
 """Files are complete or absent."""
 
+import errno
 import json
 import os
 
 import pytest
 
-from unif2ace.pipelines.files import new_folder, replacing, write_json
+from unif2ace.cli.common import sentence
+from unif2ace.pipelines.files import new_folder, replacing, system_error, write_json
+from unif2ace.training.checkpoints import is_write_error
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -15,6 +18,19 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
         part.write_text("half of the n")
         raise RuntimeError("the disk is full")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    path = tmp_path / "notes.txt"
+    with pytest.raises(OSError) as caught, replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert sentence(caught.value) == f"{path} could not be written, because the disk is full: make room"
+    with pytest.raises(OSError) as caught, replacing(path):
+        open("/dev/null/x", "w")
+    assert caught.value.filename == "/dev/null/x"
+    told = system_error(Exception("No space left on device (os error 28)"))  # as tokenizers tells it
+    assert told.errno == errno.ENOSPC and is_write_error(Exception("File too large (os error 27)"))
+    assert system_error(ValueError("28")) is None
 
 
 def test_the_file_appears_when_it_is_whole_and_others_may_read_it(tmp_path):

@@ -76,7 +76,10 @@ def test_help_is_help_without_any_extra():
         assert text in done.stdout
 
 
-def test_a_command_says_which_extra_it_lacks():
+def test_a_command_says_which_extra_it_lacks(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "face.png")
     absent = {"peft", "datasets", "yaml", "evaluate", "openai", "pyarrow", "onnx", "fastapi", "uvicorn", "gradio"}
     lines = {
         "train --config unif2ace-faces": "train",
@@ -88,7 +91,10 @@ def test_a_command_says_which_extra_it_lacks():
         "demo": "demo",
     }
     done = subprocess.run(
-        [sys.executable, "-c", WALK.format(absent=absent, lines=list(lines))], capture_output=True, text=True
+        [sys.executable, "-c", WALK.format(absent=absent, lines=list(lines))],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error" in line]

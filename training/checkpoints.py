@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..pipelines.files import write_json
+from ..pipelines.files import system_error, write_json
 
 
 # The name that transformers' own just-in-time checkpoints use.
@@ -65,7 +65,7 @@ def is_write_error(error: BaseException) -> bool:
     """Whether an exception of saving says that the disk did not take the data (full, quota, file size limit)."""
     if isinstance(error, RuntimeError):  # torch.save
         return any(words in str(error) for words in TORCH_WRITE_ERRORS)
-    return isinstance(error, (OSError, SafetensorError))
+    return isinstance(error, (OSError, SafetensorError)) or system_error(error) is not None
 
 
 def why_incomplete(folder: str | Path) -> str | None:
