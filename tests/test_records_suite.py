@@ -110,7 +110,7 @@ def test_long_captions_are_shortened_by_sentences(subject):
         subject.fit("x" * 100_000)
 
 
-def test_what_cannot_be_measured_is_said(subject, talking_checkpoint, folder, capsys):
+def test_what_cannot_be_measured_is_said(subject, talking_checkpoint, folder, tmp_path, capsys):
     bare = [FaceRecord(image=Image.new("RGB", (16, 16)), id="1")]
     suite = FaceSuite(subject, bare, "bare", Resources())
     # the tokenizer needs nothing but pictures
@@ -119,6 +119,7 @@ def test_what_cannot_be_measured_is_said(subject, talking_checkpoint, folder, ca
     with pytest.raises(ValueError, match="no records"):
         FaceSuite(subject, [], "empty", Resources())
     command = ["evaluate", str(talking_checkpoint), "--device", "cpu", "--suite", "paper"]
+    command += ["--out", str(tmp_path)]
     assert main([*command, "--data", str(folder)]) == 2 and "nothing can be measured" in capsys.readouterr().err
     assert main([*command, "--data", str(folder), "--judge-url", "http://x"]) == 2
     assert "belong together" in capsys.readouterr().err
