@@ -116,6 +116,8 @@ def _run(command: str, arguments: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:  # what the package raises for bad texts, pictures and checkpoints
         return _fail(command, sentence(error), EXIT_BAD_INPUT)
     except Exception as error:
+        from concurrent.futures.process import BrokenProcessPool
+
         from huggingface_hub.errors import StrictDataclassError  # here: it takes longer than `--help`
         from safetensors import SafetensorError
 
@@ -123,6 +125,9 @@ def _run(command: str, arguments: argparse.Namespace) -> int:
 
         if isinstance(error, StrictDataclassError):  # a configuration's numbers
             return _fail(command, " ".join(str(error).split()), EXIT_BAD_INPUT)
+        if isinstance(error, BrokenProcessPool):
+            what = "a worker was ended from outside, perhaps because memory ran out: run the command again, with fewer"
+            return _fail(command, f"{what} --workers; it goes on where it stopped", EXIT_BAD_INPUT)
         told = system_error(error)
         if told is not None:
             return _fail(command, sentence(told), EXIT_BAD_INPUT)

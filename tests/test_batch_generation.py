@@ -210,6 +210,30 @@ def test_workers_make_the_same_pictures(generate, tmp_path, engine):
 
 
 @pytest.mark.slow
+def test_a_killed_worker_is_told_and_nothing_is_lost(checkpoint, tmp_path):
+    prompts = write_list(tmp_path / "list.jsonl", [{"id": str(i), "prompt": "a man"} for i in range(24)])
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "unif2ace.cli", "generate", "--prompts", prompts, "--out", out, "--steps", "4"]
+    command += ["--model", checkpoint, "--batch-size", "1", "--workers", "2", "--engine", "processes"]
+    command = [str(part) for part in command]
+    environment = {**os.environ, "PYTHONPATH": str(Path(unif2ace.__file__).parents[1])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    manifest = out / "manifest.jsonl"
+    deadline = time.monotonic() + 600
+    while not (manifest.is_file() and manifest.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 2 and "a worker was ended from outside" in err
+    made = len(pictures(out))
+    assert 0 < made < 24
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=900)
+    assert result.returncode == 0 and len(pictures(out)) == 24
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interruption_and_resumption(checkpoint, tmp_path, workers):
     prompts = write_list(tmp_path / "list.jsonl", [{"id": str(i), "prompt": "a man"} for i in range(24)])
