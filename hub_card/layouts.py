@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from .._versions import BASE, requirement
 from ..modeling_unif2ace.checkpoint_unif2ace import weight_files
+from ..pipelines.files import parse_json
 from ..pipelines.loading_unif2ace import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -212,7 +213,7 @@ def read_json(path: Path) -> dict:
         ValueError: if the file does not hold a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is broken ({error}), expected JSON: save the model again") from error
     if not isinstance(content, dict):

@@ -9,7 +9,6 @@ beside them has the settings, the log, a sheet that sets training pictures besid
 before and after, and, until training is complete, the checkpoints to resume from.
 """
 
-import json
 import os
 import shutil
 import time
@@ -29,7 +28,7 @@ from transformers import set_seed
 
 from ..modeling_unif2ace.layout_unif2ace import TASKS
 from ..pipelines import UniF2acePipeline
-from ..pipelines.files import replacing, write_json
+from ..pipelines.files import read_json, replacing, write_json
 from ..pipelines.hooks import card_writer
 from ..pipelines.loading_unif2ace import BUNDLED_NAME
 from ..pipelines.pictures import labelled_sheet, picture_grid, save_picture
@@ -179,7 +178,7 @@ def check_output(output: Path, settings: FinetuneSettings, resume: bool) -> None
             raise FileExistsError(f"the fine-tuning in {output} is finished; choose another output folder")
         if not (run / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{output} holds no fine-tuning to resume; run without --resume")
-        before = json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8"))
+        before = read_json(run / SETTINGS_FILE)
         now = asdict(settings)
         differing = [name for name in now if name not in ("output", "save_steps") and now[name] != before.get(name)]
         if differing:

@@ -6,7 +6,6 @@ graph is walked backwards from its output, and every node must be what an IResNe
 bias goes into a BatchNorm that does nothing else, so that the model needs no second form.
 """
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 
 from ..._versions import need
 from ...modeling_unif2ace import UniF2aceFaceEncoder, UniF2aceFaceEncoderConfig
-from ...pipelines.files import check_new, new_folder, write_text
+from ...pipelines.files import check_new, new_folder, read_json, write_text
 from ...pipelines.loading_unif2ace import fetch_folder
 
 
@@ -416,7 +415,7 @@ def load_face_encoder(source: str | os.PathLike) -> UniF2aceFaceEncoder:
     path = fetch_folder(source, ["config.json", "*.safetensors"])
     if path.is_dir():
         config = path / "config.json"
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+        kind = read_json(config).get("model_type") if config.is_file() else None
         if kind != UniF2aceFaceEncoderConfig.model_type:
             raise ValueError(f"{source} holds a model of type {kind!r}, expected a converted face encoder")
         return UniF2aceFaceEncoder.from_pretrained(path, dtype=torch.float32).eval()
